@@ -1,0 +1,399 @@
+//! ggml's tensor constructors: the shape of each operation's result (`ggml.c`).
+
+use crate::graph::contiguous_strides;
+use crate::{Flags, Glu, Graph, GraphError, Label, Op, TensorId, Type, Unary};
+
+impl Graph {
+    fn like(&mut self, op: Op, a: TensorId, src: &[TensorId]) -> TensorId {
+        let (ty, ne) = (self[a].ty, self[a].ne);
+        self.new_tensor(op, ty, ne, src)
+    }
+
+    fn check_repeats(&mut self, op: Op, a: TensorId, b: TensorId) {
+        let (x, y) = (self[a].ne, self[b].ne);
+        if (0..4).any(|i| y[i] == 0 || x[i] % y[i] != 0) {
+            self.fail(GraphError::Shapes { op, a: x, b: y });
+        }
+    }
+
+    /// An operation of one source whose result has its shape.
+    pub fn map(&mut self, op: Op, a: TensorId) -> TensorId {
+        self.like(op, a, &[a])
+    }
+
+    /// An element-wise activation.
+    pub fn unary(&mut self, kind: Unary, a: TensorId) -> TensorId {
+        self.like(Op::Unary(kind), a, &[a])
+    }
+
+    /// `a * constant` (`ggml_scale`).
+    pub fn scale(&mut self, a: TensorId) -> TensorId {
+        self.like(Op::Scale, a, &[a])
+    }
+
+    /// [`scale`](Self::scale) written over its source.
+    pub fn scale_inplace(&mut self, a: TensorId) -> TensorId {
+        let (ne, nb) = (self[a].ne, self[a].nb);
+        self.new_view(Op::Scale, a, ne, nb, &[a])
+    }
+
+    /// `a op b`, element by element; `b` is repeated to the shape of `a`.
+    pub fn binary(&mut self, op: Op, a: TensorId, b: TensorId) -> TensorId {
+        self.check_repeats(op, a, b);
+        self.like(op, a, &[a, b])
+    }
+
+    /// `a + b`.
+    pub fn add(&mut self, a: TensorId, b: TensorId) -> TensorId {
+        self.binary(Op::Add, a, b)
+    }
+
+    /// `a - b`.
+    pub fn sub(&mut self, a: TensorId, b: TensorId) -> TensorId {
+        self.binary(Op::Sub, a, b)
+    }
+
+    /// `a * b`, element by element.
+    pub fn mul(&mut self, a: TensorId, b: TensorId) -> TensorId {
+        self.binary(Op::Mul, a, b)
+    }
+
+    /// `a / b`, element by element.
+    pub fn div(&mut self, a: TensorId, b: TensorId) -> TensorId {
+        self.binary(Op::Div, a, b)
+    }
+
+    /// `w^T x`: `[k, n] x [k, t, ..] -> [n, t, ..]`, f32.
+    pub fn mul_mat(&mut self, w: TensorId, x: TensorId) -> TensorId {
+        let (a, b) = (self[w].ne, self[x].ne);
+        if a[0] != b[0] || a[2] <= 0 || a[3] <= 0 || b[2] % a[2] != 0 || b[3] % a[3] != 0 {
+            self.fail(GraphError::Shapes {
+                op: Op::MulMat,
+                a,
+                b,
+            });
+        }
+        self.new_tensor(Op::MulMat, Type::F32, [a[1], b[1], b[2], b[3]], &[w, x])
+    }
+
+    /// One matrix a chosen expert: `[k, n, e] x [k, 1 | u, t], ids [u, t] -> [n, u, t]`, f32.
+    pub fn mul_mat_id(&mut self, w: TensorId, x: TensorId, ids: TensorId) -> TensorId {
+        let (a, b, i) = (self[w].ne, self[x].ne, self[ids].ne);
+        if a[0] != b[0] || a[3] != 1 || b[3] != 1 || i[1] != b[2] || b[1] <= 0 || i[0] % b[1] != 0 {
+            self.fail(GraphError::Shapes {
+                op: Op::MulMatId,
+                a,
+                b,
+            });
+        }
+        self.new_tensor(Op::MulMatId, Type::F32, [a[1], i[0], b[2], 1], &[w, x, ids])
+    }
+
+    /// Rows of `a` picked by `ids`: f32, or i32 for an i32 table.
+    pub fn get_rows(&mut self, a: TensorId, ids: TensorId) -> TensorId {
+        let (x, i) = (self[a].ne, self[ids].ne);
+        if x[2] != i[1] || x[3] != i[2] || i[3] != 1 {
+            self.fail(GraphError::Shapes {
+                op: Op::GetRows,
+                a: x,
+                b: i,
+            });
+        }
+        let ty = if self[a].ty == Type::I32 {
+            Type::I32
+        } else {
+            Type::F32
+        };
+        self.new_tensor(Op::GetRows, ty, [x[0], i[0], i[1], i[2]], &[a, ids])
+    }
+
+    /// Writes the rows of `b` into `a` at the places `ids`; the result is a view of `a`.
+    pub fn set_rows(&mut self, a: TensorId, b: TensorId, ids: TensorId) -> TensorId {
+        let (x, y) = (self[a].ne, self[b].ne);
+        if x[0] != y[0] || x[2] != y[2] || x[3] != y[3] {
+            self.fail(GraphError::Shapes {
+                op: Op::SetRows,
+                a: x,
+                b: y,
+            });
+        }
+        let nb = self[a].nb;
+        self.new_view(Op::SetRows, a, x, nb, &[b, ids, a])
+    }
+
+    /// Rotary position embedding, with frequency factors when the model has them.
+    pub fn rope(&mut self, a: TensorId, pos: TensorId, factors: Option<TensorId>) -> TensorId {
+        match factors {
+            Some(f) => self.like(Op::Rope, a, &[a, pos, f]),
+            None => self.like(Op::Rope, a, &[a, pos]),
+        }
+    }
+
+    /// The same elements in another shape.
+    pub fn reshape(&mut self, a: TensorId, ne: [i64; 4]) -> TensorId {
+        let t = &self[a];
+        let n = ne.iter().fold(1, |n: i64, &x| n.saturating_mul(x));
+        if !t.is_contiguous() || t.n_elements() != n {
+            let error = GraphError::Shapes {
+                op: Op::Reshape,
+                a: t.ne,
+                b: ne,
+            };
+            self.fail(error);
+        }
+        let nb = contiguous_strides(self[a].ty, ne);
+        self.new_view(Op::Reshape, a, ne, nb, &[a])
+    }
+
+    /// A window of `a` with strides `nb1`, `nb2`, `nb3` in bytes.
+    pub fn view_4d(&mut self, a: TensorId, ne: [i64; 4], nb: [u64; 3]) -> TensorId {
+        let nb0 = self[a].ty.type_size();
+        self.new_view(Op::View, a, ne, [nb0, nb[0], nb[1], nb[2]], &[a])
+    }
+
+    /// A three-dimensional window.
+    pub fn view_3d(&mut self, a: TensorId, ne: [i64; 3], nb: [u64; 2]) -> TensorId {
+        let nb3 = nb[1].saturating_mul(ne[2].max(0) as u64);
+        self.view_4d(a, [ne[0], ne[1], ne[2], 1], [nb[0], nb[1], nb3])
+    }
+
+    /// A two-dimensional window.
+    pub fn view_2d(&mut self, a: TensorId, ne: [i64; 2], nb1: u64) -> TensorId {
+        let nb2 = nb1.saturating_mul(ne[1].max(0) as u64);
+        self.view_4d(a, [ne[0], ne[1], 1, 1], [nb1, nb2, nb2])
+    }
+
+    /// `n` elements in a row.
+    pub fn view_1d(&mut self, a: TensorId, n: i64) -> TensorId {
+        let nb = contiguous_strides(self[a].ty, [n, 1, 1, 1]);
+        self.view_4d(a, [n, 1, 1, 1], [nb[1], nb[2], nb[3]])
+    }
+
+    /// Dimension `i` becomes dimension `axes[i]`.
+    pub fn permute(&mut self, a: TensorId, axes: [usize; 4]) -> TensorId {
+        let (x, b) = (self[a].ne, self[a].nb);
+        let (mut ne, mut nb) = ([0; 4], [0; 4]);
+        for i in 0..4 {
+            ne[axes[i]] = x[i];
+            nb[axes[i]] = b[i];
+        }
+        self.new_view(Op::Permute, a, ne, nb, &[a])
+    }
+
+    /// The first two dimensions swapped.
+    pub fn transpose(&mut self, a: TensorId) -> TensorId {
+        let (x, b) = (self[a].ne, self[a].nb);
+        let (ne, nb) = ([x[1], x[0], x[2], x[3]], [b[1], b[0], b[2], b[3]]);
+        self.new_view(Op::Transpose, a, ne, nb, &[a])
+    }
+
+    /// A contiguous copy.
+    pub fn cont(&mut self, a: TensorId) -> TensorId {
+        self.like(Op::Cont, a, &[a])
+    }
+
+    /// A contiguous copy in another shape.
+    pub fn cont_shape(&mut self, a: TensorId, ne: [i64; 4]) -> TensorId {
+        let ty = self[a].ty;
+        if self[a].n_elements() != ne.iter().fold(1, |n: i64, &x| n.saturating_mul(x)) {
+            let error = GraphError::Shapes {
+                op: Op::Cont,
+                a: self[a].ne,
+                b: ne,
+            };
+            self.fail(error);
+        }
+        self.new_tensor(Op::Cont, ty, ne, &[a])
+    }
+
+    /// Writes `a` over `b`; the result is a view of `b`.
+    pub fn cpy(&mut self, a: TensorId, b: TensorId) -> TensorId {
+        let (ne, nb) = (self[b].ne, self[b].nb);
+        if self[a].n_elements() != self[b].n_elements() {
+            let error = GraphError::Shapes {
+                op: Op::Cpy,
+                a: self[a].ne,
+                b: ne,
+            };
+            self.fail(error);
+        }
+        self.new_view(Op::Cpy, b, ne, nb, &[a, b])
+    }
+
+    /// A copy in another type (a CPY whose second source is itself).
+    pub fn cast(&mut self, a: TensorId, ty: Type) -> TensorId {
+        let ne = self[a].ne;
+        let t = self.new_tensor(Op::Cpy, ty, ne, &[a, a]);
+        self[t].replace_source(1, t);
+        t
+    }
+
+    /// `a` and `b` behind each other along `dim`.
+    pub fn concat(&mut self, a: TensorId, b: TensorId, dim: usize) -> TensorId {
+        let (ty, mut ne, y) = (self[a].ty, self[a].ne, self[b].ne);
+        if (0..4).any(|i| i != dim && ne[i] != y[i]) {
+            self.fail(GraphError::Shapes {
+                op: Op::Concat,
+                a: ne,
+                b: y,
+            });
+        }
+        ne[dim] = ne[dim].saturating_add(y[dim]);
+        self.new_tensor(Op::Concat, ty, ne, &[a, b])
+    }
+
+    /// `a` repeated to the shape `ne`.
+    pub fn repeat(&mut self, a: TensorId, ne: [i64; 4]) -> TensorId {
+        let ty = self[a].ty;
+        self.new_tensor(Op::Repeat, ty, ne, &[a])
+    }
+
+    /// Zeros behind the first dimension up to `n` elements.
+    pub fn pad_to(&mut self, a: TensorId, n: i64) -> TensorId {
+        let (ty, ne) = (self[a].ty, self[a].ne);
+        self.new_tensor(Op::Pad, ty, [n, ne[1], ne[2], ne[3]], &[a])
+    }
+
+    /// `activation(gate) * up`.
+    pub fn glu_split(&mut self, kind: Glu, gate: TensorId, up: TensorId) -> TensorId {
+        if self[gate].ne != self[up].ne {
+            let error = GraphError::Shapes {
+                op: Op::Glu(kind),
+                a: self[gate].ne,
+                b: self[up].ne,
+            };
+            self.fail(error);
+        }
+        self.like(Op::Glu(kind), gate, &[gate, up])
+    }
+
+    /// Gate and up side by side in one tensor: half as wide.
+    pub fn glu(&mut self, kind: Glu, a: TensorId) -> TensorId {
+        let (ty, ne) = (self[a].ty, self[a].ne);
+        self.new_tensor(Op::Glu(kind), ty, [ne[0] / 2, ne[1], ne[2], ne[3]], &[a])
+    }
+
+    /// `softmax(a + mask)`, with attention sinks when there are any.
+    pub fn soft_max(
+        &mut self,
+        a: TensorId,
+        mask: Option<TensorId>,
+        sinks: Option<TensorId>,
+    ) -> TensorId {
+        match (mask, sinks) {
+            (None, _) => self.like(Op::SoftMax, a, &[a]),
+            (Some(m), None) => self.like(Op::SoftMax, a, &[a, m]),
+            (Some(m), Some(s)) => self.like(Op::SoftMax, a, &[a, m, s]),
+        }
+    }
+
+    /// Flash attention over permuted q `[d, t, h]`, k `[d, n_kv, h_kv]`, v `[dv, n_kv, h_kv]`.
+    pub fn flash_attn(
+        &mut self,
+        [q, k, v]: [TensorId; 3],
+        mask: TensorId,
+        sinks: Option<TensorId>,
+    ) -> TensorId {
+        let (a, b, c) = (self[q].ne, self[v].ne, self[k].ne);
+        if a[0] != c[0] || c[2] <= 0 || a[2] % c[2] != 0 || c[1] != b[1] {
+            self.fail(GraphError::Shapes {
+                op: Op::FlashAttnExt,
+                a,
+                b: c,
+            });
+        }
+        let ne = [b[0], a[2], a[1], a[3]];
+        let t = match sinks {
+            Some(s) => self.new_tensor(Op::FlashAttnExt, Type::F32, ne, &[q, k, v, mask, s]),
+            None => self.new_tensor(Op::FlashAttnExt, Type::F32, ne, &[q, k, v, mask]),
+        };
+        self[t].flags.insert(Flags::PREC_F32);
+        t
+    }
+
+    /// Indices of the `k` largest of each row: a view of a full argsort.
+    pub fn argsort_top_k(&mut self, a: TensorId, k: i64) -> TensorId {
+        let ne = self[a].ne;
+        if k > ne[0] {
+            self.fail(GraphError::Shapes {
+                op: Op::Argsort,
+                a: ne,
+                b: [k, ne[1], ne[2], ne[3]],
+            });
+        }
+        let sorted = self.new_tensor(Op::Argsort, Type::I32, ne, &[a]);
+        let nb = self[sorted].nb;
+        self.view_4d(sorted, [k, ne[1], ne[2], ne[3]], [nb[1], nb[2], nb[3]])
+    }
+
+    /// The sum of each row.
+    pub fn sum_rows(&mut self, a: TensorId) -> TensorId {
+        self.rows_to_one(Op::SumRows, a)
+    }
+
+    /// The mean of each row.
+    pub fn mean(&mut self, a: TensorId) -> TensorId {
+        self.rows_to_one(Op::Mean, a)
+    }
+
+    fn rows_to_one(&mut self, op: Op, a: TensorId) -> TensorId {
+        let ne = self[a].ne;
+        self.new_tensor(op, Type::F32, [1, ne[1], ne[2], ne[3]], &[a])
+    }
+
+    /// Adds to each expert's row the bias of that expert.
+    pub fn add_id(&mut self, a: TensorId, bias: TensorId, ids: TensorId) -> TensorId {
+        if self[a].ne[0] != self[bias].ne[0] {
+            let error = GraphError::Shapes {
+                op: Op::AddId,
+                a: self[a].ne,
+                b: self[bias].ne,
+            };
+            self.fail(error);
+        }
+        self.like(Op::AddId, a, &[a, bias, ids])
+    }
+
+    /// Causal convolution along time: `[d_conv - 1 + t, d, s] * [d_conv, d] -> [d, t, s]`.
+    pub fn ssm_conv(&mut self, x: TensorId, kernel: TensorId) -> TensorId {
+        let (a, w) = (self[x].ne, self[kernel].ne);
+        if a[1] != w[1] || a[0] < w[0] {
+            self.fail(GraphError::Shapes {
+                op: Op::SsmConv,
+                a,
+                b: w,
+            });
+        }
+        let ne = [w[1], a[0].saturating_sub(w[0]).saturating_add(1), a[2], 1];
+        self.new_tensor(Op::SsmConv, Type::F32, ne, &[x, kernel])
+    }
+
+    /// Selective state space scan over `s, x, dt, a, b, c, ids`: the outputs, then the new states.
+    pub fn ssm_scan(&mut self, src: [TensorId; 7]) -> TensorId {
+        let (s, x, ids) = (
+            self[src[0]].ne,
+            self[src[1]].n_elements(),
+            self[src[6]].ne[0],
+        );
+        let states = s[0]
+            .saturating_mul(s[1])
+            .saturating_mul(s[2])
+            .saturating_mul(ids);
+        self.new_tensor(
+            Op::SsmScan,
+            Type::F32,
+            [x.saturating_add(states), 1, 1, 1],
+            &src,
+        )
+    }
+
+    /// Names a tensor as a step of layer `il`.
+    pub fn name_layer(&mut self, t: TensorId, name: &'static str, il: usize) {
+        self[t].label = Label::Layer(name, il as u32);
+    }
+
+    /// Names a tensor as a step outside the layers.
+    pub fn name_step(&mut self, t: TensorId, name: &'static str) {
+        self[t].label = Label::Step(name);
+    }
+}

@@ -1,0 +1,163 @@
+//! The operations of a compute graph, as far as llama.cpp's model graphs use them.
+
+use std::fmt;
+
+/// `ggml_unary_op`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Unary {
+    Tanh,
+    Relu,
+    Sigmoid,
+    Gelu,
+    Silu,
+    Exp,
+    Neg,
+    Softplus,
+}
+
+/// `ggml_glu_op`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Glu {
+    Reglu,
+    Geglu,
+    Swiglu,
+    SwigluOai,
+}
+
+/// `ggml_op`. What matters to memory is the shape of the result, whether it may take its source's
+/// place, and which backend can run it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Op {
+    /// A leaf: a weight, a cache, an input.
+    None,
+    Add,
+    AddId,
+    Argsort,
+    Clamp,
+    Concat,
+    Cont,
+    Cpy,
+    Div,
+    Fill,
+    FlashAttnExt,
+    GatedDeltaNet,
+    GetRows,
+    Glu(Glu),
+    Mean,
+    Mul,
+    MulMat,
+    MulMatId,
+    Norm,
+    Pad,
+    Permute,
+    Repeat,
+    Reshape,
+    RmsNorm,
+    Rope,
+    RwkvWkv6,
+    Scale,
+    SetRows,
+    SoftMax,
+    Sqr,
+    Sqrt,
+    SsmConv,
+    SsmScan,
+    Sub,
+    SumRows,
+    Transpose,
+    Unary(Unary),
+    View,
+}
+
+impl Op {
+    /// `ggml_op_can_inplace`: the result may be written over a source.
+    #[inline]
+    pub const fn can_inplace(self) -> bool {
+        matches!(
+            self,
+            Op::Scale
+                | Op::Add
+                | Op::AddId
+                | Op::Sub
+                | Op::Mul
+                | Op::Div
+                | Op::Sqr
+                | Op::Sqrt
+                | Op::Unary(_)
+                | Op::Rope
+                | Op::RmsNorm
+                | Op::SoftMax
+                | Op::Clamp
+                | Op::Fill
+        )
+    }
+
+    /// `ggml_is_view_op`: nothing is computed, the result is another look at its source.
+    #[inline]
+    pub const fn is_view(self) -> bool {
+        matches!(self, Op::View | Op::Reshape | Op::Permute | Op::Transpose)
+    }
+
+    /// ggml's name, with the kind of a unary or gated operation behind a colon.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Op::None => "NONE",
+            Op::Add => "ADD",
+            Op::AddId => "ADD_ID",
+            Op::Argsort => "ARGSORT",
+            Op::Clamp => "CLAMP",
+            Op::Concat => "CONCAT",
+            Op::Cont => "CONT",
+            Op::Cpy => "CPY",
+            Op::Div => "DIV",
+            Op::Fill => "FILL",
+            Op::FlashAttnExt => "FLASH_ATTN_EXT",
+            Op::GatedDeltaNet => "GATED_DELTA_NET",
+            Op::GetRows => "GET_ROWS",
+            Op::Glu(Glu::Reglu) => "GLU:REGLU",
+            Op::Glu(Glu::Geglu) => "GLU:GEGLU",
+            Op::Glu(Glu::Swiglu) => "GLU:SWIGLU",
+            Op::Glu(Glu::SwigluOai) => "GLU:SWIGLU_OAI",
+            Op::Mean => "MEAN",
+            Op::Mul => "MUL",
+            Op::MulMat => "MUL_MAT",
+            Op::MulMatId => "MUL_MAT_ID",
+            Op::Norm => "NORM",
+            Op::Pad => "PAD",
+            Op::Permute => "PERMUTE",
+            Op::Repeat => "REPEAT",
+            Op::Reshape => "RESHAPE",
+            Op::RmsNorm => "RMS_NORM",
+            Op::Rope => "ROPE",
+            Op::RwkvWkv6 => "RWKV_WKV6",
+            Op::Scale => "SCALE",
+            Op::SetRows => "SET_ROWS",
+            Op::SoftMax => "SOFT_MAX",
+            Op::Sqr => "SQR",
+            Op::Sqrt => "SQRT",
+            Op::SsmConv => "SSM_CONV",
+            Op::SsmScan => "SSM_SCAN",
+            Op::Sub => "SUB",
+            Op::SumRows => "SUM_ROWS",
+            Op::Transpose => "TRANSPOSE",
+            Op::Unary(Unary::Tanh) => "UNARY:TANH",
+            Op::Unary(Unary::Relu) => "UNARY:RELU",
+            Op::Unary(Unary::Sigmoid) => "UNARY:SIGMOID",
+            Op::Unary(Unary::Gelu) => "UNARY:GELU",
+            Op::Unary(Unary::Silu) => "UNARY:SILU",
+            Op::Unary(Unary::Exp) => "UNARY:EXP",
+            Op::Unary(Unary::Neg) => "UNARY:NEG",
+            Op::Unary(Unary::Softplus) => "UNARY:SOFTPLUS",
+            Op::View => "VIEW",
+        }
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,2 @@
+//! Maintainer tool.
+fn main() {}
