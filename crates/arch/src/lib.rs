@@ -1,1 +1,24 @@
-//! To be written.
+//! From a GGUF header to a [`Model`], and from a model to the graph that llama.cpp computes.
+//!
+//! [`Model::load`] understands the header once. [`WeightMap`] says in which memory each tensor
+//! lies, [`cache`] which tensors a context keeps, [`build`] makes the graph of one batch.
+
+pub mod cache;
+mod error;
+mod graph;
+pub mod hparams;
+mod keys;
+mod model;
+mod models;
+mod names;
+mod params;
+mod placement;
+
+pub use error::{Error, Result};
+pub use graph::{Batch, BuiltGraph, Norm, build};
+pub use hparams::Hparams;
+pub use model::{Model, ModelTensor};
+pub use models::Architecture;
+pub use names::{Global, Kind, Name, Part};
+pub use params::{ContextParams, Pooling, pad_256};
+pub use placement::{LoadedTensor, TensorOverride, WeightMap};

@@ -1,1 +1,29 @@
-//! To be written.
+//! `(Model, RunConfig, Layout) -> Breakdown`: bytes of weights, cache and compute buffers on each
+//! device and the host, as llama.cpp would allocate them. How much memory is free is not asked.
+
+mod breakdown;
+mod config;
+mod explain;
+mod layout;
+mod profile;
+mod refusal;
+mod simulate;
+
+pub use breakdown::{Breakdown, MemoryBytes, Pass, PassStats};
+pub use config::{CACHE_TYPES, FlashAttention, MAX_SEQ, Outputs, RunConfig};
+pub use explain::{AliveTensor, Peak};
+pub use layout::{Layout, LayoutDevice};
+pub use profile::EngineProfile;
+pub use refusal::Refusal;
+
+/// Why there is no breakdown.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The model's graph cannot be built.
+    #[error(transparent)]
+    Model(#[from] vramfit_arch::Error),
+    /// llama.cpp refuses these settings.
+    #[error("llama.cpp refuses this: {0}")]
+    Refused(#[from] Refusal),
+}

@@ -1,0 +1,76 @@
+//! Why a header is no model that llama.cpp v0.5.0 would load.
+
+use vramfit_ggml::GraphError;
+
+/// Why a model cannot be sized. Every variant names the key, tensor or step at fault.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A key that the architecture cannot do without.
+    #[error("the key '{key}' is missing")]
+    MissingKey {
+        /// Full name of the key.
+        key: String,
+    },
+    /// A key of another type than llama.cpp reads.
+    #[error("the key '{key}' is a {found}, expected {expected}")]
+    KeyType {
+        /// Full name of the key.
+        key: String,
+        /// What llama.cpp reads there.
+        expected: &'static str,
+        /// What the file holds.
+        found: String,
+    },
+    /// A value that cannot be right.
+    #[error("the key '{key}' is {value}, which is not between {min} and {max}")]
+    KeyRange {
+        /// Full name of the key.
+        key: String,
+        /// What the file says.
+        value: i64,
+        /// Least value.
+        min: i64,
+        /// Largest value.
+        max: i64,
+    },
+    /// An array with fewer values than the model has layers.
+    #[error("the key '{key}' has {found} values for {needed} layers")]
+    KeyLength {
+        /// Full name of the key.
+        key: String,
+        /// Values in the file.
+        found: usize,
+        /// Layers of the model.
+        needed: usize,
+    },
+    /// No `general.architecture`.
+    #[error("the key 'general.architecture' is missing: this file does not say what model it is")]
+    NoArchitecture,
+    /// An architecture whose graph vramfit does not know.
+    #[error("architecture '{name}' is not supported yet")]
+    UnknownArchitecture {
+        /// As the file names it.
+        name: String,
+    },
+    /// A tensor that the architecture cannot do without.
+    #[error("the tensor '{name}' is missing")]
+    MissingTensor {
+        /// Name of the tensor.
+        name: String,
+    },
+    /// A tensor that llama.cpp would refuse or ignore because it does not belong.
+    #[error("the tensor '{name}' does not belong to architecture '{architecture}'")]
+    UnexpectedTensor {
+        /// Name of the tensor.
+        name: String,
+        /// Architecture of the model.
+        architecture: String,
+    },
+    /// Shapes that do not fit together: ggml would abort.
+    #[error("the tensors do not fit together: {0}")]
+    Graph(#[from] GraphError),
+}
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;

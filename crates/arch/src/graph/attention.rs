@@ -1,0 +1,370 @@
+//! Attention over the KV cache (`build_attn`), over the batch alone, and MLA.
+
+use super::LlmGraph;
+use super::inputs::AttnInput;
+use crate::cache::CacheKind;
+use crate::names::{Kind, Part};
+use vramfit_ggml::{BufferType, Flags, TensorId, Type};
+
+/// Queries, keys and values: `[head, n_head, n_tokens]`.
+pub type Qkv = [TensorId; 3];
+
+impl LlmGraph<'_> {
+    /// Q, K and V of layer `il` (`build_qkv`): from one matrix or three.
+    pub fn qkv(&mut self, x: TensorId, il: usize) -> Qkv {
+        let (layer, n_tokens) = (self.hp.layers[il], self.n_tokens);
+        let shapes = [
+            [layer.n_embd_head_k, layer.n_head, n_tokens],
+            [layer.n_embd_head_k, layer.n_head_kv, n_tokens],
+            [layer.n_embd_head_v, layer.n_head_kv, n_tokens],
+        ];
+        if self.has(il, Kind::AttnQkv) {
+            let all = self.linear(x, Kind::AttnQkv, il);
+            let nb1 = self[all].nb[1];
+            shapes.map(|ne| self.view_3d(all, ne, [Type::F32.row_size(ne[0] as u64), nb1]))
+        } else {
+            let flat = [Kind::AttnQ, Kind::AttnK, Kind::AttnV].map(|k| self.linear(x, k, il));
+            [0, 1, 2].map(|i| self.reshape(flat[i], [shapes[i][0], shapes[i][1], n_tokens, 1]))
+        }
+    }
+
+    /// [`qkv`](Self::qkv) with Q and K normalised over all heads at once.
+    pub fn qkv_flat_norm(&mut self, x: TensorId, il: usize) -> Qkv {
+        let (layer, n) = (self.hp.layers[il], self.n_tokens);
+        let [q, k, v] = [Kind::AttnQ, Kind::AttnK, Kind::AttnV].map(|k| self.linear(x, k, il));
+        let q = self.norm(q, Kind::AttnQNorm, il);
+        let k = self.norm(k, Kind::AttnKNorm, il);
+        [
+            self.reshape(q, [layer.n_embd_head_k, layer.n_head, n, 1]),
+            self.reshape(k, [layer.n_embd_head_k, layer.n_head_kv, n, 1]),
+            self.reshape(v, [layer.n_embd_head_v, layer.n_head_kv, n, 1]),
+        ]
+    }
+
+    /// Q and K normalised a head, where the model has the norms.
+    pub fn qk_norm(&mut self, [mut q, mut k, v]: Qkv, il: usize) -> Qkv {
+        if self.has(il, Kind::AttnQNorm) {
+            q = self.norm(q, Kind::AttnQNorm, il);
+        }
+        if self.has(il, Kind::AttnKNorm) {
+            k = self.norm(k, Kind::AttnKNorm, il);
+        }
+        [q, k, v]
+    }
+
+    /// Q and K rotated by position.
+    pub fn rotate_qk(&mut self, [q, k, v]: Qkv, factors: Option<TensorId>) -> Qkv {
+        [self.rotate(q, factors), self.rotate(k, factors), v]
+    }
+
+    /// Attention of layer `il` and its output matrix.
+    pub fn attention(&mut self, qkv: Qkv, il: usize) -> TensorId {
+        let cur = self.attend(qkv, il);
+        if self.has(il, Kind::AttnOutput) {
+            self.linear(cur, Kind::AttnOutput, il)
+        } else {
+            cur
+        }
+    }
+
+    fn attn_input_of(&mut self, il: usize) -> AttnInput {
+        let swa = self.hp.has_swa_layers && self.hp.layers[il].is_swa;
+        match self.attn_inputs[swa as usize] {
+            Some(input) => input,
+            None => {
+                let t = self.missing("a KV cache".to_string());
+                AttnInput {
+                    k_idxs: t,
+                    v_idxs: t,
+                    mask: t,
+                    k_rot: None,
+                    v_rot: None,
+                    n_kv: 1,
+                }
+            }
+        }
+    }
+
+    /// Attention of layer `il` without its output matrix: writes K and V to the cache and attends
+    /// to all of it.
+    pub fn attend(&mut self, [mut q, mut k, mut v]: Qkv, il: usize) -> TensorId {
+        let input = self.attn_input_of(il);
+        let sinks = self.optional(il, Kind::AttnSinks, Part::Weight);
+        if let Some(rot) = input.k_rot {
+            q = self.hadamard(q, rot);
+            k = self.hadamard(k, rot);
+        }
+        if let Some(rot) = input.v_rot {
+            v = self.hadamard(v, rot);
+        }
+        let order = if self.hp.has_swa_layers {
+            [q, k, v]
+        } else {
+            [q, v, k]
+        };
+        order.into_iter().for_each(|t| self.expand(t));
+        self.store_k(k, &input, il);
+        self.store_v(v, &input, il);
+        self.attend_cache(q, sinks, &input, il, il)
+    }
+
+    /// Attention of layer `il` to the cache of an earlier layer.
+    pub fn attend_reused(&mut self, mut q: TensorId, cache_layer: usize, il: usize) -> TensorId {
+        let input = self.attn_input_of(il);
+        if let Some(rot) = input.k_rot {
+            q = self.hadamard(q, rot);
+        }
+        self.expand(q);
+        let cur = self.attend_cache(q, None, &input, cache_layer, il);
+        self.linear(cur, Kind::AttnOutput, il)
+    }
+
+    fn attend_cache(
+        &mut self,
+        q: TensorId,
+        sinks: Option<TensorId>,
+        input: &AttnInput,
+        cache_layer: usize,
+        il: usize,
+    ) -> TensorId {
+        let k = self.cache_k_view(input.n_kv, cache_layer);
+        let v = self.cache_v_view(input.n_kv, cache_layer);
+        let cur = self.attend_over([q, k, v], input.mask, sinks, None, il);
+        match input.v_rot {
+            Some(rot) => self.hadamard(cur, rot),
+            None => cur,
+        }
+    }
+
+    /// The product with a Hadamard matrix, over chunks of its size.
+    fn hadamard(&mut self, x: TensorId, rot: TensorId) -> TensorId {
+        let (ne, n) = (self[x].ne, self[rot].ne[0]);
+        let chunks = [n, self[x].n_elements() / n.max(1), 1, 1];
+        let flat = if self[x].is_contiguous() {
+            self.reshape(x, chunks)
+        } else {
+            self.cont_shape(x, chunks)
+        };
+        let cur = self.mul_mat(rot, flat);
+        self[cur].flags.insert(Flags::HADAMARD);
+        self.reshape(cur, ne)
+    }
+
+    /// All heads of a token in one row.
+    fn flat_heads(&mut self, t: TensorId) -> TensorId {
+        let (ne, nb) = (self[t].ne, self[t].nb);
+        self.view_2d(t, [ne[0] * ne[1], ne[2]], nb[2])
+    }
+
+    /// The cells of all streams behind each other.
+    fn merge_streams(&mut self, cache: TensorId) -> TensorId {
+        let ne = self[cache].ne;
+        if ne[2] > 1 {
+            self.reshape(cache, [ne[0], ne[1] * ne[2], 1, 1])
+        } else {
+            cache
+        }
+    }
+
+    fn store_k(&mut self, k: TensorId, input: &AttnInput, il: usize) {
+        let cache = self.cache(il, CacheKind::K);
+        let rows = self.flat_heads(k);
+        let cache = self.merge_streams(cache);
+        let stored = self.set_rows(cache, rows, input.k_idxs);
+        self.expand(stored);
+    }
+
+    fn store_v(&mut self, v: TensorId, input: &AttnInput, il: usize) {
+        let cache = self.cache(il, CacheKind::V);
+        let stored = if self.cp.v_trans {
+            self.store_transposed(v, cache, input)
+        } else {
+            let rows = self.flat_heads(v);
+            let cache = self.merge_streams(cache);
+            self.set_rows(cache, rows, input.v_idxs)
+        };
+        self.expand(stored);
+    }
+
+    /// Element by element, since a token's values are not in one row.
+    fn store_transposed(&mut self, v: TensorId, cache: TensorId, input: &AttnInput) -> TensorId {
+        let (ne, nb, ty) = (self[v].ne, self[v].nb, self[v].ty);
+        let row = ne[0] * ne[1];
+        let mut rows = if ty.row_size(row.max(0) as u64) == nb[2] {
+            self.reshape(v, [row, ne[2], 1, 1])
+        } else {
+            self.cont_shape(v, [row, ne[2], 1, 1])
+        };
+        let width = self[cache].ne[0];
+        if row < width {
+            rows = self.pad_to(rows, width);
+        }
+        let n = self[cache].n_elements();
+        let cells = self.reshape(cache, [1, n, 1, 1]);
+        let n = self[rows].n_elements();
+        let values = self.reshape(rows, [1, n, 1, 1]);
+        self.set_rows(cells, values, input.v_idxs)
+    }
+
+    /// K of all cells: `[head, n_head_kv, n_kv, streams]`.
+    fn cache_k_view(&mut self, n_kv: i64, il: usize) -> TensorId {
+        let cache = self.cache(il, CacheKind::K);
+        let layer = self.hp.layers[il];
+        let (ty, row) = (self[cache].ty, self[cache].ne[0]);
+        let size = |n: i64| ty.row_size(n.max(0) as u64);
+        let ne = [
+            layer.n_embd_head_k,
+            layer.n_head_kv,
+            n_kv,
+            self.cp.n_stream(),
+        ];
+        self.view_4d(
+            cache,
+            ne,
+            [size(layer.n_embd_head_k), size(row), size(row * n_kv)],
+        )
+    }
+
+    /// V of all cells, transposed or not.
+    fn cache_v_view(&mut self, n_kv: i64, il: usize) -> TensorId {
+        let cache = self.cache(il, CacheKind::V);
+        let layer = self.hp.layers[il];
+        let (ty, row) = (self[cache].ty, self[cache].ne[0]);
+        let (head, n_stream) = (layer.n_embd_head_v, self.cp.n_stream());
+        let size = |n: i64| ty.row_size(n.max(0) as u64);
+        if self.cp.v_trans {
+            let ne = [n_kv, layer.n_head_kv, head, n_stream];
+            self.view_4d(cache, ne, [size(n_kv * head), size(n_kv), size(n_kv * row)])
+        } else {
+            let ne = [head, layer.n_head_kv, n_kv, n_stream];
+            self.view_4d(cache, ne, [size(head), size(row), size(row * n_kv)])
+        }
+    }
+
+    /// Attention over the batch itself, as encoders do, and its output matrix.
+    pub fn attention_no_cache(&mut self, qkv: Qkv, il: usize) -> TensorId {
+        let mask = match self.no_cache_mask {
+            Some(mask) => mask,
+            None => {
+                let ty = if self.cp.flash_attn {
+                    Type::F16
+                } else {
+                    Type::F32
+                };
+                let n = self.n_tokens;
+                let mask = self.input("attn_inp_kq_mask", ty, [n, n, 1, 1]);
+                *self.no_cache_mask.insert(mask)
+            }
+        };
+        qkv.into_iter().for_each(|t| self.expand(t));
+        let cur = self.attend_over(qkv, mask, None, None, il);
+        self.linear(cur, Kind::AttnOutput, il)
+    }
+
+    /// Latent attention: the cache holds one compressed K for all heads, V is a part of it, and
+    /// `v_b` expands the result.
+    pub fn attention_mla(&mut self, [q, k, v]: Qkv, v_b: TensorId, il: usize) -> TensorId {
+        let input = self.attn_input_of(il);
+        [q, v, k].into_iter().for_each(|t| self.expand(t));
+        self.store_k(k, &input, il);
+        let k = self.cache_k_view(input.n_kv, il);
+        let (ne, nb) = (self[k].ne, self[k].nb);
+        let rank = self[v].ne[0];
+        let v = self.view_4d(k, [rank, ne[1], ne[2], ne[3]], [nb[1], nb[2], nb[3]]);
+        let cur = self.attend_over([q, k, v], input.mask, None, Some(v_b), il);
+        self.linear(cur, Kind::AttnOutput, il)
+    }
+
+    /// `build_attn_mha`: q `[d, h, t]` against k and v `[d, h, n_kv, streams]`.
+    fn attend_over(
+        &mut self,
+        [q, k, v]: Qkv,
+        mask: TensorId,
+        sinks: Option<TensorId>,
+        v_b: Option<TensorId>,
+        il: usize,
+    ) -> TensorId {
+        let v_is_transposed = self[v].nb[1] > self[v].nb[2];
+        let (ne, nb, n_stream) = (self[q].ne, self[q].nb, self[k].ne[3].max(1));
+        let n = ne[2] / n_stream;
+        let per_stream = nb[2].saturating_mul(n.max(0) as u64);
+        let q = self.view_4d(q, [ne[0], ne[1], n, n_stream], [nb[1], nb[2], per_stream]);
+        let [q, k, v] = [q, k, v].map(|t| self.permute(t, [0, 2, 1, 3]));
+        let cur = if self.cp.flash_attn {
+            self.flash([q, k, v], v_is_transposed, mask, sinks, v_b, il)
+        } else {
+            self.plain([q, k, v], v_is_transposed, mask, sinks, v_b, il)
+        };
+        self.expand(cur);
+        cur
+    }
+
+    fn flash(
+        &mut self,
+        [q, k, mut v]: Qkv,
+        v_is_transposed: bool,
+        mask: TensorId,
+        sinks: Option<TensorId>,
+        v_b: Option<TensorId>,
+        il: usize,
+    ) -> TensorId {
+        if v_is_transposed {
+            v = self.transpose(v);
+        }
+        let [k, v] = [k, v].map(|t| {
+            if self[t].ty == Type::F32 {
+                self.cast(t, Type::F16)
+            } else {
+                t
+            }
+        });
+        let mut cur = self.flash_attn([q, k, v], mask, sinks);
+        self.name_layer(cur, "fattn", il);
+        self.flash_attn.push((cur, il));
+        if let Some(v_b) = v_b {
+            cur = self.permute(cur, [0, 2, 1, 3]);
+            cur = self.mul_mat(v_b, cur);
+            cur = self.permute(cur, [0, 2, 1, 3]);
+            cur = self.cont(cur);
+        }
+        let ne = self[cur].ne;
+        self.reshape(cur, [ne[0] * ne[1], ne[2] * ne[3], 1, 1])
+    }
+
+    fn plain(
+        &mut self,
+        [q, k, mut v]: Qkv,
+        v_is_transposed: bool,
+        mask: TensorId,
+        sinks: Option<TensorId>,
+        v_b: Option<TensorId>,
+        il: usize,
+    ) -> TensorId {
+        let mut kq = self.mul_mat(k, q);
+        self[kq].flags.insert(Flags::PREC_F32);
+        self.name_layer(kq, "kq", il);
+        if self.hp.attn_softcap {
+            kq = self.softcap(kq);
+        }
+        kq = self.soft_max(kq, Some(mask), sinks);
+        self.name_layer(kq, "kq_soft_max", il);
+        if !v_is_transposed {
+            v = self.transpose(v);
+            v = self.cont(v);
+        }
+        let mut kqv = self.mul_mat(v, kq);
+        self.name_layer(kqv, "kqv", il);
+        if let Some(v_b) = v_b {
+            kqv = self.mul_mat(v_b, kqv);
+        }
+        let heads = self.permute(kqv, [0, 2, 1, 3]);
+        let ne = self[heads].ne;
+        let cur = self.cont_shape(heads, [ne[0] * ne[1], ne[2] * ne[3], 1, 1]);
+        self.name_layer(cur, "kqv_out", il);
+        if !self.cp.offload_kqv {
+            let cpu = self.weights.backend(BufferType::HOST);
+            self[cur].pin = Some(cpu);
+        }
+        cur
+    }
+}

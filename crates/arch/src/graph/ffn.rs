@@ -1,0 +1,238 @@
+//! Feed-forward blocks: dense, mixture of experts, shared experts.
+
+use super::LlmGraph;
+use crate::hparams::{Gating, Moe};
+use crate::names::{Kind, Part};
+use vramfit_ggml::{Glu, Op, TensorId, Unary};
+
+/// Activation of a dense feed-forward block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ffn {
+    /// SiLU, gated where the layer has a gate.
+    Silu,
+    /// GELU, gated where the layer has a gate.
+    Gelu,
+    /// Squared ReLU.
+    ReluSqr,
+    /// SwiGLU with gate and up in one matrix.
+    SwigluFused,
+}
+
+/// How a mixture of experts departs from the file's own settings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MoeOptions {
+    /// The router.
+    pub gating: Gating,
+    /// Weights are made to add up to one.
+    pub norms_weights: bool,
+    /// Weights go in before the experts, not behind them (Llama 4).
+    pub weights_before: bool,
+    /// Activation of gated experts.
+    pub glu: Glu,
+}
+
+impl MoeOptions {
+    /// Softmax over all experts.
+    pub fn softmax(norms_weights: bool) -> MoeOptions {
+        let gating = Gating::Softmax;
+        MoeOptions {
+            gating,
+            norms_weights,
+            weights_before: false,
+            glu: Glu::Swiglu,
+        }
+    }
+
+    /// As the file says.
+    pub fn of_file(moe: &Option<Moe>) -> MoeOptions {
+        let (gating, norms) = moe
+            .as_ref()
+            .map_or((Gating::Softmax, false), |m| (m.gating, m.norms_weights));
+        MoeOptions {
+            gating,
+            ..MoeOptions::softmax(norms)
+        }
+    }
+}
+
+impl LlmGraph<'_> {
+    /// The dense block of layer `il` (`build_ffn`).
+    pub fn ffn(&mut self, x: TensorId, kind: Ffn, il: usize) -> TensorId {
+        let up = self.linear(x, Kind::FfnUp, il);
+        let cur = if self.has(il, Kind::FfnGate) {
+            let gate = self.linear(x, Kind::FfnGate, il);
+            let glu = if kind == Ffn::Gelu {
+                Glu::Geglu
+            } else {
+                Glu::Swiglu
+            };
+            self.glu_split(glu, gate, up)
+        } else {
+            match kind {
+                Ffn::Silu => self.unary(Unary::Silu, up),
+                Ffn::Gelu => self.unary(Unary::Gelu, up),
+                Ffn::SwigluFused => self.glu(Glu::Swiglu, up),
+                Ffn::ReluSqr => {
+                    let relu = self.unary(Unary::Relu, up);
+                    self.map(Op::Sqr, relu)
+                }
+            }
+        };
+        self.name_layer(cur, "ffn_act", il);
+        self.linear(cur, Kind::FfnDown, il)
+    }
+
+    /// Experts where layer `il` has a router (and shared ones, if any, added), else the dense block.
+    pub fn ffn_or_moe(&mut self, x: TensorId, options: MoeOptions, il: usize) -> TensorId {
+        if !self.has(il, Kind::FfnGateInp) {
+            return self.ffn(x, Ffn::Silu, il);
+        }
+        let routed = self.moe(x, options, il);
+        if !self.has(il, Kind::FfnUpShexp) {
+            return routed;
+        }
+        let shared = self.shared_expert(x, il);
+        self.add(routed, shared)
+    }
+
+    /// The expert that every token takes.
+    pub fn shared_expert(&mut self, x: TensorId, il: usize) -> TensorId {
+        let up = self.linear(x, Kind::FfnUpShexp, il);
+        let gate = self.linear(x, Kind::FfnGateShexp, il);
+        let cur = self.glu_split(Glu::Swiglu, gate, up);
+        self.linear(cur, Kind::FfnDownShexp, il)
+    }
+
+    /// Experts of layer `il` (`build_moe_ffn`).
+    pub fn moe(&mut self, x: TensorId, options: MoeOptions, il: usize) -> TensorId {
+        let Some(moe) = self.hp.moe else {
+            return self.missing("expert_count".to_string());
+        };
+        let (n_embd, n_tokens) = (self[x].ne[0], self[x].ne[1]);
+        let n_used = moe.n_expert_used;
+        let (ids, weights) = self.route(x, &moe, options, il);
+        let mut cur = self.reshape(x, [n_embd, 1, n_tokens, 1]);
+        if options.weights_before {
+            let repeated = self.repeat(cur, [n_embd, n_used, n_tokens, 1]);
+            cur = self.mul(repeated, weights);
+        }
+        let up = self.expert_linear(cur, Kind::FfnUpExps, ids, il);
+        let hidden = if self.has(il, Kind::FfnGateExps) {
+            let gate = self.expert_linear(cur, Kind::FfnGateExps, ids, il);
+            self.glu_split(options.glu, gate, up)
+        } else {
+            self.unary(Unary::Silu, up)
+        };
+        self.name_layer(hidden, "ffn_moe_act", il);
+        let mut experts = self.expert_linear(hidden, Kind::FfnDownExps, ids, il);
+        if !options.weights_before {
+            experts = self.mul(experts, weights);
+            self.name_layer(experts, "ffn_moe_weighted", il);
+        }
+        self.expand(experts);
+        self.sum_experts(experts, n_used)
+    }
+
+    /// `W[id] x + b[id]` for each chosen expert.
+    fn expert_linear(&mut self, x: TensorId, kind: Kind, ids: TensorId, il: usize) -> TensorId {
+        let w = self.weight(il, kind);
+        let mut cur = self.mul_mat_id(w, x, ids);
+        if let Some(b) = self.optional(il, kind, Part::Bias) {
+            cur = self.add_id(cur, b, ids);
+        }
+        self.name_layer(cur, kind.name(), il);
+        cur
+    }
+
+    /// Chosen experts and their weights, `[n_used, n_tokens]` and `[1, n_used, n_tokens]`.
+    fn route(
+        &mut self,
+        x: TensorId,
+        moe: &Moe,
+        options: MoeOptions,
+        il: usize,
+    ) -> (TensorId, TensorId) {
+        let (n_used, n_tokens) = (moe.n_expert_used, self[x].ne[1]);
+        let logits = self.linear(x, Kind::FfnGateInp, il);
+        let probs = match options.gating {
+            Gating::Softmax => self.soft_max(logits, None, None),
+            Gating::Sigmoid => self.unary(Unary::Sigmoid, logits),
+            Gating::SoftmaxWeight => logits,
+        };
+        let mut scores = match self.optional(il, Kind::ExpProbsB, Part::Bias) {
+            Some(bias) => self.add(probs, bias),
+            None => probs,
+        };
+        if options.weights_before {
+            scores = logits; // Llama 4 chooses by logit
+        }
+        if moe.n_expert_groups > 1 {
+            scores = self.mask_groups(scores, moe, n_tokens);
+        }
+        let ids = self.argsort_top_k(scores, n_used);
+        let flat = self.reshape(probs, [1, moe.n_expert, n_tokens, 1]);
+        let mut weights = self.get_rows(flat, ids);
+        if options.gating == Gating::SoftmaxWeight {
+            weights = self.reshape(weights, [n_used, n_tokens, 1, 1]);
+            weights = self.soft_max(weights, None, None);
+            weights = self.reshape(weights, [1, n_used, n_tokens, 1]);
+        }
+        if options.norms_weights {
+            weights = self.reshape(weights, [n_used, n_tokens, 1, 1]);
+            let sum = self.sum_rows(weights);
+            let sum = self.map(Op::Clamp, sum);
+            weights = self.div(weights, sum);
+            weights = self.reshape(weights, [1, n_used, n_tokens, 1]);
+        }
+        if moe.scales_weights {
+            weights = self.scale(weights);
+        }
+        self.expand(weights);
+        (ids, weights)
+    }
+
+    /// Scores with all but the best groups of experts masked; a group is as good as its best two.
+    fn mask_groups(&mut self, scores: TensorId, moe: &Moe, n_tokens: i64) -> TensorId {
+        let n_groups = moe.n_expert_groups;
+        let per_group = moe.n_expert / n_groups;
+        let groups = self.reshape(scores, [per_group, n_groups, n_tokens, 1]);
+        let best = self.argsort_top_k(groups, 2);
+        let single = self.reshape(groups, [1, per_group, n_groups, n_tokens]);
+        let best = self.get_rows(single, best);
+        let ne = self[best].ne;
+        let best = self.reshape(best, [ne[1], ne[2], ne[3], 1]);
+        let sums = self.sum_rows(best);
+        let ne = self[sums].ne;
+        let sums = self.reshape(sums, [ne[1], ne[2], 1, 1]);
+        let chosen = self.argsort_top_k(sums, moe.n_group_used);
+        let kept = self.get_rows(groups, chosen);
+        let blank = self.map(Op::Fill, groups);
+        let masked = self.set_rows(blank, kept, chosen);
+        self.reshape(masked, [moe.n_expert, n_tokens, 1, 1])
+    }
+
+    /// `[n_embd, n_used, n_tokens] -> [n_embd, n_tokens]`: a view an expert, added in order.
+    fn sum_experts(&mut self, experts: TensorId, n_used: i64) -> TensorId {
+        let (ne, nb) = (self[experts].ne, self[experts].nb);
+        let mut sum: Option<TensorId> = None;
+        let views: Vec<TensorId> = (0..n_used)
+            .map(|_| {
+                let view = self.view_2d(experts, [ne[0], ne[2]], nb[2]);
+                self.expand(view);
+                view
+            })
+            .collect();
+        for view in views {
+            sum = Some(match sum {
+                None => view,
+                Some(sum) => {
+                    let sum = self.add(sum, view);
+                    self.expand(sum);
+                    sum
+                }
+            });
+        }
+        let sum = sum.unwrap_or(experts);
+        if n_used == 1 { self.cont(sum) } else { sum }
+    }
+}

@@ -1,0 +1,128 @@
+//! Inputs of a graph: token ids, positions, masks and where the caches are written.
+
+use super::LlmGraph;
+use crate::names::Global;
+use vramfit_ggml::{TensorId, Type};
+
+/// What attention over one kind of cache reads beside it.
+#[derive(Clone, Copy)]
+pub(super) struct AttnInput {
+    pub k_idxs: TensorId,
+    pub v_idxs: TensorId,
+    pub mask: TensorId,
+    /// Hadamard matrices that spread outliers before a cache is quantised.
+    pub k_rot: Option<TensorId>,
+    pub v_rot: Option<TensorId>,
+    pub n_kv: i64,
+}
+
+/// Side of the smallest Hadamard matrix, the one that V uses.
+const MIN_ROTATION: i64 = 64;
+
+impl LlmGraph<'_> {
+    /// Token embeddings and every input of the graph (`build_inp_embd` and its likes).
+    /// `scaled`: multiplied by a constant right away, as Gemma does.
+    pub fn embed(&mut self, scaled: bool) -> TensorId {
+        let (n_tokens, n_embd) = (self.n_tokens, self.hp.n_embd);
+        let table = self.input_weight(Global::TokenEmbd);
+        let table = self.required(Global::TokenEmbd, table);
+        let tokens = self.input("inp_tokens", Type::I32, [n_tokens, 1, 1, 1]);
+        let embd = self.input("inp_embd", Type::F32, [n_embd, n_tokens, 1, 1]);
+        let mut cur = self.get_rows(table, tokens);
+        self.expand(cur);
+        self.expand(embd);
+        if self.hp.scales_embeddings {
+            cur = self.scale(cur);
+        }
+        if scaled {
+            cur = self.scale(cur);
+        }
+        self.expand(cur);
+        self.name_step(cur, "inp_embd");
+        let n_pos = n_tokens * self.hp.n_pos_per_embd;
+        self.pos = Some(self.input("inp_pos", Type::I32, [n_pos, 1, 1, 1]));
+        if self.hp.has_memory {
+            self.build_attn_inputs();
+        }
+        if self.hp.ssm.is_some() {
+            self.build_state_ids();
+        }
+        let n_outputs = self.n_outputs;
+        self.out_ids = Some(self.input("inp_out_ids", Type::I32, [n_outputs, 1, 1, 1]));
+        cur
+    }
+
+    fn build_attn_inputs(&mut self) {
+        self.attn_inputs[0] = Some(self.attn_input(false));
+        if self.hp.has_swa_layers {
+            self.attn_inputs[1] = Some(self.attn_input(true));
+        }
+    }
+
+    fn attn_input(&mut self, swa: bool) -> AttnInput {
+        let (hp, cp, n_tokens) = (self.hp, self.cp, self.n_tokens);
+        let n_kv = if swa {
+            cp.n_ctx_swa(hp.n_swa)
+        } else {
+            cp.n_ctx_seq
+        };
+        let n_stream = cp.n_stream();
+        let n_v = if cp.v_trans {
+            n_tokens * hp.n_embd_v_gqa_max()
+        } else {
+            n_tokens
+        };
+        let k_idxs = self.input("attn_inp_k_idxs", Type::I64, [n_tokens, 1, 1, 1]);
+        let v_idxs = self.input("attn_inp_v_idxs", Type::I64, [n_v, 1, 1, 1]);
+        let ty = if cp.flash_attn { Type::F16 } else { Type::F32 };
+        let mask = self.input(
+            "attn_inp_kq_mask",
+            ty,
+            [n_kv, n_tokens / n_stream, 1, n_stream],
+        );
+        let (k_rot, v_rot) = self.rotations(swa);
+        AttnInput {
+            k_idxs,
+            v_idxs,
+            mask,
+            k_rot,
+            v_rot,
+            n_kv,
+        }
+    }
+
+    /// The Hadamard matrices of one cache: when it is quantised and heads are multiples of 64.
+    fn rotations(&mut self, swa: bool) -> (Option<TensorId>, Option<TensorId>) {
+        let (hp, cp) = (self.hp, self.cp);
+        let in_cache = |l: &&crate::hparams::LayerHparams| !hp.has_swa_layers || l.is_swa == swa;
+        let Some(layer) = hp.layers.iter().find(in_cache) else {
+            return (None, None);
+        };
+        let rotates = |ty: Type, n: i64| ty.is_quantized() && n > 0 && n % MIN_ROTATION == 0;
+        let head_k = layer.n_embd_head_k;
+        let k = rotates(cp.type_k, head_k).then(|| {
+            let mut n = MIN_ROTATION;
+            while head_k % (2 * n) == 0 {
+                n *= 2;
+            }
+            self.input("attn_inp_k_rot", Type::F32, [n, n, 1, 1])
+        });
+        let v = (rotates(cp.type_v, layer.n_embd_head_v) && hp.mla.is_none()).then(|| {
+            self.input(
+                "attn_inp_v_rot",
+                Type::F32,
+                [MIN_ROTATION, MIN_ROTATION, 1, 1],
+            )
+        });
+        (k, v)
+    }
+
+    /// Which states are read: all, those of the batch, and none that move.
+    fn build_state_ids(&mut self) {
+        let n_seqs = self.cp.n_seq_max;
+        let all = self.input("inp_s_copy", Type::I32, [n_seqs, 1, 1, 1]);
+        let main = self.view_1d(all, n_seqs);
+        let extra = self.view_1d(all, 0);
+        self.state_ids = Some([all, main, extra]);
+    }
+}

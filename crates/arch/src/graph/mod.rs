@@ -1,0 +1,465 @@
+//! What every model's graph is made of (`llm_graph_context` in `llama-graph.cpp`): weights, norms,
+//! linear maps, inputs and the head. The blocks are in the modules below.
+
+mod attention;
+mod ffn;
+mod inputs;
+mod recurrent;
+
+use crate::cache::{CacheKind, cache_tensor};
+use crate::hparams::Hparams;
+use crate::model::Model;
+use crate::names::{Global, Kind, Part};
+use crate::params::{ContextParams, Pooling};
+use crate::placement::WeightMap;
+use crate::{Error, Result};
+use inputs::AttnInput;
+use std::ops::{Deref, DerefMut};
+use vramfit_ggml::{BufferType, Flags, Graph, Label, Op, TensorId, Type};
+
+pub use ffn::{Ffn, MoeOptions};
+pub(crate) use recurrent::floats;
+
+/// Which normalisation a model uses throughout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Norm {
+    /// By the root mean square.
+    Rms,
+    /// By mean and variance, with a bias.
+    Layer,
+}
+
+/// The batch that a graph is built for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Batch {
+    /// Tokens; a multiple of the sequences.
+    pub n_tokens: i64,
+    /// Tokens whose logits are wanted.
+    pub n_outputs: i64,
+}
+
+/// A built graph and what others need to know of it.
+pub struct BuiltGraph {
+    /// The graph.
+    pub graph: Graph,
+    /// Its flash attention nodes and their layers.
+    pub flash_attn: Vec<(TensorId, usize)>,
+}
+
+/// Builds the graph of `model` for one batch.
+pub fn build(
+    model: &Model,
+    cparams: &ContextParams,
+    weights: &WeightMap,
+    batch: Batch,
+) -> Result<BuiltGraph> {
+    let mut g = LlmGraph::new(model, cparams, weights, batch);
+    (model.architecture.graph)(&mut g);
+    g.pool();
+    g.finish()
+}
+
+/// A graph under construction. ggml's constructors ([`Graph`]) are there by dereference.
+pub struct LlmGraph<'a> {
+    graph: Graph,
+    /// The model.
+    pub model: &'a Model,
+    /// Its shape.
+    pub hp: &'a Hparams,
+    /// Settings of the context.
+    pub cp: &'a ContextParams,
+    weights: &'a WeightMap,
+    /// Tokens of the batch.
+    pub n_tokens: i64,
+    /// Tokens whose logits are wanted.
+    pub n_outputs: i64,
+    /// Positions.
+    pub pos: Option<TensorId>,
+    out_ids: Option<TensorId>,
+    attn_inputs: [Option<AttnInput>; 2],
+    no_cache_mask: Option<TensorId>,
+    state_ids: Option<[TensorId; 3]>,
+    placed: Vec<Option<TensorId>>,
+    copies: Vec<(usize, TensorId)>,
+    caches: Vec<[Option<TensorId>; 4]>,
+    flash_attn: Vec<(TensorId, usize)>,
+    embd: Option<TensorId>,
+    error: Option<Error>,
+}
+
+impl Deref for LlmGraph<'_> {
+    type Target = Graph;
+    fn deref(&self) -> &Graph {
+        &self.graph
+    }
+}
+
+impl DerefMut for LlmGraph<'_> {
+    fn deref_mut(&mut self) -> &mut Graph {
+        &mut self.graph
+    }
+}
+
+impl<'a> LlmGraph<'a> {
+    fn new(
+        model: &'a Model,
+        cp: &'a ContextParams,
+        weights: &'a WeightMap,
+        batch: Batch,
+    ) -> LlmGraph<'a> {
+        let n_tensors = model.tensors.len();
+        LlmGraph {
+            graph: Graph::with_capacity(6 * n_tensors + 256),
+            model,
+            hp: &model.hparams,
+            cp,
+            weights,
+            n_tokens: batch.n_tokens,
+            n_outputs: batch.n_outputs,
+            pos: None,
+            out_ids: None,
+            attn_inputs: [None, None],
+            no_cache_mask: None,
+            state_ids: None,
+            placed: vec![None; n_tensors],
+            copies: Vec::new(),
+            caches: vec![[None; 4]; model.hparams.n_layer()],
+            flash_attn: Vec::new(),
+            embd: None,
+            error: None,
+        }
+    }
+
+    fn finish(self) -> Result<BuiltGraph> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        if let Some(error) = self.graph.error() {
+            return Err(error.clone().into());
+        }
+        Ok(BuiltGraph {
+            graph: self.graph,
+            flash_attn: self.flash_attn,
+        })
+    }
+
+    /// Tokens of one sequence.
+    pub fn n_seq_tokens(&self) -> i64 {
+        self.n_tokens / self.cp.n_seq_max.max(1)
+    }
+
+    // ---- weights ----
+
+    /// The weight with index `index` where it would lie in `home` by itself.
+    fn placed_weight(&mut self, index: usize, home: BufferType) -> TensorId {
+        let buffer = self.weights.buffer(index, home);
+        if let Some(t) = self.placed[index] {
+            if self.graph[t].buffer == Some(buffer) {
+                return t;
+            }
+            let same =
+                |&&(i, t): &&(usize, TensorId)| i == index && self.graph[t].buffer == Some(buffer);
+            if let Some(&(_, t)) = self.copies.iter().find(same) {
+                return t;
+            }
+        }
+        let t = self.new_weight(index, buffer);
+        match &mut self.placed[index] {
+            Some(_) => self.copies.push((index, t)),
+            empty => *empty = Some(t),
+        }
+        t
+    }
+
+    fn new_weight(&mut self, index: usize, buffer: BufferType) -> TensorId {
+        let tensor = &self.model.tensors[index];
+        let t = self
+            .graph
+            .placed(Label::Weight(index as u32), tensor.ty, tensor.ne, buffer);
+        self.graph[t].flags.insert(Flags::WEIGHT);
+        t
+    }
+
+    fn missing(&mut self, name: String) -> TensorId {
+        self.error.get_or_insert(Error::MissingTensor { name });
+        self.graph.new_tensor(Op::None, Type::F32, [1; 4], &[])
+    }
+
+    /// A tensor of layer `il`, if the model has it.
+    pub fn optional(&mut self, il: usize, kind: Kind, part: Part) -> Option<TensorId> {
+        let index = self.model.layer_tensor(il, kind, part)?;
+        Some(self.placed_weight(index, self.weights.layer(il)))
+    }
+
+    /// The weight `kind` of layer `il`.
+    pub fn weight(&mut self, il: usize, kind: Kind) -> TensorId {
+        match self.optional(il, kind, Part::Weight) {
+            Some(t) => t,
+            None => self.missing(format!("blk.{il}.{}.weight", kind.name())),
+        }
+    }
+
+    /// The bias `kind` of layer `il`.
+    pub fn bias(&mut self, il: usize, kind: Kind) -> TensorId {
+        match self.optional(il, kind, Part::Bias) {
+            Some(t) => t,
+            None => self.missing(format!("blk.{il}.{}.bias", kind.name())),
+        }
+    }
+
+    /// Whether layer `il` has the weight `kind`.
+    pub fn has(&self, il: usize, kind: Kind) -> bool {
+        self.model.has(il, kind)
+    }
+
+    fn global_in(&mut self, global: Global, part: Part, home: BufferType) -> Option<TensorId> {
+        let index = self.model.global_tensor(global, part)?;
+        Some(self.placed_weight(index, home))
+    }
+
+    /// A tensor of the input layer (host memory).
+    pub fn input_weight(&mut self, global: Global) -> Option<TensorId> {
+        self.global_in(global, Part::Weight, BufferType::HOST)
+    }
+
+    /// A tensor outside the layers that lies with layer `il`.
+    pub fn global_of_layer(&mut self, global: Global, part: Part, il: usize) -> Option<TensorId> {
+        self.global_in(global, part, self.weights.layer(il))
+    }
+
+    /// A tensor of the output layer.
+    pub fn output_weight(&mut self, global: Global, part: Part) -> Option<TensorId> {
+        self.global_in(global, part, self.weights.output())
+    }
+
+    /// A weight outside the layers that the model cannot do without.
+    pub fn required(&mut self, global: Global, found: Option<TensorId>) -> TensorId {
+        found.unwrap_or_else(|| self.missing(format!("{}.weight", global.name())))
+    }
+
+    /// The memory tensor of layer `il` that holds `kind`.
+    fn cache(&mut self, il: usize, kind: CacheKind) -> TensorId {
+        if let Some(t) = self.caches[il][kind as usize] {
+            return t;
+        }
+        let Some(tensor) = cache_tensor(self.hp, self.cp, il, kind) else {
+            return self.missing(format!("{} of layer {il}", kind.name()));
+        };
+        let buffer = if self.cp.offload_kqv {
+            self.weights.layer(il)
+        } else {
+            BufferType::HOST
+        };
+        let label = Label::Layer(kind.name(), il as u32);
+        let t = self.graph.placed(label, tensor.ty, tensor.ne, buffer);
+        self.caches[il][kind as usize] = Some(t);
+        t
+    }
+
+    // ---- steps ----
+
+    fn norm_op(&self) -> Op {
+        match self.model.architecture.norm {
+            Norm::Rms => Op::RmsNorm,
+            Norm::Layer => Op::Norm,
+        }
+    }
+
+    /// Normalises `x` and multiplies by `w`, adds `b`, where there are any (`build_norm`). With
+    /// a layer given, llama.cpp keeps the normalisation on that layer's device.
+    pub fn norm_with(
+        &mut self,
+        x: TensorId,
+        w: Option<TensorId>,
+        b: Option<TensorId>,
+        il: Option<usize>,
+    ) -> TensorId {
+        let mut cur = self.graph.map(self.norm_op(), x);
+        if let Some(il) = il
+            && (w.is_some() || b.is_some())
+            && (self.n_tokens < 32 || self.weights.full_offload)
+        {
+            self.graph[cur].pin = Some(self.weights.backend(self.weights.layer(il)));
+            self.graph.name_layer(cur, "norm", il);
+        }
+        if let Some(w) = w {
+            cur = self.mul(cur, w);
+        }
+        if let Some(b) = b {
+            cur = self.add(cur, b);
+        }
+        cur
+    }
+
+    /// The normalisation `kind` of layer `il`, with weight and bias as the model has them.
+    pub fn norm(&mut self, x: TensorId, kind: Kind, il: usize) -> TensorId {
+        let w = self.optional(il, kind, Part::Weight);
+        let b = self.optional(il, kind, Part::Bias);
+        let cur = self.norm_with(x, w, b, Some(il));
+        self.graph.name_layer(cur, kind.name(), il);
+        cur
+    }
+
+    /// [`norm`](Self::norm) that llama.cpp does not tie to its layer's device.
+    pub fn norm_unpinned(&mut self, x: TensorId, kind: Kind, il: usize) -> TensorId {
+        let w = self.optional(il, kind, Part::Weight);
+        let cur = self.norm_with(x, w, None, None);
+        self.graph.name_layer(cur, kind.name(), il);
+        cur
+    }
+
+    /// Normalisation by the root mean square without a weight.
+    pub fn rms(&mut self, x: TensorId) -> TensorId {
+        self.graph.map(Op::RmsNorm, x)
+    }
+
+    /// `W x + b`, the bias as the model has it.
+    pub fn linear(&mut self, x: TensorId, kind: Kind, il: usize) -> TensorId {
+        let w = self.weight(il, kind);
+        let mut cur = self.mul_mat(w, x);
+        if let Some(b) = self.optional(il, kind, Part::Bias) {
+            cur = self.add(cur, b);
+        }
+        self.graph.name_layer(cur, kind.name(), il);
+        cur
+    }
+
+    /// Rotary position embedding.
+    pub fn rotate(&mut self, x: TensorId, factors: Option<TensorId>) -> TensorId {
+        match self.pos {
+            Some(pos) => self.rope(x, pos, factors),
+            None => x,
+        }
+    }
+
+    /// Frequency factors of RoPE for layer `il`, if the model has any.
+    pub fn rope_factors(&mut self, il: usize) -> Option<TensorId> {
+        let stretched = self.cp.n_ctx_seq > self.hp.n_ctx_orig_yarn;
+        let by_length = if stretched {
+            Global::RopeFactorsLong
+        } else {
+            Global::RopeFactorsShort
+        };
+        self.global_of_layer(Global::RopeFreqs, Part::Weight, il)
+            .or_else(|| self.global_of_layer(by_length, Part::Weight, il))
+    }
+
+    /// Behind the last layer only the tokens with wanted logits go on.
+    pub fn last_rows(&mut self, il: usize, x: TensorId) -> TensorId {
+        if il + 1 == self.hp.n_layer() {
+            self.output_rows(x)
+        } else {
+            x
+        }
+    }
+
+    /// The rows of tokens with wanted logits.
+    pub fn output_rows(&mut self, x: TensorId) -> TensorId {
+        match self.out_ids {
+            Some(ids) => self.get_rows(x, ids),
+            None => x,
+        }
+    }
+
+    /// Runs `layer` for each layer, from the embedding to the head.
+    pub fn layers(
+        &mut self,
+        mut x: TensorId,
+        layer: impl Fn(&mut Self, TensorId, usize) -> TensorId,
+    ) {
+        for il in 0..self.hp.n_layer() {
+            x = layer(self, x, il);
+        }
+        let embd = self.final_norm(x);
+        self.lm_head(embd, embd);
+    }
+
+    // ---- output ----
+
+    /// The normalisation before the output matrix.
+    pub fn final_norm(&mut self, x: TensorId) -> TensorId {
+        let w = match self.output_weight(Global::OutputNorm, Part::Weight) {
+            None => self.output_weight(Global::TokenEmbdNorm, Part::Weight),
+            w => w,
+        };
+        let b = self.output_weight(Global::OutputNorm, Part::Bias);
+        let cur = self.norm_with(x, w, b, None);
+        self.graph.name_step(cur, "result_norm");
+        cur
+    }
+
+    /// The output matrix over `x`; `embd` is what embeddings are taken from.
+    pub fn lm_head(&mut self, embd: TensorId, x: TensorId) {
+        let w = self.output_matrix();
+        let mut cur = self.mul_mat(w, x);
+        if let Some(b) = self.output_weight(Global::Output, Part::Bias) {
+            cur = self.add(cur, b);
+        }
+        if self.hp.scales_logits {
+            cur = self.scale(cur);
+        }
+        if self.hp.final_softcap {
+            cur = self.softcap(cur);
+        }
+        self.graph.name_step(cur, "result_output");
+        self.set_output(cur);
+        self.set_embeddings(embd);
+    }
+
+    /// `tanh(x / c) * c`.
+    pub fn softcap(&mut self, x: TensorId) -> TensorId {
+        let x = self.scale(x);
+        let x = self.unary(vramfit_ggml::Unary::Tanh, x);
+        self.scale(x)
+    }
+
+    fn output_matrix(&mut self) -> TensorId {
+        if let Some(w) = self.output_weight(Global::Output, Part::Weight) {
+            return w;
+        }
+        let Some(index) = self.model.global_tensor(Global::TokenEmbd, Part::Weight) else {
+            return self.missing("token_embd.weight".to_string());
+        };
+        let home = self.weights.output();
+        if self.model.architecture.makes_output_first && home == BufferType::HOST {
+            let buffer = self.weights.buffer(index, home);
+            return self.new_weight(index, buffer); // a second tensor beside the embedding
+        }
+        self.placed_weight(index, home)
+    }
+
+    /// Marks what embeddings are taken from.
+    pub fn set_embeddings(&mut self, embd: TensorId) {
+        self.graph[embd].flags.insert(Flags::OUTPUT);
+        self.embd = Some(embd);
+    }
+
+    /// Marks a result that is read after the graph has run.
+    pub fn set_output(&mut self, t: TensorId) {
+        self.expand(t);
+        self.graph[t].flags.insert(Flags::OUTPUT);
+    }
+
+    /// `build_pooling`: embeddings of sequences from those of tokens.
+    fn pool(&mut self) {
+        let Some(embd) = self.embd.filter(|_| self.cp.embeddings) else {
+            return;
+        };
+        let n_seqs = self.cp.n_seq_max;
+        let pooled = match self.cp.pooling {
+            Pooling::None => embd,
+            Pooling::Mean => {
+                let n_tokens = self.n_tokens;
+                let mean = self.input("mean", Type::F32, [n_tokens, n_seqs, 1, 1]);
+                let t = self.transpose(embd);
+                let t = self.cont(t);
+                self.mul_mat(t, mean)
+            }
+            Pooling::Cls | Pooling::Last | Pooling::Rank => {
+                let ids = self.input("cls", Type::I32, [n_seqs, 1, 1, 1]);
+                self.get_rows(embd, ids)
+            }
+        };
+        self.set_output(pooled);
+    }
+}

@@ -1,0 +1,258 @@
+//! Layers with a recurrent state: Mamba 1 and 2, short convolutions.
+
+use super::LlmGraph;
+use crate::cache::CacheKind;
+use crate::hparams::Ssm;
+use crate::names::Kind;
+use vramfit_ggml::{Glu, Graph, TensorId, Type, Unary};
+
+const F32_SIZE: u64 = Type::F32.type_size();
+
+/// Bytes of `n` floats.
+pub(crate) fn floats(n: i64) -> u64 {
+    (n.max(0) as u64).saturating_mul(F32_SIZE)
+}
+
+impl LlmGraph<'_> {
+    /// Shape of the recurrent layers.
+    pub fn ssm(&mut self) -> Ssm {
+        match self.hp.ssm {
+            Some(ssm) => ssm,
+            None => {
+                self.missing("ssm.conv_kernel".to_string());
+                Ssm {
+                    d_conv: 1,
+                    d_inner: 1,
+                    d_state: 1,
+                    dt_rank: 1,
+                    n_group: 1,
+                }
+            }
+        }
+    }
+
+    /// The convolution's state of layer `il`.
+    pub fn conv_state(&mut self, il: usize) -> TensorId {
+        self.cache(il, CacheKind::R)
+    }
+
+    /// The scan's state of layer `il`.
+    pub fn scan_state(&mut self, il: usize) -> TensorId {
+        self.cache(il, CacheKind::S)
+    }
+
+    /// `build_rs`: states of the batch's sequences, by `read(states, ids)`; the rest is moved on.
+    pub fn read_state(
+        &mut self,
+        state: TensorId,
+        read: impl FnOnce(&mut Graph, TensorId, TensorId) -> TensorId,
+    ) -> TensorId {
+        let (ne, nb) = (self[state].ne, self[state].nb);
+        let Some([_, main, extra]) = self.state_ids else {
+            return state;
+        };
+        let states = self.reshape(state, [ne[0], ne[1], 1, 1]);
+        let cleared = self.view_1d(states, ne[0]);
+        let cleared = self.scale_inplace(cleared);
+        self.expand(cleared);
+        let output = read(self, states, main);
+        self.expand(output);
+        let moved = self.get_rows(states, extra);
+        let target = self.view_2d(state, [ne[0], 0], nb[1]);
+        let moved = self.cpy(moved, target);
+        self.expand(moved);
+        output
+    }
+
+    /// States of the batch's sequences, copied out.
+    pub fn gather_state(&mut self, state: TensorId) -> TensorId {
+        self.read_state(state, |g, states, ids| g.get_rows(states, ids))
+    }
+
+    /// A Mamba 2 layer (`build_mamba2_layer`).
+    pub fn mamba2(&mut self, x: TensorId, il: usize) -> TensorId {
+        let ssm = self.ssm();
+        let (n_seqs, n_time) = (self.cp.n_seq_max, self.n_seq_tokens());
+        let (n_head, head) = (ssm.dt_rank, ssm.d_inner / ssm.dt_rank.max(1));
+        let width = ssm.d_inner + 2 * ssm.n_group * ssm.d_state;
+        let (conv, scan) = (self.conv_state(il), self.scan_state(il));
+
+        let before = self.gather_state(conv);
+        let before = self.reshape(before, [ssm.d_conv - 1, width, n_seqs, 1]);
+        let projected = self.linear(x, Kind::SsmIn, il);
+        let n = self[projected].ne[0];
+        let zxbcdt = self.reshape(projected, [n, n_time, n_seqs, 1]);
+        let nb = self[zxbcdt].nb;
+        let z = self.view_4d(
+            zxbcdt,
+            [head, n_head, n_time, n_seqs],
+            [floats(head), nb[1], nb[2]],
+        );
+        let xbc = self.view_3d(zxbcdt, [width, n_time, n_seqs], [nb[1], nb[2]]);
+        let dt = self.view_3d(zxbcdt, [n_head, n_time, n_seqs], [nb[1], nb[2]]);
+
+        let xbc = self.transpose(xbc);
+        let all = self.concat(before, xbc, 0);
+        self.keep_taps(conv, all, width, ssm.d_conv);
+        let kernel = self.weight(il, Kind::SsmConv1d);
+        let kernel_b = self.bias(il, Kind::SsmConv1d);
+        let xbc = self.ssm_conv(all, kernel);
+        let xbc = self.add(xbc, kernel_b);
+        let xbc = self.unary(Unary::Silu, xbc);
+        let nb = self[xbc].nb;
+        let x = self.view_4d(
+            xbc,
+            [head, n_head, n_time, n_seqs],
+            [floats(head), nb[1], nb[2]],
+        );
+        let group = [ssm.d_state, ssm.n_group, n_time, n_seqs];
+        let [b, c] =
+            [(); 2].map(|()| self.view_4d(xbc, group, [floats(ssm.d_state), nb[1], nb[2]]));
+
+        let dt = self.cont(dt);
+        let dt_b = self.bias(il, Kind::SsmDt);
+        let dt = self.add(dt, dt_b);
+        let a = self.weight(il, Kind::SsmA);
+        let y = self.read_state(scan, |g, states, ids| {
+            let states = g.reshape(states, [ssm.d_state, head, n_head, n_seqs]);
+            g.ssm_scan([states, x, dt, a, b, c, ids])
+        });
+        self.keep_scan(scan, y, ssm);
+
+        let nb1 = self[x].nb[1];
+        let strides = [
+            nb1,
+            n_head as u64 * nb1,
+            (n_time * n_head).max(0) as u64 * nb1,
+        ];
+        let y = self.view_4d(y, [head, n_head, n_time, n_seqs], strides);
+        let d = self.weight(il, Kind::SsmD);
+        let skip = self.mul(x, d);
+        let y = self.add(y, skip);
+        let z = self.cont(z);
+        let mut y = self.glu_split(Glu::Swiglu, z, y);
+        if self.has(il, Kind::SsmNorm) {
+            let per_group = ssm.d_inner / ssm.n_group.max(1);
+            y = self.reshape(y, [per_group, ssm.n_group, n_time, n_seqs]);
+            y = self.norm(y, Kind::SsmNorm, il);
+        }
+        let n_tokens = self.n_tokens;
+        let y = self.reshape(y, [ssm.d_inner, n_tokens, 1, 1]);
+        self.linear(y, Kind::SsmOut, il)
+    }
+
+    /// Keeps the last taps of a convolution's input for the next batch.
+    pub(crate) fn keep_taps(&mut self, state: TensorId, all: TensorId, width: i64, taps: i64) {
+        let (nb, row, n_seqs) = (self[all].nb, self[state].nb[1], self.cp.n_seq_max);
+        let last = self.view_3d(all, [taps - 1, width, n_seqs], [nb[1], nb[2]]);
+        let target = self.view_2d(state, [(taps - 1) * width, n_seqs], row);
+        let kept = self.cpy(last, target);
+        self.expand(kept);
+    }
+
+    /// Keeps the states behind a scan's output for the next batch.
+    fn keep_scan(&mut self, state: TensorId, y: TensorId, ssm: Ssm) {
+        let (n, n_seqs, row) = (ssm.n_embd_s(), self.cp.n_seq_max, self[state].nb[1]);
+        let all = floats(n.saturating_mul(n_seqs));
+        let states = self.view_3d(y, [n, n_seqs, 1], [floats(n), all]);
+        let target = self.view_3d(state, [n, n_seqs, 1], [row, all]);
+        let kept = self.cpy(states, target);
+        self.expand(kept);
+    }
+
+    /// A Mamba 1 layer (`build_mamba_layer`), with Jamba's norms where the layer has them.
+    pub fn mamba1(&mut self, x: TensorId, il: usize) -> TensorId {
+        let ssm = self.ssm();
+        let (n_seqs, n_time, n_tokens) = (self.cp.n_seq_max, self.n_seq_tokens(), self.n_tokens);
+        let d_inner = ssm.d_inner;
+        let (conv, scan) = (self.conv_state(il), self.scan_state(il));
+
+        let before = self.gather_state(conv);
+        let before = self.reshape(before, [ssm.d_conv - 1, d_inner, n_seqs, 1]);
+        let n_embd = self[x].ne[0];
+        let x = self.reshape(x, [n_embd, n_time, n_seqs, 1]);
+        let xz = self.linear(x, Kind::SsmIn, il);
+        let nb = self[xz].nb;
+        let [x, z] = [(); 2].map(|()| self.view_3d(xz, [d_inner, n_time, n_seqs], [nb[1], nb[2]]));
+
+        let x = self.transpose(x);
+        let all = self.concat(before, x, 0);
+        let nb = self[all].nb;
+        let last = self.view_3d(all, [ssm.d_conv - 1, d_inner, n_seqs], [nb[1], nb[2]]);
+        let target = self.view_1d(conv, (ssm.d_conv - 1) * d_inner * n_seqs);
+        let kept = self.cpy(last, target);
+        self.expand(kept);
+        let kernel = self.weight(il, Kind::SsmConv1d);
+        let kernel_b = self.bias(il, Kind::SsmConv1d);
+        let x = self.ssm_conv(all, kernel);
+        let x = self.add(x, kernel_b);
+        let x = self.unary(Unary::Silu, x);
+
+        let [dt, b, c] = self.mamba1_dt_b_c(x, ssm, il);
+        let heads = self.reshape(x, [1, d_inner, n_time, n_seqs]);
+        let a = self.weight(il, Kind::SsmA);
+        let y = self.read_state(scan, |g, states, ids| {
+            let states = g.reshape(states, [ssm.d_state, 1, d_inner, n_seqs]);
+            g.ssm_scan([states, heads, dt, a, b, c, ids])
+        });
+        let n = ssm.n_embd_s() * n_seqs;
+        let states = self.view_1d(y, n);
+        let target = self.view_1d(scan, n);
+        let kept = self.cpy(states, target);
+        self.expand(kept);
+
+        let nb = self[heads].nb;
+        let y = self.view_3d(y, [d_inner, n_time, n_seqs], [nb[2], nb[3]]);
+        let d = self.weight(il, Kind::SsmD);
+        let skip = self.mul(x, d);
+        let y = self.add(y, skip);
+        let z = self.cont(z);
+        let y = self.glu_split(Glu::Swiglu, z, y);
+        let y = self.linear(y, Kind::SsmOut, il);
+        let n = self[y].ne[0];
+        self.reshape(y, [n, n_tokens, 1, 1])
+    }
+
+    /// Time step, B and C of a Mamba 1 layer, all made of `x`.
+    fn mamba1_dt_b_c(&mut self, x: TensorId, ssm: Ssm, il: usize) -> [TensorId; 3] {
+        let (n_seqs, n_time) = (self.cp.n_seq_max, self.n_seq_tokens());
+        let all = self.linear(x, Kind::SsmX, il);
+        let nb = self[all].nb;
+        let mut dt = self.view_3d(all, [ssm.dt_rank, n_time, n_seqs], [nb[1], nb[2]]);
+        let ne = [ssm.d_state, 1, n_time, n_seqs];
+        let [mut b, mut c] =
+            [(); 2].map(|()| self.view_4d(all, ne, [floats(ssm.d_state), nb[1], nb[2]]));
+        if self.has(il, Kind::SsmDtNorm) {
+            dt = self.norm(dt, Kind::SsmDtNorm, il);
+            b = self.norm(b, Kind::SsmBNorm, il);
+            c = self.norm(c, Kind::SsmCNorm, il);
+        } else {
+            dt = self.cont(dt);
+        }
+        let dt = self.linear(dt, Kind::SsmDt, il);
+        [dt, b, c]
+    }
+
+    /// A gated short convolution (LFM2).
+    pub fn short_conv(&mut self, x: TensorId, il: usize) -> TensorId {
+        let ssm = self.ssm();
+        let (n_seqs, n_time, width) = (self.cp.n_seq_max, self.n_seq_tokens(), ssm.d_inner);
+        let state = self.conv_state(il);
+        let x = self.reshape(x, [width, n_time, n_seqs, 1]);
+        let bcx = self.linear(x, Kind::ShortConvIn, il);
+        let nb = self[bcx].nb;
+        let [b, c, x] =
+            [(); 3].map(|()| self.view_3d(bcx, [width, n_time, n_seqs], [nb[1], nb[2]]));
+        let bx = self.mul(b, x);
+        let bx = self.transpose(bx);
+        let before = self.gather_state(state);
+        let before = self.reshape(before, [ssm.d_conv - 1, width, n_seqs, 1]);
+        let all = self.concat(before, bx, 0);
+        self.keep_taps(state, all, width, ssm.d_conv);
+        let kernel = self.weight(il, Kind::ShortConv);
+        let convolved = self.ssm_conv(all, kernel);
+        let y = self.mul(c, convolved);
+        let y = self.linear(y, Kind::ShortConvOut, il);
+        self.reshape(y, [width, n_time * n_seqs, 1, 1])
+    }
+}

@@ -1,0 +1,385 @@
+//! Hyperparameters: what the header says of the model's shape (`llama_hparams`).
+
+use crate::keys::Keys;
+use crate::{Error, Result};
+
+/// Largest values that are believed. They keep every product below 2^63 and are far beyond any model.
+pub mod limits {
+    /// Layers.
+    pub const LAYERS: i64 = 2_048;
+    /// Width of an embedding, a head or a state.
+    pub const WIDTH: i64 = 1 << 22;
+    /// Heads.
+    pub const HEADS: i64 = 1 << 14;
+    /// Experts.
+    pub const EXPERTS: i64 = 1 << 14;
+    /// Tokens of a vocabulary.
+    pub const VOCAB: i64 = 1 << 28;
+    /// Tokens of a context.
+    pub const CONTEXT: i64 = i32::MAX as i64;
+}
+
+use limits::{CONTEXT, EXPERTS, HEADS, LAYERS, VOCAB, WIDTH};
+
+/// One layer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LayerHparams {
+    /// Attention heads.
+    pub n_head: i64,
+    /// Heads of K and V; 0 for a layer without attention.
+    pub n_head_kv: i64,
+    /// Width of a K (and Q) head.
+    pub n_embd_head_k: i64,
+    /// Width of a V head.
+    pub n_embd_head_v: i64,
+    /// Attends to a sliding window only.
+    pub is_swa: bool,
+    /// Keeps a recurrent state instead of a KV cache.
+    pub is_recurrent: bool,
+}
+
+impl LayerHparams {
+    /// `n_embd_k_gqa`: width of a row of the K cache.
+    pub fn n_embd_k_gqa(&self) -> i64 {
+        self.n_embd_head_k * self.n_head_kv
+    }
+
+    /// `n_embd_v_gqa`: width of a row of the V cache.
+    pub fn n_embd_v_gqa(&self) -> i64 {
+        self.n_embd_head_v * self.n_head_kv
+    }
+}
+
+/// How a router turns logits into weights (`expert_gating_func`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gating {
+    /// Softmax over all experts, then choose.
+    Softmax,
+    /// Sigmoid of each, then choose.
+    Sigmoid,
+    /// Choose by logit, then softmax over the chosen.
+    SoftmaxWeight,
+}
+
+/// Mixture of experts.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Moe {
+    /// Experts a layer.
+    pub n_expert: i64,
+    /// Experts a token.
+    pub n_expert_used: i64,
+    /// Groups of experts; more than one: groups are chosen first.
+    pub n_expert_groups: i64,
+    /// Groups a token.
+    pub n_group_used: i64,
+    /// Weights of the chosen experts are multiplied by a constant other than 1.
+    pub scales_weights: bool,
+    /// Weights of the chosen experts are made to add up to one.
+    pub norms_weights: bool,
+    /// The router.
+    pub gating: Gating,
+}
+
+/// Multi-head latent attention (DeepSeek-V2): heads share one compressed K.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mla {
+    /// Width of a Q head before compression.
+    pub key_length: i64,
+    /// Width of a V head after decompression.
+    pub value_length: i64,
+    /// Of it, what is rotated.
+    pub n_rot: i64,
+    /// Width of the compressed K and V.
+    pub kv_lora_rank: i64,
+}
+
+/// State space layers (Mamba 1 and 2, gated delta nets, short convolutions, RWKV).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ssm {
+    /// Taps of the convolution over time.
+    pub d_conv: i64,
+    /// Width of the inner stream.
+    pub d_inner: i64,
+    /// Width of a state.
+    pub d_state: i64,
+    /// Rank of the time step, or heads.
+    pub dt_rank: i64,
+    /// Groups that share B and C.
+    pub n_group: i64,
+}
+
+impl Ssm {
+    /// `n_embd_r`: elements of the convolution's state, one sequence and layer.
+    pub fn n_embd_r(&self) -> i64 {
+        (self.d_conv - 1).max(0) * (self.d_inner + 2 * self.n_group * self.d_state)
+    }
+
+    /// `n_embd_s`: elements of the scan's state, one sequence and layer.
+    pub fn n_embd_s(&self) -> i64 {
+        self.d_state * self.d_inner
+    }
+}
+
+/// Per-layer inputs of Gemma 3n.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Altup {
+    /// Streams.
+    pub n_altup: i64,
+    /// Width of a per-layer input.
+    pub n_embd_altup: i64,
+}
+
+/// The model's shape.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Hparams {
+    /// One entry a layer that the main graph runs.
+    pub layers: Vec<LayerHparams>,
+    /// `n_layer_all`: those and the multi-token-prediction layers behind them.
+    pub n_layer_all: usize,
+    /// Width of the residual stream.
+    pub n_embd: i64,
+    /// Tokens of the vocabulary.
+    pub n_vocab: i64,
+    /// Context the model was trained for.
+    pub n_ctx_train: i64,
+    /// Context before YaRN stretched it.
+    pub n_ctx_orig_yarn: i64,
+    /// Width that is rotated, where the file says so.
+    pub n_rot: Option<i64>,
+    /// Sliding window, tokens; 0 for none.
+    pub n_swa: i64,
+    /// The layers that keep a KV cache of their own are the first so many.
+    pub n_layer_kv: usize,
+    /// Experts.
+    pub moe: Option<Moe>,
+    /// Latent attention.
+    pub mla: Option<Mla>,
+    /// Width of the compressed K and V, also without [`Mla`].
+    pub kv_lora_rank: Option<i64>,
+    /// Recurrent layers.
+    pub ssm: Option<Ssm>,
+    /// Per-layer inputs.
+    pub altup: Option<Altup>,
+    /// Attention logits are soft-capped.
+    pub attn_softcap: bool,
+    /// Final logits are soft-capped.
+    pub final_softcap: bool,
+    /// Embeddings are multiplied by a constant (`embedding_scale`).
+    pub scales_embeddings: bool,
+    /// What layers add is multiplied by a constant (`residual_scale`).
+    pub scales_residual: bool,
+    /// Logits are multiplied by a constant (`logit_scale`).
+    pub scales_logits: bool,
+    /// Attends to earlier tokens only.
+    pub is_causal: bool,
+    /// Keeps a memory of earlier tokens; encoders do not.
+    pub has_memory: bool,
+    /// Positions a token (4 for M-RoPE).
+    pub n_pos_per_embd: i64,
+    /// Attention without rotation (`rope.scaling.finetuned` = false).
+    pub no_rope: bool,
+    /// RWKV halves activations every so many layers; 0 for never.
+    pub rescale_every_n_layers: i64,
+    /// `pooling_type` of the file.
+    pub pooling_type: Option<i64>,
+    /// Layers come in two kinds, with and without a window, and so do the caches.
+    pub has_swa_layers: bool,
+}
+
+impl Hparams {
+    /// Layers that the main graph runs.
+    pub fn n_layer(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// `n_embd_v_gqa_max`: the widest row of the V cache.
+    pub fn n_embd_v_gqa_max(&self) -> i64 {
+        self.layers
+            .iter()
+            .map(LayerHparams::n_embd_v_gqa)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// `has_kv`: layer `il` has a KV cache of its own.
+    pub fn has_kv(&self, il: usize) -> bool {
+        let layer = &self.layers[il];
+        self.has_memory && !layer.is_recurrent && layer.n_head_kv > 0 && il < self.n_layer_kv
+    }
+
+    /// What every architecture reads (`llama_model::load_hparams`).
+    pub(crate) fn load(keys: &Keys<'_>) -> Result<Hparams> {
+        let n_layer_all = keys.require("block_count", LAYERS)?;
+        let n_nextn = keys.int("nextn_predict_layers", LAYERS)?.unwrap_or(0);
+        let n_layer = (n_layer_all - n_nextn).max(0) as usize;
+        let n_embd = keys.require("embedding_length", WIDTH)?;
+        let n_ctx_train = keys.require("context_length", CONTEXT)?;
+        let n_vocab = match keys.n_tokens() {
+            Some(n) => i64::try_from(n).unwrap_or(i64::MAX).min(VOCAB),
+            None => keys.require("vocab_size", VOCAB)?,
+        };
+        let n_ctx_orig = keys.positive("rope.scaling.original_context_length", CONTEXT)?;
+        let layers = load_layers(keys, n_layer, n_embd)?;
+        Ok(Hparams {
+            layers,
+            n_layer_all: n_layer_all as usize,
+            n_embd,
+            n_vocab,
+            n_ctx_train,
+            n_ctx_orig_yarn: n_ctx_orig.unwrap_or(n_ctx_train),
+            n_rot: keys.positive("rope.dimension_count", WIDTH)?,
+            n_swa: 0,
+            n_layer_kv: n_layer,
+            moe: load_moe(keys)?,
+            mla: load_mla(keys)?,
+            kv_lora_rank: keys.positive("attention.kv_lora_rank", WIDTH)?,
+            ssm: load_ssm(keys)?,
+            altup: None,
+            attn_softcap: false,
+            final_softcap: keys.is_set("final_logit_softcapping")?,
+            scales_embeddings: keys.is_set("embedding_scale")?,
+            scales_residual: keys.is_set("residual_scale")?,
+            scales_logits: keys.is_set("logit_scale")?,
+            is_causal: keys.flag("attention.causal")?.unwrap_or(true),
+            has_memory: true,
+            n_pos_per_embd: 1,
+            no_rope: keys.flag("rope.scaling.finetuned")? == Some(false),
+            rescale_every_n_layers: keys.int("rescale_every_n_layers", LAYERS)?.unwrap_or(0),
+            pooling_type: keys.int("pooling_type", 16)?,
+            has_swa_layers: false,
+        })
+    }
+
+    /// `load_swa_pattern`: a window on every layer but each `period`-th, unless the file has its
+    /// own pattern. Nothing when there is no window.
+    pub(crate) fn set_swa(
+        &mut self,
+        keys: &Keys<'_>,
+        window: Option<i64>,
+        period: i64,
+    ) -> Result<()> {
+        const PATTERN: &str = "attention.sliding_window_pattern";
+        let Some(window) = window.filter(|&w| w > 0) else {
+            return Ok(());
+        };
+        let n_layer = self.n_layer();
+        let pattern: Vec<bool> = if keys.is_array(PATTERN) {
+            let values = keys
+                .per_layer(PATTERN, n_layer, i64::MAX)?
+                .unwrap_or_default();
+            values.iter().map(|&v| v != 0).collect()
+        } else {
+            let period = keys.int(PATTERN, LAYERS)?.unwrap_or(period);
+            (0..n_layer as i64)
+                .map(|i| period == 0 || i % period < period - 1)
+                .collect()
+        };
+        self.n_swa = window;
+        self.has_swa_layers = true;
+        for (layer, is_swa) in self.layers.iter_mut().zip(pattern) {
+            layer.is_swa = is_swa;
+        }
+        Ok(())
+    }
+
+    /// The window of the file, 0 as good as none.
+    pub(crate) fn window(keys: &Keys<'_>) -> Result<Option<i64>> {
+        keys.positive("attention.sliding_window", CONTEXT)
+    }
+
+    /// Other head widths on the layers with a window.
+    pub(crate) fn set_swa_heads(&mut self, keys: &Keys<'_>) -> Result<()> {
+        let k = keys.positive("attention.key_length_swa", WIDTH)?;
+        let v = keys.positive("attention.value_length_swa", WIDTH)?;
+        for layer in self.layers.iter_mut().filter(|l| l.is_swa) {
+            layer.n_embd_head_k = k.unwrap_or(layer.n_embd_head_k);
+            layer.n_embd_head_v = v.unwrap_or(layer.n_embd_head_v);
+        }
+        Ok(())
+    }
+
+    /// Layers for which `is_recurrent` holds keep a state.
+    pub(crate) fn set_recurrent(&mut self, is_recurrent: impl Fn(usize, &LayerHparams) -> bool) {
+        for (il, layer) in self.layers.iter_mut().enumerate() {
+            layer.is_recurrent = is_recurrent(il, layer);
+        }
+    }
+}
+
+fn load_layers(keys: &Keys<'_>, n_layer: usize, n_embd: i64) -> Result<Vec<LayerHparams>> {
+    let n_head = keys.per_layer("attention.head_count", n_layer, HEADS)?;
+    let n_head = n_head.unwrap_or_else(|| vec![0; n_layer]);
+    let n_head_kv = keys.per_layer("attention.head_count_kv", n_layer, HEADS)?;
+    let n_head_kv = n_head_kv.unwrap_or_else(|| n_head.clone());
+    let width = n_embd / n_head.first().copied().unwrap_or(0).max(1);
+    let head_k = keys
+        .positive("attention.key_length", WIDTH)?
+        .unwrap_or(width);
+    let head_v = keys
+        .positive("attention.value_length", WIDTH)?
+        .unwrap_or(width);
+    let layer = |(n_head, n_head_kv)| LayerHparams {
+        n_head,
+        n_head_kv,
+        n_embd_head_k: head_k,
+        n_embd_head_v: head_v,
+        is_swa: false,
+        is_recurrent: false,
+    };
+    Ok(n_head.into_iter().zip(n_head_kv).map(layer).collect())
+}
+
+fn load_moe(keys: &Keys<'_>) -> Result<Option<Moe>> {
+    let Some(n_expert) = keys.positive("expert_count", EXPERTS)? else {
+        return Ok(None);
+    };
+    let scale = keys.float("expert_weights_scale")?.unwrap_or(0.0);
+    Ok(Some(Moe {
+        n_expert,
+        n_expert_used: keys.require("expert_used_count", n_expert)?,
+        n_expert_groups: keys.int("expert_group_count", n_expert)?.unwrap_or(0),
+        n_group_used: keys.int("expert_group_used_count", n_expert)?.unwrap_or(0),
+        scales_weights: scale != 0.0 && scale != 1.0,
+        norms_weights: keys.flag("expert_weights_norm")?.unwrap_or(false),
+        gating: match keys.int("expert_gating_func", 16)? {
+            Some(2) => Gating::Sigmoid,
+            Some(3) => Gating::SoftmaxWeight,
+            _ => Gating::Softmax,
+        },
+    }))
+}
+
+fn load_mla(keys: &Keys<'_>) -> Result<Option<Mla>> {
+    let Some(key_length) = keys.positive("attention.key_length_mla", WIDTH)? else {
+        return Ok(None);
+    };
+    let n_rot = keys.require("rope.dimension_count", WIDTH)?;
+    if n_rot > key_length {
+        let key = "rope.dimension_count".to_string();
+        return Err(Error::KeyRange {
+            key,
+            value: n_rot,
+            min: 1,
+            max: key_length,
+        });
+    }
+    Ok(Some(Mla {
+        key_length,
+        value_length: keys.require("attention.value_length_mla", WIDTH)?,
+        n_rot,
+        kv_lora_rank: keys.require("attention.kv_lora_rank", WIDTH)?,
+    }))
+}
+
+fn load_ssm(keys: &Keys<'_>) -> Result<Option<Ssm>> {
+    let Some(d_conv) = keys.positive("ssm.conv_kernel", 1024)? else {
+        return Ok(None);
+    };
+    Ok(Some(Ssm {
+        d_conv,
+        d_inner: keys.require("ssm.inner_size", WIDTH)?,
+        d_state: keys.require("ssm.state_size", WIDTH)?,
+        dt_rank: keys.require("ssm.time_step_rank", WIDTH)?,
+        n_group: keys.int("ssm.group_count", WIDTH)?.unwrap_or(0),
+    }))
+}

@@ -1,0 +1,179 @@
+//! A model: its architecture, its shape and its tensors, read once from the header.
+
+use crate::hparams::Hparams;
+use crate::keys::Keys;
+use crate::models::Architecture;
+use crate::names::{Global, Kind, Name, Part};
+use crate::{Error, Result};
+use vramfit_ggml::{Graph, Type};
+use vramfit_gguf::Header;
+
+/// A tensor of the model's file.
+#[derive(Clone, Debug)]
+pub struct ModelTensor {
+    /// As the file names it.
+    pub name: String,
+    /// Which tensor that is.
+    pub role: Name,
+    /// Element type.
+    pub ty: Type,
+    /// Elements.
+    pub ne: [i64; 4],
+    /// Bytes of its data.
+    pub n_bytes: u64,
+    /// Where its data begins, bytes from the start of its file.
+    pub offset: u64,
+    /// File of a split model.
+    pub part: u16,
+}
+
+const ABSENT: u32 = u32::MAX;
+
+/// Tensors of one layer, by kind and part.
+type LayerTable = [u32; 2 * Kind::ALL.len()];
+
+/// What a GGUF header says, understood.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Its family.
+    pub architecture: &'static Architecture,
+    /// `general.name`.
+    pub name: Option<String>,
+    /// Its shape.
+    pub hparams: Hparams,
+    /// Its tensors, in file order.
+    pub tensors: Vec<ModelTensor>,
+    /// Elements of all tensors.
+    pub n_params: u64,
+    /// Bytes of the complete file, or files.
+    pub file_bytes: u64,
+    layers: Vec<LayerTable>,
+    globals: [u32; 2 * Global::ALL.len()],
+}
+
+impl Model {
+    /// Reads what the header says. All that llama.cpp needs must be there; see [`Error`].
+    pub fn load(header: &Header) -> Result<Model> {
+        let name = header.architecture().ok_or(Error::NoArchitecture)?;
+        let architecture = Architecture::find(name).ok_or_else(|| Error::UnknownArchitecture {
+            name: name.to_string(),
+        })?;
+        let keys = Keys::new(header, name);
+        let mut hparams = Hparams::load(&keys)?;
+        (architecture.hparams)(&keys, &mut hparams)?;
+        let mut model = Model {
+            architecture,
+            name: header
+                .get("general.name")
+                .and_then(|v| v.as_str())
+                .map(str::to_string),
+            layers: vec![[ABSENT; 2 * Kind::ALL.len()]; hparams.n_layer()],
+            globals: [ABSENT; 2 * Global::ALL.len()],
+            hparams,
+            tensors: Vec::with_capacity(header.tensors().len()),
+            n_params: 0,
+            file_bytes: header.file_bytes(),
+        };
+        for info in header.tensors() {
+            model.add(ModelTensor {
+                name: info.name.clone(),
+                role: Name::parse(&info.name),
+                ty: info.ty,
+                ne: info.ne,
+                n_bytes: info.n_bytes,
+                offset: info.offset,
+                part: info.part,
+            })?;
+        }
+        Ok(model)
+    }
+
+    fn add(&mut self, tensor: ModelTensor) -> Result<()> {
+        let index = self.tensors.len() as u32;
+        match tensor.role {
+            Name::Layer(il, kind, part) if il < self.layers.len() => {
+                self.layers[il][2 * kind as usize + part as usize] = index;
+            }
+            Name::Global(global, part) => self.globals[2 * global as usize + part as usize] = index,
+            Name::Layer(il, ..) | Name::LayerOther(il)
+                if (self.layers.len()..self.hparams.n_layer_all).contains(&il) => {}
+            _ => {
+                return Err(Error::UnexpectedTensor {
+                    name: tensor.name,
+                    architecture: self.architecture.name.to_string(),
+                });
+            }
+        }
+        let n = tensor
+            .ne
+            .iter()
+            .fold(1u64, |n, &x| n.saturating_mul(x.max(0) as u64));
+        self.n_params = self.n_params.saturating_add(n);
+        self.tensors.push(tensor);
+        Ok(())
+    }
+
+    /// Index of a tensor of layer `il`.
+    #[inline]
+    pub fn layer_tensor(&self, il: usize, kind: Kind, part: Part) -> Option<usize> {
+        let index = self.layers[il][2 * kind as usize + part as usize];
+        (index != ABSENT).then_some(index as usize)
+    }
+
+    /// Index of a tensor outside the layers.
+    #[inline]
+    pub fn global_tensor(&self, global: Global, part: Part) -> Option<usize> {
+        let index = self.globals[2 * global as usize + part as usize];
+        (index != ABSENT).then_some(index as usize)
+    }
+
+    /// Whether layer `il` has the weight `kind`.
+    pub fn has(&self, il: usize, kind: Kind) -> bool {
+        self.layer_tensor(il, kind, Part::Weight).is_some()
+    }
+
+    /// Whether the output matrix is the token embedding used again.
+    pub fn has_tied_output(&self) -> bool {
+        self.architecture.has_lm_head && self.global_tensor(Global::Output, Part::Weight).is_none()
+    }
+
+    /// Whether llama.cpp loads tensor `index` at all: those of the multi-token-prediction layers
+    /// are left in the file.
+    pub fn is_loaded(&self, index: usize) -> bool {
+        match self.tensors[index].role {
+            Name::Layer(il, ..) | Name::LayerOther(il) => il < self.layers.len(),
+            Name::Global(..) | Name::Other => true,
+        }
+    }
+
+    /// `graph_max_nodes` and the table that is made of it: how many tensors a graph of
+    /// `n_tokens` may have before llama.cpp aborts.
+    pub fn max_graph_tensors(&self, n_tokens: i64) -> u64 {
+        let n_tensors = self.tensors.len() as u64;
+        let wanted = if self.architecture.has_large_graph {
+            (n_tokens.max(0) as u64)
+                .saturating_mul(40)
+                .max(32 * n_tensors)
+        } else {
+            (8 * n_tensors).max(1024)
+        };
+        hash_table_size(wanted)
+    }
+
+    /// Nodes and leafs of `graph`, against [`max_graph_tensors`](Self::max_graph_tensors).
+    pub fn graph_tensors(graph: &Graph) -> u64 {
+        (graph.nodes.len() + graph.leafs.len()) as u64
+    }
+}
+
+/// `ggml_hash_size`: the first of ggml's primes that is not below `wanted`.
+fn hash_table_size(wanted: u64) -> u64 {
+    const PRIMES: [u64; 16] = [
+        1031, 2053, 4099, 8209, 16411, 32771, 65537, 131_101, 262_147, 524_309, 1_048_583,
+        2_097_169, 4_194_319, 8_388_617, 16_777_259, 33_554_467,
+    ];
+    PRIMES
+        .into_iter()
+        .find(|&p| p >= wanted)
+        .unwrap_or(wanted | 1)
+}

@@ -1,0 +1,103 @@
+//! Gemma 2, 3 and 4: norms on both sides of each block, sliding windows on most layers.
+
+use crate::Result;
+use crate::graph::{Ffn, LlmGraph};
+use crate::hparams::Hparams;
+use crate::keys::Keys;
+use crate::names::{Global, Kind, Part};
+use vramfit_ggml::{Flags, TensorId};
+
+pub(super) fn gemma2_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    hp.attn_softcap = true;
+    hp.final_softcap = true;
+    hp.set_swa(keys, Hparams::window(keys)?.or(Some(4096)), 2)
+}
+
+pub(super) fn gemma3_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    hp.set_swa(keys, Hparams::window(keys)?, 6)
+}
+
+pub(super) fn gemma4_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    let n_shared = keys
+        .int("attention.shared_kv_layers", i64::MAX)?
+        .unwrap_or(0) as usize;
+    hp.n_layer_kv = hp.n_layer().saturating_sub(n_shared);
+    hp.set_swa(keys, Hparams::window(keys)?, 6)?;
+    hp.set_swa_heads(keys)
+}
+
+pub(super) fn gemma2(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    let x = g.scale(x);
+    g.layers(x, layer);
+}
+
+pub(super) fn gemma3(g: &mut LlmGraph<'_>) {
+    let x = g.embed(true);
+    g.layers(x, layer);
+}
+
+fn layer(g: &mut LlmGraph<'_>, x: TensorId, il: usize) -> TensorId {
+    let n = g.norm(x, Kind::AttnNorm, il);
+    let qkv = g.qkv(n, il);
+    let qkv = g.qk_norm(qkv, il);
+    let [q, k, v] = g.rotate_qk(qkv, None);
+    let q = g.scale(q);
+    let cur = g.attention([q, k, v], il);
+    let cur = g.last_rows(il, cur);
+    let residual = g.last_rows(il, x);
+    let cur = g.norm(cur, Kind::AttnPostNorm, il);
+    let h = g.add(cur, residual);
+    let n = g.norm(h, Kind::FfnNorm, il);
+    let cur = g.ffn(n, Ffn::Gelu, il);
+    let cur = g.norm_unpinned(cur, Kind::FfnPostNorm, il);
+    g.add(cur, h)
+}
+
+pub(super) fn gemma4(g: &mut LlmGraph<'_>) {
+    let mut x = g.embed(true);
+    for il in 0..g.hp.n_layer() {
+        x = gemma4_layer(g, x, il);
+    }
+    let h = g.final_norm(x);
+    g[h].flags.insert(Flags::OUTPUT);
+    let embd = g.output_rows(h);
+    g.lm_head(embd, embd);
+}
+
+/// V is normalised, too, and made of K where the layer has no V matrix.
+fn gemma4_layer(g: &mut LlmGraph<'_>, x: TensorId, il: usize) -> TensorId {
+    let (shape, n_tokens) = (g.hp.layers[il], g.n_tokens);
+    let n = g.norm(x, Kind::AttnNorm, il);
+    let factors = if shape.is_swa {
+        None
+    } else {
+        g.global_of_layer(Global::RopeFreqs, Part::Weight, il)
+    };
+    let q = g.linear(n, Kind::AttnQ, il);
+    let q = g.reshape(q, [shape.n_embd_head_k, shape.n_head, n_tokens, 1]);
+    let q = g.norm(q, Kind::AttnQNorm, il);
+    let q = g.rotate(q, factors);
+    let k = g.linear(n, Kind::AttnK, il);
+    let v = if g.has(il, Kind::AttnV) {
+        g.linear(n, Kind::AttnV, il)
+    } else {
+        k
+    };
+    let heads = [shape.n_embd_head_k, shape.n_head_kv, n_tokens, 1];
+    let [k, v] = [k, v].map(|t| g.reshape(t, heads));
+    let k = g.norm(k, Kind::AttnKNorm, il);
+    let v = g.rms(v);
+    let k = g.rotate(k, factors);
+    let cur = g.attention([q, k, v], il);
+    let cur = g.norm(cur, Kind::AttnPostNorm, il);
+    let h = g.add(cur, x);
+    let n = g.norm(h, Kind::FfnNorm, il);
+    let cur = g.ffn(n, Ffn::Gelu, il);
+    let cur = g.norm_unpinned(cur, Kind::FfnPostNorm, il);
+    let cur = g.add(cur, h);
+    match g.optional(il, Kind::LayerOutScale, Part::Weight) {
+        Some(scale) => g.mul(cur, scale),
+        None => cur,
+    }
+}

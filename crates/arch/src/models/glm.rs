@@ -1,0 +1,42 @@
+//! GLM-4 and GLM-4.5.
+
+use crate::graph::{Ffn, LlmGraph, MoeOptions};
+use crate::names::Kind;
+
+/// GLM-4: norms on both sides of each block.
+pub(super) fn glm4(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    g.layers(x, |g, x, il| {
+        let n = g.norm(x, Kind::AttnNorm, il);
+        let qkv = g.qkv(n, il);
+        let qkv = g.rotate_qk(qkv, None);
+        let cur = g.attention(qkv, il);
+        let cur = g.last_rows(il, cur);
+        let residual = g.last_rows(il, x);
+        let cur = g.norm(cur, Kind::AttnPostNorm, il);
+        let h = g.add(cur, residual);
+        let n = g.norm(h, Kind::FfnNorm, il);
+        let cur = g.ffn(n, Ffn::SwigluFused, il);
+        let cur = g.norm(cur, Kind::FfnPostNorm, il);
+        g.add(cur, h)
+    });
+}
+
+/// GLM-4.5: experts behind the first layers; the norm before them is named after attention.
+pub(super) fn glm4moe(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    let options = MoeOptions::of_file(&g.hp.moe);
+    g.layers(x, |g, x, il| {
+        let n = g.norm(x, Kind::AttnNorm, il);
+        let qkv = g.qkv(n, il);
+        let qkv = g.qk_norm(qkv, il);
+        let qkv = g.rotate_qk(qkv, None);
+        let cur = g.attention(qkv, il);
+        let cur = g.last_rows(il, cur);
+        let residual = g.last_rows(il, x);
+        let h = g.add(cur, residual);
+        let n = g.norm(h, Kind::AttnPostNorm, il);
+        let cur = g.ffn_or_moe(n, options, il);
+        g.add(cur, h)
+    });
+}

@@ -1,0 +1,149 @@
+//! Llama and its near kin: norm, attention, norm, feed-forward, each added to the stream.
+
+use crate::Result;
+use crate::graph::{Ffn, LlmGraph, MoeOptions};
+use crate::hparams::{Gating, Hparams};
+use crate::keys::Keys;
+use crate::names::Kind;
+use vramfit_ggml::{TensorId, Type};
+
+/// `x + attention(norm(x))`, then `h + ffn(norm(h))`: the pre-norm transformer.
+pub(super) fn pre_norm_layer(
+    g: &mut LlmGraph<'_>,
+    x: TensorId,
+    il: usize,
+    attention: impl FnOnce(&mut LlmGraph<'_>, TensorId) -> TensorId,
+    ffn: impl FnOnce(&mut LlmGraph<'_>, TensorId) -> TensorId,
+) -> TensorId {
+    let n = g.norm(x, Kind::AttnNorm, il);
+    let cur = attention(g, n);
+    let cur = g.last_rows(il, cur);
+    let residual = g.last_rows(il, x);
+    let h = g.add(cur, residual);
+    let n = g.norm(h, Kind::FfnNorm, il);
+    let cur = ffn(g, n);
+    g.add(cur, h)
+}
+
+/// Llama 1 to 3, Mistral, Mixtral.
+pub(super) fn llama(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    g.layers(x, |g, x, il| {
+        let attention = |g: &mut LlmGraph<'_>, n| {
+            let factors = g.rope_factors(il);
+            let qkv = g.qkv(n, il);
+            let qkv = g.rotate_qk(qkv, factors);
+            g.attention(qkv, il)
+        };
+        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, MoeOptions::softmax(true), il);
+        pre_norm_layer(g, x, il, attention, ffn)
+    });
+}
+
+/// ERNIE 4.5: experts with a selection bias and shared ones beside them.
+pub(super) fn ernie(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    g.layers(x, |g, x, il| {
+        let attention = |g: &mut LlmGraph<'_>, n| {
+            let qkv = g.qkv(n, il);
+            let qkv = g.rotate_qk(qkv, None);
+            g.attention(qkv, il)
+        };
+        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, MoeOptions::softmax(true), il);
+        pre_norm_layer(g, x, il, attention, ffn)
+    });
+}
+
+/// Hunyuan: K, then Q, normalised behind the rotation.
+pub(super) fn hunyuan(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    g.layers(x, |g, x, il| {
+        let attention = |g: &mut LlmGraph<'_>, n| {
+            let factors = g.rope_factors(il);
+            let qkv = g.qkv(n, il);
+            let [q, k, v] = g.rotate_qk(qkv, factors);
+            let k = g.norm(k, Kind::AttnKNorm, il);
+            let q = g.norm(q, Kind::AttnQNorm, il);
+            g.attention([q, k, v], il)
+        };
+        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn(n, Ffn::Silu, il);
+        pre_norm_layer(g, x, il, attention, ffn)
+    });
+}
+
+/// SmolLM3: every fourth layer without rotation.
+pub(super) fn smollm3(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    g.layers(x, |g, x, il| {
+        let attention = |g: &mut LlmGraph<'_>, n| {
+            let mut qkv = g.qkv(n, il);
+            if (il + 1) % 4 != 0 {
+                qkv = g.rotate_qk(qkv, None);
+            }
+            g.attention(qkv, il)
+        };
+        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn(n, Ffn::Silu, il);
+        pre_norm_layer(g, x, il, attention, ffn)
+    });
+}
+
+/// Phi-3 and Phi-4: Q scaled by itself, gate and up in one matrix.
+pub(super) fn phi3(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    g.layers(x, |g, x, il| {
+        let factors = g.rope_factors(il);
+        let n = g.norm(x, Kind::AttnNorm, il);
+        let qkv = g.qkv(n, il);
+        let [q, k, v] = g.rotate_qk(qkv, factors);
+        let q = g.scale(q);
+        let cur = g.attention([q, k, v], il);
+        let cur = g.last_rows(il, cur);
+        let residual = g.last_rows(il, x);
+        let h = g.add(cur, residual);
+        let n = g.norm(h, Kind::FfnNorm, il);
+        let cur = if g.has(il, Kind::FfnGateInp) {
+            g.moe(n, MoeOptions::softmax(true), il)
+        } else {
+            g.ffn(n, Ffn::SwigluFused, il)
+        };
+        g.add(h, cur)
+    });
+}
+
+pub(super) fn llama4_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    // A window of 0 turns chunked attention off; any other value stands for 8192.
+    let window = keys.int("attention.sliding_window", i64::MAX)?;
+    if window != Some(0) {
+        hp.set_swa(keys, Some(8192), 4)?;
+    }
+    Ok(())
+}
+
+/// Llama 4: every fourth layer attends to everything, without rotation but with a temperature.
+pub(super) fn llama4(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    let n_tokens = g.n_tokens;
+    let temperature = g.input("inp_attn_scale", Type::F32, [1, 1, n_tokens, 1]);
+    let options = MoeOptions {
+        gating: Gating::Sigmoid,
+        weights_before: true,
+        ..MoeOptions::softmax(false)
+    };
+    g.layers(x, |g, x, il| {
+        let attention = |g: &mut LlmGraph<'_>, n| {
+            let factors = g.rope_factors(il);
+            let mut qkv = g.qkv(n, il);
+            if (il + 1) % 4 != 0 || !g.hp.has_swa_layers {
+                qkv = g.rotate_qk(qkv, factors);
+                if g.hp.moe.is_none_or(|m| m.n_expert != 128) {
+                    qkv = [g.rms(qkv[0]), g.rms(qkv[1]), qkv[2]];
+                }
+            } else {
+                qkv[0] = g.mul(qkv[0], temperature);
+            }
+            g.attention(qkv, il)
+        };
+        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
+        pre_norm_layer(g, x, il, attention, ffn)
+    });
+}

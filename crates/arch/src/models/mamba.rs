@@ -1,0 +1,85 @@
+//! Mamba, Mamba 2, Jamba and Nemotron-H: layers with a state, alone or between attention.
+
+use crate::Result;
+use crate::graph::{Ffn, LlmGraph, MoeOptions};
+use crate::hparams::{Hparams, limits};
+use crate::keys::Keys;
+use crate::names::Kind;
+use vramfit_ggml::{Flags, TensorId};
+
+/// Layers without KV heads are recurrent.
+pub(super) fn hybrid_hparams(_: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    hp.set_recurrent(|_, layer| layer.n_head_kv == 0);
+    Ok(())
+}
+
+/// Layers with neither KV heads nor a feed-forward width are recurrent.
+pub(super) fn nemotron_h_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    let n_layer = hp.n_layer();
+    let n_ff = keys.per_layer("feed_forward_length", n_layer, limits::WIDTH)?;
+    let n_ff = n_ff.unwrap_or_else(|| vec![0; n_layer]);
+    hp.set_recurrent(|il, layer| layer.n_head_kv == 0 && n_ff[il] == 0);
+    Ok(())
+}
+
+pub(super) fn mamba(g: &mut LlmGraph<'_>) {
+    recurrent_only(g, |g, n, il| g.mamba1(n, il));
+}
+
+pub(super) fn mamba2(g: &mut LlmGraph<'_>) {
+    recurrent_only(g, |g, n, il| g.mamba2(n, il));
+}
+
+fn recurrent_only(
+    g: &mut LlmGraph<'_>,
+    step: impl Fn(&mut LlmGraph<'_>, TensorId, usize) -> TensorId,
+) {
+    let x = g.embed(false);
+    g.layers(x, |g, x, il| {
+        let n = g.norm(x, Kind::AttnNorm, il);
+        let cur = step(g, n, il);
+        let cur = g.last_rows(il, cur);
+        let residual = g.last_rows(il, x);
+        g.add(cur, residual)
+    });
+}
+
+pub(super) fn jamba(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    g.layers(x, |g, x, il| {
+        let n = g.norm(x, Kind::AttnNorm, il);
+        let cur = if g.hp.layers[il].is_recurrent {
+            g.mamba1(n, il)
+        } else {
+            let qkv = g.qkv(n, il);
+            g.attention(qkv, il)
+        };
+        let cur = g.last_rows(il, cur);
+        let residual = g.last_rows(il, x);
+        let h = g.add(residual, cur);
+        let n = g.norm(h, Kind::FfnNorm, il);
+        let cur = g.ffn_or_moe(n, MoeOptions::softmax(false), il);
+        g.add(h, cur)
+    });
+}
+
+/// Nemotron-H: each layer is one block, a scan, attention or feed-forward.
+pub(super) fn nemotron_h(g: &mut LlmGraph<'_>) {
+    let mut x = g.embed(false);
+    for il in 0..g.hp.n_layer() {
+        let n = g.norm(x, Kind::AttnNorm, il);
+        let cur = if g.hp.layers[il].is_recurrent {
+            g.mamba2(n, il)
+        } else if g.has(il, Kind::AttnQ) {
+            let qkv = g.qkv(n, il);
+            g.attention(qkv, il)
+        } else {
+            g.ffn(n, Ffn::ReluSqr, il)
+        };
+        x = g.add(cur, x);
+    }
+    let h = g.final_norm(x);
+    g[h].flags.insert(Flags::OUTPUT);
+    let embd = g.output_rows(h);
+    g.lm_head(embd, embd);
+}

@@ -1,0 +1,55 @@
+//! MiniCPM3: latent attention expanded before it is cached, streams scaled throughout.
+
+use crate::graph::{Ffn, LlmGraph};
+use crate::names::Kind;
+use vramfit_ggml::{TensorId, Type};
+
+pub(super) fn graph(g: &mut LlmGraph<'_>) {
+    let mut x = g.embed(false);
+    x = g.scale(x);
+    for il in 0..g.hp.n_layer() {
+        let factors = g.rope_factors(il);
+        let n = g.norm(x, Kind::AttnNorm, il);
+        let cur = attention(g, n, factors, il);
+        let cur = g.last_rows(il, cur);
+        let residual = g.last_rows(il, x);
+        let cur = g.scale(cur);
+        let h = g.add(cur, residual);
+        let n = g.norm(h, Kind::FfnNorm, il);
+        let cur = g.ffn(n, Ffn::Silu, il);
+        let cur = g.scale(cur);
+        x = g.add(cur, h);
+    }
+    let embd = g.final_norm(x);
+    let scaled = g.scale(embd);
+    g.lm_head(embd, scaled);
+}
+
+fn attention(g: &mut LlmGraph<'_>, n: TensorId, factors: Option<TensorId>, il: usize) -> TensorId {
+    let (shape, n_tokens) = (g.hp.layers[il], g.n_tokens);
+    let (n_head, head_v) = (shape.n_head, shape.n_embd_head_v);
+    let (Some(n_rot), Some(rank)) = (g.hp.n_rot, g.hp.kv_lora_rank) else {
+        return g.weight(il, Kind::AttnKvB);
+    };
+    let nope = shape.n_embd_head_k - n_rot;
+    let a = g.linear(n, Kind::AttnQA, il);
+    let a = g.norm(a, Kind::AttnQANorm, il);
+    let q = g.linear(a, Kind::AttnQB, il);
+    let q = g.reshape(q, [shape.n_embd_head_k, n_head, n_tokens, 1]);
+    let kv = g.linear(n, Kind::AttnKvAMqa, il);
+    let row = g[kv].nb[1];
+    let compressed = g.view_2d(kv, [rank, n_tokens], row);
+    let k_pe = g.view_3d(kv, [n_rot, 1, n_tokens], [row, row]);
+    let compressed = g.norm(compressed, Kind::AttnKvANorm, il);
+    let kv = g.linear(compressed, Kind::AttnKvB, il);
+    let head = Type::F32.row_size((nope + head_v).max(0) as u64);
+    let strides = [head, head * n_head as u64];
+    let k_nope = g.view_3d(kv, [nope, n_head, n_tokens], strides);
+    let v = g.view_3d(kv, [head_v, n_head, n_tokens], strides);
+    let v = g.cont(v);
+    let q = g.rotate(q, factors);
+    let k_pe = g.rotate(k_pe, factors);
+    let k_pe = g.repeat(k_pe, [n_rot, n_head, n_tokens, 1]);
+    let k = g.concat(k_nope, k_pe, 0);
+    g.attention([q, k, v], il)
+}

@@ -1,0 +1,232 @@
+//! Qwen3-Next and Qwen3.5: gated delta nets, full attention with a gate on every fourth layer.
+
+use crate::Result;
+use crate::graph::{Ffn, LlmGraph, MoeOptions, floats};
+use crate::hparams::{Hparams, limits};
+use crate::keys::Keys;
+use crate::names::Kind;
+use vramfit_ggml::{Flags, Op, TensorId, Type, Unary};
+
+pub(super) fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    let interval = keys
+        .positive("full_attention_interval", limits::LAYERS)?
+        .unwrap_or(4) as usize;
+    hp.set_recurrent(|il, _| (il + 1) % interval != 0);
+    Ok(())
+}
+
+pub(super) fn qwen35_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    hp.n_pos_per_embd = 4;
+    hparams(keys, hp)
+}
+
+pub(super) fn qwen3next(g: &mut LlmGraph<'_>) {
+    graph(g, true);
+}
+
+pub(super) fn qwen35(g: &mut LlmGraph<'_>) {
+    graph(g, false);
+}
+
+/// `next`: Qwen3-Next packs beta with alpha and Q with its gate, and has experts.
+fn graph(g: &mut LlmGraph<'_>, next: bool) {
+    let mut x = g.embed(false);
+    for il in 0..g.hp.n_layer() {
+        let n = g.norm(x, Kind::AttnNorm, il);
+        g.expand(n);
+        let cur = if g.hp.layers[il].is_recurrent {
+            delta_net(g, n, next, il)
+        } else {
+            gated_attention(g, n, next, il)
+        };
+        let h = g.add(cur, x);
+        let n = g.norm(h, Kind::AttnPostNorm, il);
+        let cur = if next {
+            experts(g, n, il)
+        } else {
+            g.ffn(n, Ffn::Silu, il)
+        };
+        x = g.add(cur, h);
+    }
+    let h = g.final_norm(x);
+    g[h].flags.insert(Flags::OUTPUT);
+    let embd = g.output_rows(h);
+    g.lm_head(embd, embd);
+}
+
+/// Routed experts and a shared one with a gate of its own.
+fn experts(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
+    let routed = g.moe(n, MoeOptions::softmax(true), il);
+    let shared = g.shared_expert(n, il);
+    let gate = g.linear(n, Kind::FfnGateInpShexp, il);
+    let gate = g.unary(Unary::Sigmoid, gate);
+    let shared = g.mul(shared, gate);
+    g.add(routed, shared)
+}
+
+/// Attention whose result is gated; Q and the gate come from one matrix.
+fn gated_attention(g: &mut LlmGraph<'_>, n: TensorId, next: bool, il: usize) -> TensorId {
+    let (shape, n_tokens) = (g.hp.layers[il], g.n_tokens);
+    let (head, n_head, n_head_kv) = (shape.n_embd_head_k, shape.n_head, shape.n_head_kv);
+    let mut q_gate = g.linear(n, Kind::AttnQ, il);
+    let k = g.linear(n, Kind::AttnK, il);
+    let v = g.linear(n, Kind::AttnV, il);
+    if next {
+        q_gate = g.reshape(q_gate, [2 * head, n_head, n_tokens, 1]);
+    }
+    let strides = [floats(2 * head), floats(2 * head * n_head)];
+    let [q, gate] = [(); 2].map(|()| g.view_3d(q_gate, [head, n_head, n_tokens], strides));
+    let q = g.norm(q, Kind::AttnQNorm, il);
+    let k = g.reshape(k, [head, n_head_kv, n_tokens, 1]);
+    let k = g.norm(k, Kind::AttnKNorm, il);
+    let gate = g.cont_shape(gate, [head * n_head, n_tokens, 1, 1]);
+    let v = g.reshape(v, [head, n_head_kv, n_tokens, 1]);
+    let qkv = g.rotate_qk([q, k, v], None);
+    let cur = g.attend(qkv, il);
+    let gate = g.unary(Unary::Sigmoid, gate);
+    let cur = g.mul(cur, gate);
+    g.linear(cur, Kind::AttnOutput, il)
+}
+
+/// Sizes of a gated delta net.
+#[derive(Clone, Copy)]
+struct Net {
+    key_head: i64,
+    n_key_head: i64,
+    value_head: i64,
+    n_value_head: i64,
+    /// Channels of the convolution: Q, K and V.
+    channels: i64,
+    taps: i64,
+    n_seqs: i64,
+    n_time: i64,
+}
+
+fn delta_net(g: &mut LlmGraph<'_>, n: TensorId, next: bool, il: usize) -> TensorId {
+    let ssm = g.ssm();
+    let net = Net {
+        key_head: ssm.d_state,
+        n_key_head: ssm.n_group,
+        value_head: ssm.d_inner / ssm.dt_rank.max(1),
+        n_value_head: ssm.dt_rank,
+        channels: ssm.d_inner + 2 * ssm.n_group * ssm.d_state,
+        taps: ssm.d_conv,
+        n_seqs: g.cp.n_seq_max,
+        n_time: g.n_seq_tokens(),
+    };
+    let (conv_state, state) = (g.conv_state(il), g.scan_state(il));
+    let qkv = g.linear(n, Kind::AttnQkv, il);
+    let qkv = g.reshape(qkv, [net.channels, net.n_time, net.n_seqs, 1]);
+    let z = g.linear(n, Kind::AttnGate, il);
+    let (gate, beta) = decay_and_beta(g, n, net, next, il);
+
+    let before = g.gather_state(conv_state);
+    let before = g.reshape(before, [net.taps - 1, net.channels, net.n_seqs, 1]);
+    let qkv = g.transpose(qkv);
+    let all = g.concat(before, qkv, 0);
+    g.keep_taps(conv_state, all, net.channels, net.taps);
+    let before = g.gather_state(state);
+    let (hv, dv) = (net.n_value_head, net.value_head);
+    let before = g.reshape(before, [dv, dv, hv, net.n_seqs]);
+    let kernel = g.weight(il, Kind::SsmConv1d);
+    let convolved = g.ssm_conv(all, kernel);
+    let convolved = g.unary(Unary::Silu, convolved);
+    let [q, k, v] = convolved_qkv(g, convolved, net, next);
+
+    let rows = net.n_time * net.n_seqs + dv * net.n_seqs;
+    let out = g.new_tensor(
+        Op::GatedDeltaNet,
+        Type::F32,
+        [dv * hv, rows, 1, 1],
+        &[q, k, v, gate, beta, before],
+    );
+    g.name_layer(out, "gated_delta_net", il);
+    let token = floats(dv * hv);
+    let y = g.view_4d(
+        out,
+        [dv, hv, net.n_time, net.n_seqs],
+        [floats(dv), token, token * net.n_time as u64],
+    );
+    let after = g.view_4d(
+        out,
+        [dv, dv, hv, net.n_seqs],
+        [floats(dv), floats(dv * dv), floats(dv * dv * hv)],
+    );
+    let row = g[state].nb[1];
+    let target = g.view_2d(state, [ssm.n_embd_s(), net.n_seqs], row);
+    let kept = g.cpy(after, target);
+    g.expand(kept);
+
+    let z = g.reshape(z, [dv, hv, net.n_time, net.n_seqs]);
+    let y = g.norm(y, Kind::SsmNorm, il);
+    let z = g.unary(Unary::Silu, z);
+    let y = g.mul(y, z);
+    let y = g.reshape(y, [dv * hv, net.n_time, net.n_seqs, 1]);
+    let y = g.linear(y, Kind::SsmOut, il);
+    let (n_embd, n_tokens) = (g.hp.n_embd, g.n_tokens);
+    g.reshape(y, [n_embd, n_tokens, 1, 1])
+}
+
+/// How fast the state fades, and how strongly new values are written.
+fn decay_and_beta(
+    g: &mut LlmGraph<'_>,
+    n: TensorId,
+    net: Net,
+    next: bool,
+    il: usize,
+) -> (TensorId, TensorId) {
+    let (hv, hk) = (net.n_value_head, net.n_key_head.max(1));
+    let (n_time, n_seqs) = (net.n_time, net.n_seqs);
+    let (beta, alpha) = if next {
+        let both = g.linear(n, Kind::SsmBa, il);
+        let both = g.reshape(both, [2 * hv / hk, hk, n_time, n_seqs]);
+        let nb = g[both].nb;
+        let [beta, alpha] =
+            [(); 2].map(|()| g.view_4d(both, [hv / hk, hk, n_time, n_seqs], [nb[1], nb[2], nb[3]]));
+        let beta = g.cont(beta);
+        (
+            g.unary(Unary::Sigmoid, beta),
+            g.cont_shape(alpha, [hv, n_time, n_seqs, 1]),
+        )
+    } else {
+        let beta = g.linear(n, Kind::SsmBeta, il);
+        let beta = g.reshape(beta, [1, hv, n_time, n_seqs]);
+        let beta = g.unary(Unary::Sigmoid, beta);
+        let alpha = g.linear(n, Kind::SsmAlpha, il);
+        (beta, g.reshape(alpha, [hv, n_time, n_seqs, 1]))
+    };
+    let dt = g.bias(il, Kind::SsmDt);
+    let a = g.add(alpha, dt);
+    let a = g.unary(Unary::Softplus, a);
+    let decay = g.weight(il, Kind::SsmA);
+    let gate = g.mul(a, decay);
+    let beta = if next {
+        g.reshape(beta, [1, hv, n_time, n_seqs])
+    } else {
+        beta
+    };
+    let gate = g.reshape(gate, [1, hv, n_time, n_seqs]);
+    (gate, beta)
+}
+
+/// Q and K of unit length (repeated to V's heads in Qwen3-Next), and V.
+fn convolved_qkv(g: &mut LlmGraph<'_>, x: TensorId, net: Net, next: bool) -> [TensorId; 3] {
+    let (n_time, n_seqs) = (net.n_time, net.n_seqs);
+    let (row, seq) = (floats(net.channels), floats(net.channels * n_time));
+    let key = [net.key_head, net.n_key_head, n_time, n_seqs];
+    let [q, k] = [(); 2].map(|()| g.view_4d(x, key, [floats(net.key_head), row, seq]));
+    let value = [net.value_head, net.n_value_head, n_time, n_seqs];
+    let v = g.view_4d(x, value, [floats(net.value_head), row, seq]);
+    let [q, k] = [q, k].map(|t| {
+        let t = g.rms(t);
+        let t = g.scale(t);
+        if !next || net.n_key_head == net.n_value_head {
+            return t;
+        }
+        let times = net.n_value_head / net.n_key_head.max(1);
+        let t = g.reshape(t, [net.key_head, 1, net.n_key_head, n_time * n_seqs]);
+        let t = g.repeat(t, [net.key_head, times, net.n_key_head, n_time * n_seqs]);
+        g.reshape(t, [net.key_head, net.n_value_head, n_time, n_seqs])
+    });
+    [q, k, v]
+}

@@ -1,0 +1,186 @@
+//! Which memory each tensor of the model is loaded into (`llama_model_base::load_tensors`).
+
+use crate::model::{Model, ModelTensor};
+use crate::names::{Global, Kind, Name, Part};
+use regex::Regex;
+use vramfit_ggml::{BackendId, BufferType, Type};
+
+/// Tensors whose name matches go to a memory of the user's choice (`--override-tensor`).
+#[derive(Clone, Debug)]
+pub struct TensorOverride {
+    /// Searched for in the tensor's name.
+    pub pattern: Regex,
+    /// Where they go.
+    pub buffer: BufferType,
+}
+
+/// The memory of every layer and weight.
+#[derive(Clone, Debug)]
+pub struct WeightMap {
+    layers: Vec<BufferType>,
+    output: BufferType,
+    /// Memory of each tensor of the file that does not simply follow its layer.
+    special: Vec<Option<BufferType>>,
+    n_devices: usize,
+    /// Every layer and the output layer are on devices (`n_gpu_layers > n_layer_all`).
+    pub full_offload: bool,
+}
+
+/// One tensor in one memory. A tied output matrix and the factors of RoPE are there several times.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LoadedTensor {
+    /// Index in [`Model::tensors`].
+    pub tensor: usize,
+    /// Where it is.
+    pub buffer: BufferType,
+}
+
+impl WeightMap {
+    /// `layers` has the memory of each of the `n_layer_all` layers, the output layer behind them.
+    pub fn new(
+        model: &Model,
+        layers: &[BufferType],
+        n_devices: usize,
+        full_offload: bool,
+        overrides: &[TensorOverride],
+    ) -> WeightMap {
+        let n_layer_all = model.hparams.n_layer_all;
+        let output = layers.get(n_layer_all).copied().unwrap_or(BufferType::HOST);
+        let mut map = WeightMap {
+            layers: layers[..n_layer_all.min(layers.len())].to_vec(),
+            output,
+            special: Vec::new(),
+            n_devices,
+            full_offload,
+        };
+        let special = |tensor: &ModelTensor| {
+            let chosen = overrides.iter().find(|o| o.pattern.is_match(&tensor.name));
+            let unfit = || n_devices > 0 && !runs_on_cuda(model, tensor);
+            chosen
+                .map(|o| o.buffer)
+                .or_else(|| unfit().then_some(BufferType::HOST))
+        };
+        map.special = model.tensors.iter().map(special).collect();
+        map
+    }
+
+    /// Memory of layer `il`.
+    pub fn layer(&self, il: usize) -> BufferType {
+        self.layers.get(il).copied().unwrap_or(BufferType::HOST)
+    }
+
+    /// Memory of the output layer.
+    pub fn output(&self) -> BufferType {
+        self.output
+    }
+
+    /// The scheduler's backend that computes in `buffer`.
+    pub fn backend(&self, buffer: BufferType) -> BackendId {
+        BackendId(buffer.device_index().unwrap_or(self.n_devices) as u8)
+    }
+
+    /// Memory of tensor `index` where it would go to `default` by itself.
+    pub fn buffer(&self, index: usize, default: BufferType) -> BufferType {
+        self.special[index].unwrap_or(default)
+    }
+
+    /// Where a tensor outside the layers goes by itself, when it is needed once.
+    fn global_home(&self, model: &Model, global: Global) -> BufferType {
+        match global {
+            Global::TokenEmbd
+            | Global::PositionEmbd
+            | Global::TokenTypes
+            | Global::PerLayerTokenEmbd => BufferType::HOST,
+            Global::TokenEmbdNorm if model.architecture.embd_norm_is_output => self.output,
+            Global::TokenEmbdNorm | Global::PerLayerModelProj | Global::PerLayerProjNorm => {
+                self.layer(0)
+            }
+            Global::Output
+            | Global::OutputNorm
+            | Global::AltupProj
+            | Global::AltupUnembdProj
+            | Global::RopeFactorsLong
+            | Global::RopeFactorsShort
+            | Global::RopeFreqs => self.output,
+        }
+    }
+
+    /// Every tensor that llama.cpp creates, in file order, copies behind the original.
+    /// `use_mmap` matters to models that make their tied output before the embedding.
+    pub fn loaded(&self, model: &Model, use_mmap: bool) -> Vec<LoadedTensor> {
+        let mut loaded = Vec::with_capacity(model.tensors.len() + 8);
+        for (tensor, info) in model.tensors.iter().enumerate() {
+            if !model.is_loaded(tensor) {
+                continue;
+            }
+            let mut put = |buffer| loaded.push(LoadedTensor { tensor, buffer });
+            match info.role {
+                Name::Layer(il, ..) | Name::LayerOther(il) => {
+                    put(self.buffer(tensor, self.layer(il)));
+                }
+                Name::Global(Global::TokenEmbd, Part::Weight) => {
+                    let home = self.buffer(tensor, BufferType::HOST);
+                    put(home);
+                    if model.has_tied_output() {
+                        let copy = self.buffer(tensor, self.output);
+                        let twice = model.architecture.makes_output_first && !use_mmap;
+                        if copy != home || twice {
+                            put(copy);
+                        }
+                    }
+                }
+                Name::Global(
+                    Global::RopeFreqs | Global::RopeFactorsLong | Global::RopeFactorsShort,
+                    _,
+                ) => self
+                    .rope_factor_homes(model, tensor)
+                    .into_iter()
+                    .for_each(put),
+                Name::Global(global, _) => {
+                    put(self.buffer(tensor, self.global_home(model, global)));
+                }
+                Name::Other => put(self.buffer(tensor, BufferType::HOST)),
+            }
+        }
+        loaded
+    }
+
+    /// One copy of the factors in each memory that holds a layer which rotates with them.
+    fn rope_factor_homes(&self, model: &Model, tensor: usize) -> Vec<BufferType> {
+        let mut homes = Vec::new();
+        for (il, layer) in model.hparams.layers.iter().enumerate() {
+            let home = self.buffer(tensor, self.layer(il));
+            let used = !(model.architecture.rope_freqs_skip_swa && layer.is_swa);
+            if used && !homes.contains(&home) {
+                homes.push(home);
+            }
+        }
+        homes
+    }
+}
+
+/// `weight_buft_supported` for CUDA: the operation that reads the tensor can run on a device.
+fn runs_on_cuda(model: &Model, tensor: &ModelTensor) -> bool {
+    let Name::Layer(_, kind, part) = tensor.role else {
+        return true;
+    };
+    let is_float = matches!(tensor.ty, Type::F32 | Type::F16);
+    let ssm = model.hparams.ssm;
+    match (kind, part) {
+        (Kind::ShortConv | Kind::SsmConv1d, Part::Weight) => tensor.ne[1] % 128 == 0,
+        (Kind::SsmA, _) if model.architecture.scans => {
+            let Some(ssm) = ssm else { return true };
+            let (decay, n_head) = (tensor.ne[0], tensor.ne[1].max(1));
+            let head_dim = ssm.d_inner / n_head;
+            if decay == 1 {
+                (ssm.d_state == 128 || ssm.d_state == 256) && head_dim % 16 == 0
+            } else {
+                decay == 16 && head_dim == 1 && n_head % 128 == 0 && ssm.n_group <= 1
+            }
+        }
+        // Matrices of every type that a file may hold but these have a kernel.
+        _ if tensor.ne[1] > 1 => !matches!(tensor.ty, Type::TQ1_0 | Type::TQ2_0),
+        (Kind::AttnSinks | Kind::FfnGateInpShexp, _) => true,
+        _ => is_float,
+    }
+}

@@ -1,0 +1,71 @@
+//! What llama.cpp takes, device by device.
+
+use vramfit_arch::ContextParams;
+
+/// Bytes of llama.cpp's own buffers in one memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MemoryBytes {
+    /// Weights.
+    pub model: u64,
+    /// KV cache and recurrent state.
+    pub context: u64,
+    /// Compute buffer.
+    pub compute: u64,
+}
+
+impl MemoryBytes {
+    /// All of them.
+    pub fn sum(&self) -> u64 {
+        self.model
+            .saturating_add(self.context)
+            .saturating_add(self.compute)
+    }
+}
+
+/// The graphs that llama.cpp reserves compute buffers for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pass {
+    /// The largest batch of a prompt.
+    Prompt,
+    /// One token a sequence.
+    Generation,
+}
+
+impl Pass {
+    /// Both.
+    pub const ALL: [Pass; 2] = [Pass::Prompt, Pass::Generation];
+}
+
+/// Size of one pass's graph.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PassStats {
+    /// Operations.
+    pub n_nodes: usize,
+    /// Parts that run on one backend without a break.
+    pub n_splits: usize,
+}
+
+/// Bytes in every memory, and the settings that llama.cpp settles on.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Breakdown {
+    /// The context as resolved.
+    pub params: ContextParams,
+    /// Copies of every input: 4 when layers are pipelined over devices, else 1.
+    pub pipeline_copies: u32,
+    /// A device each, in the layout's order.
+    pub devices: Vec<MemoryBytes>,
+    /// Host memory, pinned or not. Weights are the mapped part of the file.
+    pub host: MemoryBytes,
+    /// Device of each layer (`None` for the host); the output layer is the last.
+    pub layers: Vec<Option<usize>>,
+    /// Prompt and generation.
+    pub passes: [PassStats; 2],
+}
+
+impl Breakdown {
+    /// Layers on device `device`, output layer included.
+    pub fn layers_on(&self, device: usize) -> Vec<usize> {
+        let on = |(il, d): (usize, &Option<usize>)| (*d == Some(device)).then_some(il);
+        self.layers.iter().enumerate().filter_map(on).collect()
+    }
+}

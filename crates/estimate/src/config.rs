@@ -1,0 +1,220 @@
+//! What the user asks for, and what llama.cpp makes of it (`llama_context::llama_context`).
+
+use crate::refusal::Refusal;
+use vramfit_arch::{ContextParams, Model, Pooling, pad_256};
+use vramfit_ggml::Type;
+
+/// `LLAMA_MAX_SEQ`: most sequences of a context.
+pub const MAX_SEQ: u32 = 256;
+
+/// Flash attention (`-fa`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum FlashAttention {
+    /// On when the device of every layer has a kernel for it.
+    #[default]
+    Auto,
+    /// On, on the CPU where a device cannot.
+    On,
+    /// Off.
+    Off,
+}
+
+/// For how many tokens of a batch logits are reserved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Outputs {
+    /// One a sequence, as llama-server does.
+    #[default]
+    PerSequence,
+    /// Every token of a batch, the library's own default.
+    EveryToken,
+    /// This many.
+    AtMost(u32),
+}
+
+/// Settings of one run, as llama.cpp's flags name them. The defaults are those of the flags;
+/// `n_ctx` 4096 and one sequence.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct RunConfig {
+    /// Context size, tokens; 0 for the model's own.
+    pub n_ctx: u32,
+    /// Logical batch, tokens.
+    pub n_batch: u32,
+    /// Physical batch, tokens; 0 for the logical batch.
+    pub n_ubatch: u32,
+    /// Sequences at once.
+    pub n_seq_max: u32,
+    /// One KV cache for all sequences.
+    pub kv_unified: bool,
+    /// Flash attention.
+    pub flash_attention: FlashAttention,
+    /// Element type of the K cache.
+    pub type_k: Type,
+    /// Element type of the V cache.
+    pub type_v: Type,
+    /// KV cache and attention on the devices.
+    pub offload_kqv: bool,
+    /// Host weights are copied to a device for large batches.
+    pub op_offload: bool,
+    /// Full-size cache for layers with a sliding window.
+    pub swa_full: bool,
+    /// Host weights stay in the mapped file.
+    pub use_mmap: bool,
+    /// The CPU's buffers are pinned for the first device (off: `--no-host`).
+    pub pinned_host: bool,
+    /// Embeddings are wanted.
+    pub embeddings: bool,
+    /// Pooling; `None` for the model's own.
+    pub pooling: Option<Pooling>,
+    /// Reserved logits.
+    pub outputs: Outputs,
+}
+
+impl Default for RunConfig {
+    fn default() -> RunConfig {
+        RunConfig {
+            n_ctx: 4096,
+            n_batch: 2048,
+            n_ubatch: 512,
+            n_seq_max: 1,
+            kv_unified: false,
+            flash_attention: FlashAttention::Auto,
+            type_k: Type::F16,
+            type_v: Type::F16,
+            offload_kqv: true,
+            op_offload: true,
+            swa_full: false,
+            use_mmap: true,
+            pinned_host: true,
+            embeddings: false,
+            pooling: None,
+            outputs: Outputs::PerSequence,
+        }
+    }
+}
+
+/// Types that llama.cpp's tools take for K and V.
+pub const CACHE_TYPES: [Type; 9] = [
+    Type::F32,
+    Type::F16,
+    Type::BF16,
+    Type::Q8_0,
+    Type::Q4_0,
+    Type::Q4_1,
+    Type::IQ4_NL,
+    Type::Q5_0,
+    Type::Q5_1,
+];
+
+impl RunConfig {
+    /// The context that llama.cpp makes of these settings; flash attention `auto` still counts as
+    /// on. Refused where llama.cpp refuses.
+    pub fn resolve(&self, model: &Model) -> Result<ContextParams, Refusal> {
+        self.check(model)?;
+        let hp = &model.hparams;
+        let n_seq_max = i64::from(self.n_seq_max.max(1));
+        let n_ctx = if self.n_ctx == 0 {
+            hp.n_ctx_train
+        } else {
+            i64::from(self.n_ctx)
+        };
+        let (batch, ubatch) = (i64::from(self.n_batch), i64::from(self.n_ubatch));
+        let n_batch = if hp.is_causal {
+            n_ctx.min(batch)
+        } else {
+            batch
+        };
+        let n_ubatch = n_batch.min(if ubatch == 0 { batch } else { ubatch });
+        let mut n_ctx = pad_256(n_ctx);
+        let n_ctx_seq = if self.kv_unified {
+            n_ctx
+        } else {
+            pad_256(n_ctx / n_seq_max)
+        };
+        if !self.kv_unified {
+            n_ctx = n_ctx_seq * n_seq_max;
+        }
+        if n_ctx_seq == 0 || n_ubatch == 0 {
+            return Err(Refusal::EmptyContext {
+                n_ctx: n_ctx as u64,
+                n_ubatch: n_ubatch as u64,
+            });
+        }
+        let flash_attn = self.flash_attention != FlashAttention::Off;
+        let file_pooling = hp.pooling_type.and_then(Pooling::from_id);
+        Ok(ContextParams {
+            n_ctx,
+            n_ctx_seq,
+            n_batch,
+            n_ubatch,
+            n_seq_max,
+            n_outputs_max: match self.outputs {
+                Outputs::PerSequence if self.embeddings => n_batch,
+                Outputs::PerSequence => n_seq_max,
+                Outputs::EveryToken | Outputs::AtMost(0) => n_batch,
+                Outputs::AtMost(n) => i64::from(n),
+            },
+            kv_unified: self.kv_unified,
+            flash_attn,
+            v_trans: !flash_attn,
+            offload_kqv: self.offload_kqv,
+            swa_full: self.swa_full,
+            op_offload: self.op_offload,
+            embeddings: self.embeddings,
+            pooling: self.pooling.or(file_pooling).unwrap_or_default(),
+            type_k: self.type_k,
+            type_v: self.type_v,
+        })
+    }
+
+    /// Whether flash attention is settled by a probe. A quantised V settles it before.
+    pub(crate) fn probes_flash_attention(&self) -> bool {
+        self.flash_attention == FlashAttention::Auto && !self.type_v.is_quantized()
+    }
+
+    fn check(&self, model: &Model) -> Result<(), Refusal> {
+        let off = self.flash_attention == FlashAttention::Off;
+        if self.n_batch == 0 && self.n_ubatch == 0 {
+            return Err(Refusal::EmptyContext {
+                n_ctx: u64::from(self.n_ctx),
+                n_ubatch: 0,
+            });
+        }
+        if self.n_seq_max > MAX_SEQ {
+            return Err(Refusal::TooManySequences {
+                n_seq_max: self.n_seq_max,
+            });
+        }
+        if model.hparams.mla.is_some() && self.type_k != self.type_v {
+            return Err(Refusal::MixedMlaTypes {
+                type_k: self.type_k,
+                type_v: self.type_v,
+            });
+        }
+        if self.type_v.is_quantized() && off {
+            return Err(Refusal::QuantizedVWithoutFlashAttention {
+                type_v: self.type_v,
+            });
+        }
+        for layer in &model.hparams.layers {
+            let heads = [
+                ("K", self.type_k, layer.n_embd_head_k, layer.n_embd_k_gqa()),
+                ("V", self.type_v, layer.n_embd_head_v, layer.n_embd_v_gqa()),
+            ];
+            for (which, ty, head, row) in heads {
+                let block = ty.block_size() as i64;
+                // With flash attention every head is read by itself, else whole rows are.
+                let width = if off { row } else { head };
+                if width % block != 0 {
+                    return Err(Refusal::CacheBlockSize {
+                        which,
+                        ty,
+                        block,
+                        width,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! Which tensors make the compute buffer as large as it is.
+
+use crate::breakdown::Pass;
+use crate::simulate::Context;
+use crate::{EngineProfile, Error, Layout, RunConfig};
+use vramfit_arch::Model;
+use vramfit_ggml::{BackendId, Graph, Label, Observer, TensorId, Type, reserve};
+
+/// A tensor in the compute buffer at its peak.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AliveTensor {
+    /// As llama.cpp names it, where it does.
+    pub name: String,
+    /// What made it.
+    pub op: &'static str,
+    /// Element type.
+    pub ty: Type,
+    /// Elements.
+    pub ne: [i64; 4],
+    /// Bytes it takes in the buffer.
+    pub bytes: u64,
+}
+
+/// The moment at which a compute buffer is fullest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peak {
+    /// Device in the layout's order; `None` for the host.
+    pub device: Option<usize>,
+    /// The pass that needs the larger buffer.
+    pub pass: Pass,
+    /// Bytes of the buffer.
+    pub bytes: u64,
+    /// The most bytes that are in use at once: what a buffer without gaps would take.
+    pub unfragmented_bytes: u64,
+    /// The operation that is being allocated when the buffer grows to its size.
+    pub at: String,
+    /// What is in it then, the largest first.
+    pub alive: Vec<AliveTensor>,
+}
+
+/// One thing that happened to a compute buffer.
+#[derive(Clone, Copy)]
+enum Event {
+    Allocated {
+        t: TensorId,
+        offset: u64,
+        bytes: u64,
+    },
+    Reused {
+        t: TensorId,
+        parent: TensorId,
+        bytes: u64,
+    },
+    Freed {
+        t: TensorId,
+    },
+}
+
+/// Events by backend.
+struct Recorder {
+    events: Vec<Vec<Event>>,
+    home: Vec<u8>,
+}
+
+impl Observer for Recorder {
+    fn allocated(&mut self, t: TensorId, backend: BackendId, offset: u64, bytes: u64) {
+        self.home[t.index()] = backend.0;
+        self.events[backend.index()].push(Event::Allocated { t, offset, bytes });
+    }
+
+    fn reused(&mut self, t: TensorId, parent: TensorId, bytes: u64) {
+        let backend = self.home[parent.index()];
+        self.home[t.index()] = backend;
+        self.events[backend as usize].push(Event::Reused { t, parent, bytes });
+    }
+
+    fn freed(&mut self, t: TensorId) {
+        self.events[self.home[t.index()] as usize].push(Event::Freed { t });
+    }
+}
+
+/// What is in a buffer, in order of allocation.
+#[derive(Default)]
+struct Live(Vec<(TensorId, u64, u64)>);
+
+impl Live {
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Allocated { t, offset, bytes } => self.0.push((t, offset, bytes)),
+            Event::Freed { t } => self.0.retain(|&(x, ..)| x != t),
+            Event::Reused { t, parent, bytes } => {
+                if let Some(entry) = self.0.iter_mut().find(|(x, ..)| *x == parent) {
+                    (entry.0, entry.2) = (t, bytes);
+                }
+            }
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.iter().map(|&(_, _, bytes)| bytes).sum()
+    }
+}
+
+impl Peak {
+    /// The peaks of every device's compute buffer and of the host's.
+    pub fn explain(
+        model: &Model,
+        run: &RunConfig,
+        layout: &Layout,
+        profile: &EngineProfile,
+    ) -> Result<Vec<Peak>, Error> {
+        let context = Context::new(model, run, layout, profile)?;
+        let mut peaks: Vec<Option<Peak>> = vec![None; context.backends.len()];
+        for pass in Pass::ALL {
+            let (built, schedule) = context.schedule(context.batch(pass))?;
+            let mut recorder = Recorder {
+                events: vec![Vec::new(); context.backends.len()],
+                home: vec![0; built.graph.tensors().len()],
+            };
+            let sizes = reserve(&built.graph, &schedule, &context.backends, &mut recorder);
+            for (i, (events, bytes)) in recorder.events.iter().zip(sizes).enumerate() {
+                if peaks[i].as_ref().is_some_and(|p| p.bytes >= bytes) {
+                    continue;
+                }
+                let device = context.backends[i].buffer_type().device_index();
+                peaks[i] = Some(peak(model, &built.graph, events, device, pass, bytes));
+            }
+        }
+        Ok(peaks.into_iter().flatten().collect())
+    }
+}
+
+fn peak(
+    model: &Model,
+    graph: &Graph,
+    events: &[Event],
+    device: Option<usize>,
+    pass: Pass,
+    bytes: u64,
+) -> Peak {
+    let (mut live, mut unfragmented_bytes) = (Live::default(), 0);
+    let mut at = None;
+    for (i, &event) in events.iter().enumerate() {
+        live.apply(event);
+        unfragmented_bytes = unfragmented_bytes.max(live.bytes());
+        if let Event::Allocated {
+            t,
+            offset,
+            bytes: n,
+        } = event
+            && at.is_none()
+            && offset + n == bytes
+        {
+            at = Some((i, t));
+        }
+    }
+    let mut live = Live::default();
+    events[..at.map_or(0, |(i, _)| i + 1)]
+        .iter()
+        .for_each(|&e| live.apply(e));
+    let mut alive: Vec<AliveTensor> = live
+        .0
+        .iter()
+        .map(|&(t, _, bytes)| describe(model, graph, t, bytes))
+        .collect();
+    alive.sort_by(|a, b| b.bytes.cmp(&a.bytes));
+    let at = at.map_or_else(String::new, |(_, t)| describe(model, graph, t, 0).name);
+    Peak {
+        device,
+        pass,
+        bytes,
+        unfragmented_bytes,
+        at,
+        alive,
+    }
+}
+
+fn describe(model: &Model, graph: &Graph, t: TensorId, bytes: u64) -> AliveTensor {
+    let tensor = &graph[t];
+    let name = match tensor.label {
+        Label::None => tensor.op.name().to_lowercase(),
+        Label::Step(name) => name.to_string(),
+        Label::Layer(name, il) => format!("{name}-{il}"),
+        Label::Weight(i) => model
+            .tensors
+            .get(i as usize)
+            .map_or_else(String::new, |t| t.name.clone()),
+    };
+    AliveTensor {
+        name,
+        op: tensor.op.name(),
+        ty: tensor.ty,
+        ne: tensor.ne,
+        bytes,
+    }
+}

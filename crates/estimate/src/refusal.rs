@@ -1,0 +1,71 @@
+//! What llama.cpp itself refuses.
+
+use vramfit_ggml::Type;
+
+/// llama.cpp v0.5.0 does not start with these settings. The text names its reason and the way out.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// `quantized V cache requires flash_attn to be enabled`.
+    #[error("a V cache of {type_v} needs flash attention: use -fa on, or -ctv f16")]
+    QuantizedVWithoutFlashAttention {
+        /// Type of the V cache.
+        type_v: Type,
+    },
+    /// `model does not support different K and V cache types`.
+    #[error(
+        "this model keeps K and V in one cache, but their types are {type_k} and {type_v}: use the same for -ctk and -ctv"
+    )]
+    MixedMlaTypes {
+        /// Type of the K cache.
+        type_k: Type,
+        /// Type of the V cache.
+        type_v: Type,
+    },
+    /// `cache type with block size does not divide n_embd_head`.
+    #[error(
+        "a {which} cache of {ty} comes in blocks of {block}, which do not divide {width}: use f16"
+    )]
+    CacheBlockSize {
+        /// K or V.
+        which: &'static str,
+        /// Type of that cache.
+        ty: Type,
+        /// Elements a block.
+        block: i64,
+        /// Elements of a head or row.
+        width: i64,
+    },
+    /// `n_seq_max must be <= 256`.
+    #[error("{n_seq_max} sequences are more than llama.cpp's 256: use a smaller -np")]
+    TooManySequences {
+        /// Sequences asked for.
+        n_seq_max: u32,
+    },
+    /// A context or batch of nothing.
+    #[error(
+        "nothing can be computed with n_ctx {n_ctx} and n_ubatch {n_ubatch}: give -c, -b and -ub above 0"
+    )]
+    EmptyContext {
+        /// Context size.
+        n_ctx: u64,
+        /// Physical batch.
+        n_ubatch: u64,
+    },
+    /// `GGML_ASSERT(graph->n_nodes + graph->n_leafs <= hash_set.size)`: an abort.
+    #[error(
+        "llama.cpp would abort: the graph has {n_tensors} tensors where it has room for {room}: use a larger -ub or fewer -np"
+    )]
+    GraphTooLarge {
+        /// Nodes and leafs of the graph.
+        n_tensors: u64,
+        /// Room that llama.cpp reserves.
+        room: u64,
+    },
+    /// A tensor override to a device that is not used.
+    #[error("a tensor override names {device}, which is not among the devices in use")]
+    OverrideDevice {
+        /// The device, as named.
+        device: String,
+    },
+}

@@ -1,0 +1,230 @@
+//! llama.cpp's reserve passes, replayed (`llama_context::sched_reserve`).
+
+use crate::breakdown::{Breakdown, MemoryBytes, Pass, PassStats};
+use crate::{EngineProfile, Error, Layout, Refusal, RunConfig};
+use vramfit_arch::cache::cache_tensors;
+use vramfit_arch::{Batch, BuiltGraph, ContextParams, Model, WeightMap, build};
+use vramfit_ggml::cuda::Cuda;
+use vramfit_ggml::{
+    Backend, BackendId, BufferType, Observer, Schedule, Scheduler, Unwatched, reserve,
+};
+
+/// `GGML_SCHED_MAX_COPIES`.
+const PIPELINE_COPIES: usize = 4;
+
+/// Everything that is settled before the first graph is built.
+pub(crate) struct Context<'a> {
+    pub model: &'a Model,
+    pub params: ContextParams,
+    pub backends: Vec<Backend>,
+    pub layers: Vec<BufferType>,
+    pub weights: WeightMap,
+    pub n_copies: usize,
+    use_mmap: bool,
+}
+
+impl Breakdown {
+    /// What llama.cpp takes for `model`, run as `run` says and laid out as `layout` says.
+    pub fn estimate(
+        model: &Model,
+        run: &RunConfig,
+        layout: &Layout,
+        profile: &EngineProfile,
+    ) -> Result<Breakdown, Error> {
+        let context = Context::new(model, run, layout, profile)?;
+        let mut compute = vec![0; context.backends.len()];
+        let mut passes = [PassStats::default(); 2];
+        for (stats, pass) in passes.iter_mut().zip(Pass::ALL) {
+            let (sizes, n) = context.reserve(pass, &mut Unwatched)?;
+            *stats = n;
+            compute
+                .iter_mut()
+                .zip(sizes)
+                .for_each(|(most, n)| *most = n.max(*most));
+        }
+        Ok(context.breakdown(&compute, passes))
+    }
+}
+
+impl<'a> Context<'a> {
+    pub fn new(
+        model: &'a Model,
+        run: &RunConfig,
+        layout: &Layout,
+        profile: &EngineProfile,
+    ) -> Result<Context<'a>, Error> {
+        let params = run.resolve(model)?;
+        let n_devices = layout.devices.len();
+        let n_layer_all = model.hparams.n_layer_all;
+        let full_offload = layout.gpu_layers(n_layer_all) > n_layer_all;
+        let unused = |b: &BufferType| b.device_index().is_some_and(|i| i >= n_devices);
+        if let Some(o) = layout.overrides.iter().find(|o| unused(&o.buffer)) {
+            let device = format!("device {}", o.buffer.index() - 1);
+            return Err(Refusal::OverrideDevice { device }.into());
+        }
+        let layers = layout.layer_buffers(n_layer_all);
+        let weights = WeightMap::new(model, &layers, n_devices, full_offload, &layout.overrides);
+        let pipelined =
+            n_devices > 1 && full_offload && params.offload_kqv && layout.overrides.is_empty();
+        let mut context = Context {
+            model,
+            params,
+            backends: backends(layout, profile),
+            layers,
+            weights,
+            n_copies: if pipelined { PIPELINE_COPIES } else { 1 },
+            use_mmap: run.use_mmap && !layout.devices.iter().any(|d| d.integrated),
+        };
+        if run.probes_flash_attention() {
+            context.params.flash_attn = context.flash_attention_fits()?;
+        }
+        Ok(context)
+    }
+
+    /// `auto`: a graph of one token a sequence is split, and flash attention stays on when every
+    /// node lands on the device of its layer.
+    fn flash_attention_fits(&self) -> Result<bool, Error> {
+        let n = self.params.n_seq_max;
+        let (built, schedule) = self.schedule(Batch {
+            n_tokens: n,
+            n_outputs: n,
+        })?;
+        let at_home = |&(node, il): &(_, usize)| {
+            schedule.backend_of(node) == Some(self.weights.backend(self.layers[il]))
+        };
+        Ok(built.flash_attn.iter().all(at_home))
+    }
+
+    /// The largest batch, or one token a sequence.
+    pub fn batch(&self, pass: Pass) -> Batch {
+        let p = &self.params;
+        let n_seqs = p.n_seq_max;
+        match pass {
+            Pass::Prompt => {
+                let n_tokens = p.n_ctx.min(p.n_ubatch);
+                let n_outputs = n_tokens.min(p.n_outputs_max);
+                Batch {
+                    n_tokens: (n_tokens + n_seqs - 1) / n_seqs * n_seqs,
+                    n_outputs,
+                }
+            }
+            Pass::Generation => Batch {
+                n_tokens: n_seqs,
+                n_outputs: n_seqs,
+            },
+        }
+    }
+
+    /// Builds the graph of `batch` and splits it over the backends.
+    pub fn schedule(&self, batch: Batch) -> Result<(BuiltGraph, Schedule), Error> {
+        let mut built = build(self.model, &self.params, &self.weights, batch)?;
+        let n_tensors = Model::graph_tensors(&built.graph);
+        let room = self
+            .model
+            .max_graph_tensors(self.params.n_ctx.min(self.params.n_ubatch));
+        if n_tensors > room {
+            return Err(Refusal::GraphTooLarge { n_tensors, room }.into());
+        }
+        let scheduler = Scheduler {
+            backends: &self.backends,
+            n_copies: self.n_copies,
+            op_offload: self.params.op_offload,
+        };
+        let schedule = scheduler.split(&mut built.graph);
+        Ok((built, schedule))
+    }
+
+    /// Bytes of each backend's compute buffer for one pass.
+    fn reserve(
+        &self,
+        pass: Pass,
+        observer: &mut impl Observer,
+    ) -> Result<(Vec<u64>, PassStats), Error> {
+        let (built, schedule) = self.schedule(self.batch(pass))?;
+        let sizes = reserve(&built.graph, &schedule, &self.backends, observer);
+        let stats = PassStats {
+            n_nodes: built.graph.nodes.len(),
+            n_splits: schedule.splits.len(),
+        };
+        Ok((sizes, stats))
+    }
+
+    pub fn backend_id(&self, buffer: BufferType) -> BackendId {
+        self.weights.backend(buffer)
+    }
+
+    fn backend_of(&self, buffer: BufferType) -> &Backend {
+        &self.backends[self.backend_id(buffer).index()]
+    }
+
+    fn breakdown(self, compute: &[u64], passes: [PassStats; 2]) -> Breakdown {
+        // by buffer type: the host, then the devices
+        let mut memory = vec![MemoryBytes::default(); self.backends.len()];
+        self.add_weights(&mut memory);
+        self.add_cache(&mut memory);
+        for (i, bytes) in compute.iter().enumerate() {
+            memory[self.backends[i].buffer_type().index()].compute = *bytes;
+        }
+        let host = memory[0];
+        Breakdown {
+            params: self.params,
+            pipeline_copies: self.n_copies as u32,
+            devices: memory.split_off(1),
+            host,
+            layers: self.layers.iter().map(|b| b.device_index()).collect(),
+            passes,
+        }
+    }
+
+    fn add_weights(&self, memory: &mut [MemoryBytes]) {
+        let mut spans: Vec<Option<(u64, u64)>> = Vec::new();
+        for loaded in self.weights.loaded(self.model, self.use_mmap) {
+            let t = &self.model.tensors[loaded.tensor];
+            if loaded.buffer == BufferType::HOST && self.use_mmap {
+                let part = t.part as usize;
+                spans.resize(spans.len().max(part + 1), None);
+                let end = t.offset + t.n_bytes;
+                let (first, last) = spans[part].unwrap_or((t.offset, end));
+                spans[part] = Some((first.min(t.offset), last.max(end)));
+                continue;
+            }
+            let size = self
+                .backend_of(loaded.buffer)
+                .placed_size(t.ty, t.ne, t.n_bytes);
+            memory[loaded.buffer.index()].model += size;
+        }
+        // Mapped weights: from the first to the last one on the host, whatever lies between.
+        memory[0].model += spans
+            .iter()
+            .flatten()
+            .map(|(first, last)| last - first)
+            .sum::<u64>();
+    }
+
+    fn add_cache(&self, memory: &mut [MemoryBytes]) {
+        for il in 0..self.model.hparams.n_layer() {
+            let home = if self.params.offload_kqv {
+                self.layers[il]
+            } else {
+                BufferType::HOST
+            };
+            for t in cache_tensors(&self.model.hparams, &self.params, il) {
+                let size = self.backend_of(home).placed_size(t.ty, t.ne, t.n_bytes());
+                memory[home.index()].context += size;
+            }
+        }
+    }
+}
+
+/// The devices in order, the CPU last.
+fn backends(layout: &Layout, profile: &EngineProfile) -> Vec<Backend> {
+    let cuda = layout.devices.iter().enumerate().map(|(index, device)| {
+        Backend::Cuda(Cuda {
+            index,
+            compute_capability: device.compute_capability,
+            compiled: profile.compiled_for(device.compute_capability),
+            integrated: device.integrated,
+        })
+    });
+    cuda.chain([Backend::Cpu]).collect()
+}

@@ -1,0 +1,11 @@
+//! What several test programs share.
+#![allow(dead_code)] // each program uses its part
+
+pub mod truth;
+
+use std::path::PathBuf;
+
+/// A path below `fixtures/`.
+pub fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(path)
+}

@@ -1,0 +1,197 @@
+//! Reads the truth tables and turns llama.cpp's flags into settings.
+
+use super::fixture;
+use regex::Regex;
+use vramfit_arch::{Model, Pooling, TensorOverride};
+use vramfit_estimate::{FlashAttention, Layout, LayoutDevice, Outputs, RunConfig};
+use vramfit_ggml::{BufferType, ComputeCapability, Type};
+
+/// How a case ended in the real engine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    Ok,
+    Refused,
+    Crashed,
+}
+
+/// One case.
+pub struct Row {
+    pub model: String,
+    pub gpus: String,
+    pub flags: String,
+    pub status: Status,
+    /// The engine's figures in one line, or why it refused.
+    pub expected: String,
+}
+
+/// A GPU of a case, by its index in the machine.
+#[derive(Clone, Copy)]
+pub struct Gpu {
+    pub index: usize,
+    pub total_bytes: u64,
+    pub compute_capability: ComputeCapability,
+}
+
+pub fn rows(path: &str) -> Vec<Row> {
+    let text = std::fs::read_to_string(fixture(path)).unwrap();
+    text.lines().filter(|l| !l.starts_with('#') && !l.is_empty()).map(row).collect()
+}
+
+fn row(line: &str) -> Row {
+    let columns: Vec<&str> = line.split('\t').collect();
+    let status = match columns[3].split(':').next() {
+        Some("ok") => Status::Ok,
+        Some("refused") => Status::Refused,
+        _ => Status::Crashed,
+    };
+    let expected = match columns[..] {
+        [_, _, _, "ok", n_ctx, seq, batch, ubatch, fa, copies, layers, memory, graph] => format!(
+            "n_ctx {n_ctx} {seq} n_batch {batch} {ubatch} fa {fa} copies {copies} layers {layers} {memory} {}",
+            full_graph(graph)
+        ),
+        _ => columns[3].to_string(),
+    };
+    let [model, gpus, flags] = [0, 1, 2].map(|i| columns[i].to_string());
+    Row { model, gpus, flags, status, expected }
+}
+
+/// Nodes and splits of both passes; llama.cpp's log writes them once where they are equal.
+fn full_graph(graph: &str) -> String {
+    if graph.contains(' ') { graph.to_string() } else { format!("{graph} {graph}") }
+}
+
+/// Run-length code of a list.
+pub fn runs<T: PartialEq + Copy>(list: &[T]) -> Vec<(T, usize)> {
+    let mut runs: Vec<(T, usize)> = Vec::new();
+    for &x in list {
+        match runs.last_mut() {
+            Some((y, n)) if *y == x => *n += 1,
+            _ => runs.push((x, 1)),
+        }
+    }
+    runs
+}
+
+impl Row {
+    fn flag(&self, name: &str) -> Option<&str> {
+        let mut words = self.flags.split(' ');
+        words.find(|w| *w == name)?;
+        words.next()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.flags.split(' ').any(|w| w == name)
+    }
+
+    fn number<T: std::str::FromStr>(&self, name: &str, default: T) -> T
+    where
+        T::Err: std::fmt::Debug,
+    {
+        self.flag(name).map_or(default, |v| v.parse().unwrap())
+    }
+
+    /// The GPUs that llama.cpp uses, in order.
+    pub fn devices(&self) -> Vec<Gpu> {
+        if self.gpus == "-" {
+            return Vec::new();
+        }
+        let gpu = |(index, text): (usize, &str)| {
+            let (total, cc) = text.split_once(':').unwrap();
+            let compute_capability = cc.parse().unwrap();
+            Gpu { index, total_bytes: total.parse().unwrap(), compute_capability }
+        };
+        let mut gpus: Vec<Gpu> = self.gpus.split(',').enumerate().map(gpu).collect();
+        match self.flag("-dev") {
+            Some("none") => gpus.clear(),
+            Some(names) => {
+                let names: Vec<&str> = names.split(',').collect();
+                let of = |n: &&str| gpus[n["CUDA".len()..].parse::<usize>().unwrap()];
+                gpus = names.iter().map(of).collect();
+            }
+            None => {}
+        }
+        if self.flag("-sm") == Some("none") && !gpus.is_empty() {
+            gpus = vec![gpus[self.number("-mg", 0usize)]];
+        }
+        gpus
+    }
+
+    pub fn settings(&self, gpus: &[Gpu], model: &Model) -> Result<(RunConfig, Layout), String> {
+        Ok((self.run(), self.layout(gpus, model)?))
+    }
+
+    fn run(&self) -> RunConfig {
+        let ty = |name| Type::from_name(self.flag(name).unwrap_or("f16")).unwrap();
+        let mut run = RunConfig::default();
+        run.n_ctx = self.number("-c", 4096);
+        run.n_batch = self.number("-b", 2048);
+        run.n_ubatch = self.number("-ub", 512);
+        run.n_seq_max = self.number("-np", 1);
+        run.kv_unified = self.number("--kv-unified", 0u8) != 0;
+        run.flash_attention = match self.flag("-fa") {
+            Some("on") => FlashAttention::On,
+            Some("off") => FlashAttention::Off,
+            _ => FlashAttention::Auto,
+        };
+        (run.type_k, run.type_v) = (ty("-ctk"), ty("-ctv"));
+        run.offload_kqv = !self.has("-nkvo");
+        run.op_offload = !self.has("--no-op-offload");
+        run.swa_full = self.number("--swa-full", 0u8) != 0;
+        run.use_mmap = !self.has("--no-mmap");
+        run.pinned_host = !self.has("--no-host");
+        run.embeddings = self.has("--embeddings");
+        run.pooling = self.flag("--pooling").map(|n| Pooling::from_id(n.parse().unwrap()).unwrap());
+        run.outputs = match self.number("--n-outputs", 0) {
+            0 => Outputs::EveryToken,
+            n => Outputs::AtMost(n),
+        };
+        run
+    }
+
+    fn layout(&self, gpus: &[Gpu], _: &Model) -> Result<Layout, String> {
+        let device = |g: &Gpu| LayoutDevice {
+            compute_capability: g.compute_capability,
+            integrated: false,
+        };
+        let split = match self.flag("-ts") {
+            Some(shares) => shares.split(',').map(|s| s.parse().unwrap()).collect(),
+            None => Vec::new(),
+        };
+        let by_free = || gpus.iter().map(|g| g.total_bytes as f32).collect();
+        let given = split.iter().any(|&x: &f32| x != 0.0);
+        Ok(Layout {
+            devices: gpus.iter().map(device).collect(),
+            n_gpu_layers: u32::try_from(self.number("-ngl", -1i64)).ok(),
+            tensor_split: if given { split } else { by_free() },
+            overrides: self.overrides(gpus)?,
+        })
+    }
+
+    fn overrides(&self, gpus: &[Gpu]) -> Result<Vec<TensorOverride>, String> {
+        let mut overrides = Vec::new();
+        let host = BufferType::HOST;
+        let mut add = |pattern: &str, buffer| {
+            overrides.push(TensorOverride { pattern: Regex::new(pattern).unwrap(), buffer });
+        };
+        const EXPERTS: &str = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps";
+        for entry in self.flag("-ot").iter().flat_map(|v| v.split(',')) {
+            let (pattern, target) = entry.split_once('=').unwrap();
+            let buffer = match target.strip_prefix("CUDA") {
+                None => host,
+                Some(index) => {
+                    let index: usize = index.parse().unwrap();
+                    let found = gpus.iter().position(|g| g.index == index);
+                    BufferType::device(found.ok_or("an override to a GPU not in use")?)
+                }
+            };
+            add(pattern, buffer);
+        }
+        if self.has("--cpu-moe") {
+            add(EXPERTS, host);
+        }
+        for il in 0..self.number("--n-cpu-moe", 0usize) {
+            add(&format!(r"blk\.{il}{EXPERTS}"), host);
+        }
+        Ok(overrides)
+    }
+}
