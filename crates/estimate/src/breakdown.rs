@@ -22,6 +22,25 @@ impl MemoryBytes {
     }
 }
 
+/// What the CUDA backend takes on one device while it computes, beside llama.cpp's buffers.
+/// Modelled, not proved to the byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Runtime {
+    /// The pool of temporary buffers at its largest.
+    pub pool_bytes: u64,
+    /// cuBLAS's workspace, once it is used.
+    pub workspace_bytes: u64,
+    /// The figures are a bound, since something of the device is not known.
+    pub is_bound: bool,
+}
+
+impl Runtime {
+    /// All of it.
+    pub fn sum(&self) -> u64 {
+        self.pool_bytes.saturating_add(self.workspace_bytes)
+    }
+}
+
 /// The graphs that llama.cpp reserves compute buffers for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pass {
@@ -54,6 +73,8 @@ pub struct Breakdown {
     pub pipeline_copies: u32,
     /// A device each, in the layout's order.
     pub devices: Vec<MemoryBytes>,
+    /// While it computes: a device each.
+    pub runtime: Vec<Runtime>,
     /// Host memory, pinned or not. Weights are the mapped part of the file.
     pub host: MemoryBytes,
     /// Device of each layer (`None` for the host); the output layer is the last.

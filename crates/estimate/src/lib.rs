@@ -9,7 +9,7 @@ mod profile;
 mod refusal;
 mod simulate;
 
-pub use breakdown::{Breakdown, MemoryBytes, Pass, PassStats};
+pub use breakdown::{Breakdown, MemoryBytes, Pass, PassStats, Runtime};
 pub use config::{CACHE_TYPES, FlashAttention, MAX_SEQ, Outputs, RunConfig};
 pub use explain::{AliveTensor, Peak};
 pub use layout::{Layout, LayoutDevice};

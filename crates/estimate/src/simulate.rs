@@ -1,6 +1,6 @@
 //! llama.cpp's reserve passes, replayed (`llama_context::sched_reserve`).
 
-use crate::breakdown::{Breakdown, MemoryBytes, Pass, PassStats};
+use crate::breakdown::{Breakdown, MemoryBytes, Pass, PassStats, Runtime};
 use crate::{EngineProfile, Error, Layout, Refusal, RunConfig};
 use vramfit_arch::cache::cache_tensors;
 use vramfit_arch::{Batch, BuiltGraph, ContextParams, Model, WeightMap, build};
@@ -169,6 +169,7 @@ impl<'a> Context<'a> {
         Breakdown {
             params: self.params,
             pipeline_copies: self.n_copies as u32,
+            runtime: vec![Runtime::default(); memory.len() - 1],
             devices: memory.split_off(1),
             host,
             layers: self.layers.iter().map(|b| b.device_index()).collect(),

@@ -1,0 +1,113 @@
+//! The answer: where everything goes, what it takes, and why not otherwise.
+
+use vramfit_estimate::{Breakdown, MemoryBytes, RunConfig};
+
+/// In one word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// All layers on GPUs (or, with no GPU asked for, on the host), within free memory.
+    Fits,
+    /// Some layers or experts stay on the host.
+    Partial,
+    /// Not as asked: a GPU falls short, or no layer fits on any.
+    DoesNotFit,
+}
+
+/// How sure a number is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Certainty {
+    /// llama.cpp's own bytes, proved against the real engine.
+    Exact,
+    /// A model of what CUDA takes.
+    Modelled,
+    /// Not above this.
+    Bound,
+}
+
+/// One GPU's share.
+#[derive(Clone, PartialEq, Debug)]
+pub struct DevicePlacement {
+    /// Index into the list of GPUs given; `CUDA<index>`.
+    pub device: usize,
+    /// Layers, ascending; the output layer is `n_layer_all`.
+    pub layers: Vec<usize>,
+    /// llama.cpp's buffers: exact.
+    pub memory: MemoryBytes,
+    /// Runtime pool and cuBLAS workspace: modelled.
+    pub runtime_bytes: u64,
+    /// How sure `runtime_bytes` is.
+    pub runtime_certainty: Certainty,
+    /// CUDA's own; 0 on a GPU that llama.cpp is told not to use.
+    pub overhead_bytes: u64,
+    /// Their sum: what nvidia-smi would show for the process.
+    pub required_bytes: u64,
+    /// Free less required; below 0 what is missing.
+    pub headroom_bytes: i64,
+}
+
+/// A setting whose change would make a rejected option fit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fix {
+    /// The flag, with the value that would fit: `["-c", "32768"]`.
+    pub flags: Vec<String>,
+    /// In words.
+    pub text: String,
+}
+
+/// A GPU that falls short.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shortfall {
+    /// Index of the GPU.
+    pub device: usize,
+    /// Needed there, bytes.
+    pub required_bytes: u64,
+    /// Free there, bytes.
+    pub free_bytes: u64,
+}
+
+impl Shortfall {
+    /// Bytes that are missing.
+    pub fn missing_bytes(&self) -> u64 {
+        self.required_bytes.saturating_sub(self.free_bytes)
+    }
+}
+
+/// An option that was looked at and not taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rejected {
+    /// What it was: `all layers on CUDA0`.
+    pub option: String,
+    /// Each GPU that falls short.
+    pub shortfalls: Vec<Shortfall>,
+    /// Why, where no GPU falls short.
+    pub reason: Option<String>,
+    /// The nearest changes that would make it fit.
+    pub fixes: Vec<Fix>,
+}
+
+/// Where everything goes.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// In one word.
+    pub verdict: Verdict,
+    /// One entry a GPU given, used or not.
+    pub devices: Vec<DevicePlacement>,
+    /// The host's share.
+    pub host: MemoryBytes,
+    /// Layers on the host, ascending.
+    pub host_layers: Vec<usize>,
+    /// The estimate behind it, its devices in the order llama.cpp uses them.
+    pub breakdown: Breakdown,
+    /// Settings it holds for.
+    pub run: RunConfig,
+    /// The layout, as scored.
+    pub layout: vramfit_estimate::Layout,
+    /// Index (into the GPUs given) of each device of the layout.
+    pub layout_devices: Vec<usize>,
+    /// Flags for llama-server that reproduce it, without the program's name and `-m MODEL`.
+    pub flags: Vec<String>,
+    /// Options that were looked at and not taken, the best first.
+    pub rejected: Vec<Rejected>,
+    /// What a reader should know.
+    pub notes: Vec<String>,
+}

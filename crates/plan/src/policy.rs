@@ -1,0 +1,84 @@
+//! What the user wants of a placement.
+
+/// Who decides where layers go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LayoutMode {
+    /// vramfit searches.
+    #[default]
+    Best,
+    /// llama.cpp by itself, as with `--fit off`: all layers on the GPUs, split by free memory.
+    Engine,
+}
+
+/// Which GPU is taken when several would do alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Prefer {
+    /// The one with the most free memory.
+    #[default]
+    MostFree,
+    /// The first.
+    First,
+    /// The last.
+    Last,
+    /// The one that would be fullest.
+    Tightest,
+}
+
+/// `-sm`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SplitMode {
+    /// One GPU only.
+    None,
+    /// Layers over all GPUs.
+    Layer,
+}
+
+/// Where an override sends tensors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OverrideTarget {
+    /// Host memory (`CPU`).
+    Host,
+    /// The GPU with this index (`CUDA0` is 0).
+    Device(usize),
+}
+
+/// One `PATTERN=BUFFER` of `-ot`.
+#[derive(Clone, Debug)]
+pub struct Override {
+    /// Searched for in tensor names.
+    pub pattern: regex::Regex,
+    /// Where matching tensors go.
+    pub target: OverrideTarget,
+}
+
+/// Flags that the user gave: they are obeyed, never searched over.
+#[derive(Clone, Debug, Default)]
+pub struct Pinned {
+    /// `-ngl`; a value above the model's layers means all.
+    pub n_gpu_layers: Option<u32>,
+    /// `-ts`.
+    pub tensor_split: Option<Vec<f32>>,
+    /// `-sm`.
+    pub split_mode: Option<SplitMode>,
+    /// `-mg`.
+    pub main_gpu: Option<usize>,
+    /// `-dev`: indices into the list of GPUs, in order; empty for none.
+    pub devices: Option<Vec<usize>>,
+    /// `-ot`.
+    pub overrides: Vec<Override>,
+    /// `-cmoe`: all experts on the host.
+    pub cpu_moe: bool,
+    /// `-ncmoe`: experts of the first so many layers on the host.
+    pub n_cpu_moe: Option<u32>,
+}
+
+/// All of it.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// Who decides.
+    pub mode: LayoutMode,
+    /// Between equals.
+    pub prefer: Prefer,
+    /// What is not to be decided.
+    pub pinned: Pinned,
+}
