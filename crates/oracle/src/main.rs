@@ -1,2 +1,164 @@
-//! Maintainer tool.
-fn main() {}
+//! Development only: the real llama.cpp on imaginary GPUs, and the truth tables made with it.
+//!
+//! ```text
+//! cargo run --release -p vramfit-oracle -- setup [DIR]       fetch and build the engine and its imaginary GPUs
+//! cargo run --release -p vramfit-oracle -- run MODEL FLAGS   one run; see crates/oracle/kit/README.md
+//! cargo run --release -p vramfit-oracle -- truth             fixtures/truth/llama.cpp-v0.5.0-cuda13.tsv
+//! cargo run --release -p vramfit-oracle -- graphs            fixtures/graphs
+//! cargo run --release -p vramfit-oracle -- real-model        target/real-model: engine and estimate side by side
+//! cargo run --release -p vramfit-oracle -- plans             fixtures/truth/plans-llama.cpp-v0.5.0.tsv
+//! ```
+
+mod case;
+mod error;
+mod estimate;
+mod graphs;
+mod grid;
+mod kit;
+mod models;
+mod plan_cases;
+mod plans;
+mod random;
+mod real_model;
+mod row;
+mod settings;
+mod truth;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use error::{Context, Error, Result};
+
+const USAGE: &str = "usage: oracle COMMAND
+  setup [DIR]            fetch and build the real engine (kit/setup.sh)
+  run MODEL [FLAGS]      one run of the real engine, or --jobs FILE, or --help (kit/README.md)
+  truth [--random N] [--per-model N] [--workers N] [--work DIR] [--out FILE]
+                         the truth table; goes on where it stopped
+  graphs [--out DIR]     the real compute graphs, node by node
+  real-model [--estimate PATH] [--compare no]
+                         a downloaded model: engine and estimate side by side
+  plans [--n N] [--workers N] [--estimate PATH] [--out FILE]
+                         estimate's plans, loaded for real on GPUs too small for comfort";
+
+fn main() -> ExitCode {
+    match command() {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("oracle: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command() -> Result<i32> {
+    let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if args.is_empty() {
+        return Err(Error::new(USAGE));
+    }
+    let name = args.remove(0);
+    match name.to_str() {
+        Some("setup") => kit::setup(&args),
+        Some("run") => kit::run(&args),
+        Some("truth") => truth_command(&Options::of(
+            &args,
+            &["--random", "--per-model", "--workers", "--work", "--out"],
+        )?),
+        Some("graphs") => {
+            let options = Options::of(&args, &["--out"])?;
+            graphs::make(
+                &options
+                    .get("--out")
+                    .map_or_else(|| models::fixtures().join("graphs"), Into::into),
+            )
+            .map(|()| 0)
+        }
+        Some("plans") => plans_command(&Options::of(
+            &args,
+            &["--n", "--workers", "--estimate", "--out"],
+        )?),
+        Some("real-model") => {
+            let options = Options::of(&args, &["--estimate", "--compare"])?;
+            real_model::run(
+                options.get("--compare") != Some("no"),
+                options.get("--estimate"),
+            )
+        }
+        Some("-h" | "--help") => {
+            println!("{USAGE}");
+            Ok(0)
+        }
+        _ => Err(Error::new(format!(
+            "no command {}\n{USAGE}",
+            name.display()
+        ))),
+    }
+}
+
+fn truth_command(options: &Options) -> Result<i32> {
+    truth::make(&truth::Request {
+        n_random: options.number("--random", 130)?,
+        per_model: options.number("--per-model", 1_000)?,
+        workers: options.number("--workers", 2)?,
+        work: options
+            .get("--work")
+            .map_or_else(|| std::env::temp_dir().join("vramfit-oracle"), Into::into),
+        out: options.get("--out").map_or_else(
+            || models::fixtures().join("truth/llama.cpp-v0.5.0-cuda13.tsv"),
+            Into::into,
+        ),
+    })?;
+    Ok(0)
+}
+
+fn plans_command(options: &Options) -> Result<i32> {
+    plans::run(&plans::Request {
+        n: options.number("--n", 600)?,
+        workers: options.number("--workers", 2)?,
+        estimate: options.get("--estimate").map(str::to_owned),
+        out: options.get("--out").map_or_else(
+            || models::fixtures().join("truth/plans-llama.cpp-v0.5.0.tsv"),
+            Into::into,
+        ),
+    })
+}
+
+/// `--name value` pairs.
+struct Options(Vec<(String, String)>);
+
+impl Options {
+    fn of(args: &[OsString], known: &[&str]) -> Result<Self> {
+        let texts: Vec<&str> = args
+            .iter()
+            .map(|arg| arg.to_str().context("an argument that is not UTF-8"))
+            .collect::<Result<_>>()?;
+        let mut pairs = Vec::new();
+        for pair in texts.chunks(2) {
+            match *pair {
+                [name, value] if known.contains(&name) => {
+                    pairs.push((name.to_owned(), value.to_owned()))
+                }
+                _ => {
+                    return Err(Error::new(format!(
+                        "cannot read {}\n{USAGE}",
+                        pair.join(" ")
+                    )));
+                }
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .rev()
+            .find(|pair| pair.0 == name)
+            .map(|pair| pair.1.as_str())
+    }
+
+    fn number(&self, name: &str, default: usize) -> Result<usize> {
+        self.get(name).map_or(Ok(default), |text| {
+            text.parse().context(format!("{name} {text}"))
+        })
+    }
+}

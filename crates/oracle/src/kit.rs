@@ -1,0 +1,186 @@
+//! The kit: setup.sh builds the engine and its imaginary GPUs, the script `oracle` runs them. This file only calls both.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::error::{Context, Error, Result};
+
+fn kit() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kit")
+}
+
+/// Fetches and builds what the kit needs; the arguments go to setup.sh. Returns its exit code.
+pub fn setup(args: &[OsString]) -> Result<i32> {
+    pass_through(Command::new(kit().join("setup.sh")).args(args), "setup.sh")
+}
+
+/// Runs the kit's driver with these arguments, on this terminal. Returns its exit code.
+pub fn run(args: &[OsString]) -> Result<i32> {
+    pass_through(Command::new(kit().join("oracle")).args(args), "oracle")
+}
+
+fn pass_through(command: &mut Command, name: &str) -> Result<i32> {
+    let status = command.status().context(format!("kit/{name}"))?;
+    Ok(status.code().unwrap_or(1))
+}
+
+/// The real engine, as built by `setup`.
+pub struct Engine;
+
+impl Engine {
+    /// The driver, with the environment of this process cleared of what would change a result.
+    fn command(&self) -> Command {
+        let mut command = Command::new(kit().join("oracle"));
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if ["VGPU", "GGML_", "LLAMA_", "CUDA_"]
+                .iter()
+                .any(|prefix| text.starts_with(prefix))
+            {
+                command.env_remove(&name);
+            }
+        }
+        command
+    }
+
+    /// One run; its JSON. A refusal is an error with the end of the engine's log.
+    pub fn ask(
+        &self,
+        environment: &[(&str, &str)],
+        model: &Path,
+        flags: &[String],
+    ) -> Result<Value> {
+        let mut command = self.command();
+        command
+            .envs(environment.iter().copied())
+            .arg(model)
+            .args(flags)
+            .stdin(Stdio::null());
+        let output = command.output().context("kit/oracle")?;
+        if !output.status.success() {
+            let log = String::from_utf8_lossy(&output.stderr);
+            let tail: Vec<&str> = log.lines().rev().take(6).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            return Err(Error::new(format!(
+                "{}: {}: {}",
+                model.display(),
+                output.status,
+                tail.join(" | ")
+            )));
+        }
+        serde_json::from_slice(&output.stdout).context("the oracle's JSON")
+    }
+
+    /// A process that answers job lines, one at a time.
+    pub fn start_jobs(&self) -> Result<Jobs> {
+        let mut command = self.command();
+        command
+            .args(["--jobs", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        let mut child = command.spawn().context("kit/oracle --jobs")?;
+        let stdin = child.stdin.take().context("stdin")?;
+        let lines = lines_of(child.stdout.take().context("stdout")?);
+        let complaints = lines_of(child.stderr.take().context("stderr")?);
+        Ok(Jobs {
+            child,
+            stdin,
+            lines,
+            complaints,
+        })
+    }
+}
+
+fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream)
+            .split(b'\n')
+            .map_while(std::io::Result::ok)
+        {
+            if sender
+                .send(String::from_utf8_lossy(&line).into_owned())
+                .is_err()
+            {
+                break;
+            }
+        }
+    });
+    lines
+}
+
+/// What came of one job.
+pub enum Answer {
+    /// The oracle's JSON line: a result, or `error` with `log_tail`.
+    Json(Value),
+    /// No answer in time, or the driver died.
+    Lost(String),
+}
+
+/// A running `oracle --jobs -`.
+pub struct Jobs {
+    child: Child,
+    stdin: ChildStdin,
+    lines: Receiver<String>,
+    complaints: Receiver<String>,
+}
+
+impl Jobs {
+    /// What the last job's process wrote to stderr that says why it died: a failed assertion, else its last line.
+    pub fn last_words(&self) -> String {
+        std::thread::sleep(Duration::from_millis(30)); // the reading thread may be a little behind
+        let lines: Vec<String> = self.complaints.try_iter().collect();
+        let telling = lines.iter().find(|line| {
+            line.contains("GGML_ASSERT")
+                || line.contains("GGML_ABORT")
+                || line.contains("fatal error")
+        });
+        let text = telling
+            .or(lines.iter().rev().find(|line| !line.trim().is_empty()))
+            .map_or("", String::as_str);
+        // "/where/it/was/built/llama.cpp/src/x.cpp:1: GGML_ASSERT(..) failed": from the source tree on
+        let text = text
+            .find("llama.cpp/")
+            .map_or(text, |at| &text[at + "llama.cpp/".len()..]);
+        text.chars().take(160).collect()
+    }
+
+    /// Runs one job line. After `Lost` this process is of no more use.
+    pub fn ask(&mut self, line: &str, limit: Duration) -> Answer {
+        self.complaints.try_iter().for_each(drop);
+        if let Err(error) = writeln!(self.stdin, "{line}").and_then(|()| self.stdin.flush()) {
+            return Answer::Lost(format!("the driver is gone: {error}"));
+        }
+        match self.lines.recv_timeout(limit) {
+            Ok(text) => serde_json::from_str(&text).map_or_else(
+                |error| Answer::Lost(format!("bad JSON: {error}")),
+                Answer::Json,
+            ),
+            Err(RecvTimeoutError::Timeout) => {
+                Answer::Lost(format!("no answer in {} s", limit.as_secs()))
+            }
+            Err(RecvTimeoutError::Disconnected) => Answer::Lost("the driver ended".to_owned()),
+        }
+    }
+}
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        // The job itself is a child of the driver: end the whole group, which this process made.
+        let group = format!("-{}", self.child.id());
+        let _ = Command::new("kill")
+            .args(["-KILL", "--", &group])
+            .stderr(Stdio::null())
+            .status();
+        let _ = self.child.wait();
+    }
+}
