@@ -43,12 +43,26 @@ fn estimate(row: &Row, model: &Model) -> String {
         let _ = write!(text, " {name}*{n}");
     }
     for (device, m) in devices.iter().zip(&b.devices) {
-        let _ =
-            write!(text, " CUDA{}={}/{}/{}", device.index, m.model, m.context, m.compute);
+        let _ = write!(
+            text,
+            " CUDA{}={}/{}/{}",
+            device.index, m.model, m.context, m.compute
+        );
     }
-    let _ = write!(text, " host={}/{}/{}", b.host.model, b.host.context, b.host.compute);
+    let _ = write!(
+        text,
+        " host={}/{}/{}",
+        b.host.model, b.host.context, b.host.compute
+    );
+    if b.host_repacked_bytes > 0 {
+        let _ = write!(text, " CPU_REPACK={}/0/0", b.host_repacked_bytes);
+    }
     let [pp, tg] = b.passes;
-    let _ = write!(text, " {}/{} {}/{}", pp.n_nodes, pp.n_splits, tg.n_nodes, tg.n_splits);
+    let _ = write!(
+        text,
+        " {}/{} {}/{}",
+        pp.n_nodes, pp.n_splits, tg.n_nodes, tg.n_splits
+    );
     text
 }
 
@@ -77,5 +91,9 @@ fn every_row_is_exact() {
         std::fs::write(path, wrong.join("\n")).unwrap();
     }
     let some: Vec<&String> = wrong.iter().take(5).collect();
-    assert!(wrong.is_empty(), "{} of {checked} rows differ, e.g.\n{some:#?}", wrong.len());
+    assert!(
+        wrong.is_empty(),
+        "{} of {checked} rows differ, e.g.\n{some:#?}",
+        wrong.len()
+    );
 }

@@ -2,7 +2,7 @@
 
 use super::fixture;
 use regex::Regex;
-use vramfit_arch::{Model, Pooling, TensorOverride};
+use vramfit_arch::{CpuRepack, Model, Pooling, TensorOverride};
 use vramfit_estimate::{FlashAttention, Layout, LayoutDevice, Outputs, RunConfig};
 use vramfit_ggml::{BufferType, ComputeCapability, Type};
 
@@ -34,7 +34,10 @@ pub struct Gpu {
 
 pub fn rows(path: &str) -> Vec<Row> {
     let text = std::fs::read_to_string(fixture(path)).unwrap();
-    text.lines().filter(|l| !l.starts_with('#') && !l.is_empty()).map(row).collect()
+    text.lines()
+        .filter(|l| !l.starts_with('#') && !l.is_empty())
+        .map(row)
+        .collect()
 }
 
 fn row(line: &str) -> Row {
@@ -45,19 +48,43 @@ fn row(line: &str) -> Row {
         _ => Status::Crashed,
     };
     let expected = match columns[..] {
-        [_, _, _, "ok", n_ctx, seq, batch, ubatch, fa, copies, layers, memory, graph] => format!(
+        [
+            _,
+            _,
+            _,
+            "ok",
+            n_ctx,
+            seq,
+            batch,
+            ubatch,
+            fa,
+            copies,
+            layers,
+            memory,
+            graph,
+        ] => format!(
             "n_ctx {n_ctx} {seq} n_batch {batch} {ubatch} fa {fa} copies {copies} layers {layers} {memory} {}",
             full_graph(graph)
         ),
         _ => columns[3].to_string(),
     };
     let [model, gpus, flags] = [0, 1, 2].map(|i| columns[i].to_string());
-    Row { model, gpus, flags, status, expected }
+    Row {
+        model,
+        gpus,
+        flags,
+        status,
+        expected,
+    }
 }
 
 /// Nodes and splits of both passes; llama.cpp's log writes them once where they are equal.
 fn full_graph(graph: &str) -> String {
-    if graph.contains(' ') { graph.to_string() } else { format!("{graph} {graph}") }
+    if graph.contains(' ') {
+        graph.to_string()
+    } else {
+        format!("{graph} {graph}")
+    }
 }
 
 /// Run-length code of a list.
@@ -98,7 +125,11 @@ impl Row {
         let gpu = |(index, text): (usize, &str)| {
             let (total, cc) = text.split_once(':').unwrap();
             let compute_capability = cc.parse().unwrap();
-            Gpu { index, total_bytes: total.parse().unwrap(), compute_capability }
+            Gpu {
+                index,
+                total_bytes: total.parse().unwrap(),
+                compute_capability,
+            }
         };
         let mut gpus: Vec<Gpu> = self.gpus.split(',').enumerate().map(gpu).collect();
         match self.flag("-dev") {
@@ -121,7 +152,7 @@ impl Row {
     }
 
     fn run(&self) -> RunConfig {
-        let ty = |name| Type::from_name(self.flag(name).unwrap_or("f16")).unwrap();
+        let ty = |name: &str| Type::from_name(self.flag(name).unwrap_or("f16")).unwrap();
         let mut run = RunConfig::default();
         run.n_ctx = self.number("-c", 4096);
         run.n_batch = self.number("-b", 2048);
@@ -138,9 +169,14 @@ impl Row {
         run.op_offload = !self.has("--no-op-offload");
         run.swa_full = self.number("--swa-full", 0u8) != 0;
         run.use_mmap = !self.has("--no-mmap");
+        if self.has("--no-repack") {
+            run.cpu_repack = CpuRepack::Off;
+        }
         run.pinned_host = !self.has("--no-host");
         run.embeddings = self.has("--embeddings");
-        run.pooling = self.flag("--pooling").map(|n| Pooling::from_id(n.parse().unwrap()).unwrap());
+        run.pooling = self
+            .flag("--pooling")
+            .map(|n| Pooling::from_id(n.parse().unwrap()).unwrap());
         run.outputs = match self.number("--n-outputs", 0) {
             0 => Outputs::EveryToken,
             n => Outputs::AtMost(n),
@@ -171,7 +207,10 @@ impl Row {
         let mut overrides = Vec::new();
         let host = BufferType::HOST;
         let mut add = |pattern: &str, buffer| {
-            overrides.push(TensorOverride { pattern: Regex::new(pattern).unwrap(), buffer });
+            overrides.push(TensorOverride {
+                pattern: Regex::new(pattern).unwrap(),
+                buffer,
+            });
         };
         const EXPERTS: &str = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps";
         for entry in self.flag("-ot").iter().flat_map(|v| v.split(',')) {

@@ -21,4 +21,4 @@ pub use model::{Model, ModelTensor};
 pub use models::Architecture;
 pub use names::{Global, Kind, Name, Part};
 pub use params::{ContextParams, Pooling, pad_256};
-pub use placement::{LoadedTensor, TensorOverride, WeightMap};
+pub use placement::{CpuRepack, LoadedTensor, TensorOverride, WeightMap};

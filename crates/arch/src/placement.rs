@@ -14,6 +14,33 @@ pub struct TensorOverride {
     pub buffer: BufferType,
 }
 
+/// Matrices that ggml-cpu re-orders for its own kernels (`CPU_REPACK`), by what the host's CPU can
+/// do. Only weights that no device's pinned memory holds are re-ordered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CpuRepack {
+    /// None are: `--no-repack`, or a CPU without kernels.
+    Off,
+    /// x86-64 with AVX2.
+    #[default]
+    Avx2,
+    /// x86-64 with AVX-512.
+    Avx512,
+}
+
+impl CpuRepack {
+    /// `ggml_repack_get_optimal_repack_type`: there is a kernel for matrices of `ty` with rows
+    /// in groups of eight.
+    fn takes(self, ty: Type, n_rows: i64) -> bool {
+        let with_avx2 = matches!(ty, Type::Q4_0 | Type::Q4_K | Type::IQ4_NL | Type::MXFP4);
+        let known = match self {
+            CpuRepack::Off => false,
+            CpuRepack::Avx2 => with_avx2,
+            CpuRepack::Avx512 => with_avx2 || ty == Type::Q2_K,
+        };
+        known && n_rows % 8 == 0
+    }
+}
+
 /// The memory of every layer and weight.
 #[derive(Clone, Debug)]
 pub struct WeightMap {
@@ -22,6 +49,7 @@ pub struct WeightMap {
     /// Memory of each tensor of the file that does not simply follow its layer.
     special: Vec<Option<BufferType>>,
     n_devices: usize,
+    repack: CpuRepack,
     /// Every layer and the output layer are on devices (`n_gpu_layers > n_layer_all`).
     pub full_offload: bool,
 }
@@ -33,6 +61,8 @@ pub struct LoadedTensor {
     pub tensor: usize,
     /// Where it is.
     pub buffer: BufferType,
+    /// On the host, re-ordered in a buffer of its own.
+    pub repacked: bool,
 }
 
 impl WeightMap {
@@ -43,6 +73,7 @@ impl WeightMap {
         n_devices: usize,
         full_offload: bool,
         overrides: &[TensorOverride],
+        repack: CpuRepack,
     ) -> WeightMap {
         let n_layer_all = model.hparams.n_layer_all;
         let output = layers.get(n_layer_all).copied().unwrap_or(BufferType::HOST);
@@ -51,6 +82,7 @@ impl WeightMap {
             output,
             special: Vec::new(),
             n_devices,
+            repack,
             full_offload,
         };
         let special = |tensor: &ModelTensor| {
@@ -106,28 +138,23 @@ impl WeightMap {
     }
 
     /// Every tensor that llama.cpp creates, in file order, copies behind the original.
-    /// `use_mmap` matters to models that make their tied output before the embedding.
-    pub fn loaded(&self, model: &Model, use_mmap: bool) -> Vec<LoadedTensor> {
+    pub fn loaded(&self, model: &Model) -> Vec<LoadedTensor> {
         let mut loaded = Vec::with_capacity(model.tensors.len() + 8);
         for (tensor, info) in model.tensors.iter().enumerate() {
             if !model.is_loaded(tensor) {
                 continue;
             }
-            let mut put = |buffer| loaded.push(LoadedTensor { tensor, buffer });
+            let mut put = |buffer| {
+                let repacked = buffer == BufferType::HOST && self.is_repacked(info, false);
+                loaded.push(LoadedTensor {
+                    tensor,
+                    buffer,
+                    repacked,
+                });
+            };
             match info.role {
                 Name::Layer(il, ..) | Name::LayerOther(il) => {
                     put(self.buffer(tensor, self.layer(il)));
-                }
-                Name::Global(Global::TokenEmbd, Part::Weight) => {
-                    let home = self.buffer(tensor, BufferType::HOST);
-                    put(home);
-                    if model.has_tied_output() {
-                        let copy = self.buffer(tensor, self.output);
-                        let twice = model.architecture.makes_output_first && !use_mmap;
-                        if copy != home || twice {
-                            put(copy);
-                        }
-                    }
                 }
                 Name::Global(
                     Global::RopeFreqs | Global::RopeFactorsLong | Global::RopeFactorsShort,
@@ -137,12 +164,46 @@ impl WeightMap {
                     .into_iter()
                     .for_each(put),
                 Name::Global(global, _) => {
-                    put(self.buffer(tensor, self.global_home(model, global)));
+                    let home = self.buffer(tensor, self.global_home(model, global));
+                    put(home);
+                    if global == Global::TokenEmbd && model.has_tied_output() {
+                        loaded.extend(self.tied_output(model, tensor, home));
+                    }
                 }
                 Name::Other => put(self.buffer(tensor, BufferType::HOST)),
             }
         }
         loaded
+    }
+
+    /// The embedding again, as output matrix, unless the two can be one.
+    fn tied_output(&self, model: &Model, tensor: usize, home: BufferType) -> Option<LoadedTensor> {
+        let buffer = self.buffer(tensor, self.output);
+        let repacked = buffer == BufferType::HOST && self.is_repacked(&model.tensors[tensor], true);
+        let is_own = buffer != home || repacked || model.architecture.makes_output_first;
+        is_own.then_some(LoadedTensor {
+            tensor,
+            buffer,
+            repacked,
+        })
+    }
+
+    /// Whether a host tensor is a matrix that ggml-cpu re-orders. Embeddings are not, but an
+    /// output matrix made of one is.
+    fn is_repacked(&self, tensor: &ModelTensor, as_output: bool) -> bool {
+        let n_dims = match tensor.role {
+            Name::Layer(_, Kind::FfnUpExps | Kind::FfnGateExps | Kind::FfnDownExps, _) => 3,
+            Name::Global(
+                Global::TokenEmbd
+                | Global::PositionEmbd
+                | Global::TokenTypes
+                | Global::PerLayerTokenEmbd,
+                _,
+            ) if !as_output => return false,
+            _ => 2,
+        };
+        let dims = tensor.ne.iter().rposition(|&n| n != 1).map_or(1, |i| i + 1);
+        dims == n_dims && self.repack.takes(tensor.ty, tensor.ne[1])
     }
 
     /// One copy of the factors in each memory that holds a layer which rotates with them.

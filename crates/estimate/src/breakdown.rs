@@ -77,6 +77,9 @@ pub struct Breakdown {
     pub runtime: Vec<Runtime>,
     /// Host memory, pinned or not. Weights are the mapped part of the file.
     pub host: MemoryBytes,
+    /// Weights that ggml-cpu re-orders in a buffer beside the mapped file (`CPU_REPACK`), which
+    /// llama.cpp does not count among the host's. 0 when a GPU is used.
+    pub host_repacked_bytes: u64,
     /// Device of each layer (`None` for the host); the output layer is the last.
     pub layers: Vec<Option<usize>>,
     /// Prompt and generation.

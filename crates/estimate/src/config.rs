@@ -1,7 +1,7 @@
 //! What the user asks for, and what llama.cpp makes of it (`llama_context::llama_context`).
 
 use crate::refusal::Refusal;
-use vramfit_arch::{ContextParams, Model, Pooling, pad_256};
+use vramfit_arch::{ContextParams, CpuRepack, Model, Pooling, pad_256};
 use vramfit_ggml::Type;
 
 /// `LLAMA_MAX_SEQ`: most sequences of a context.
@@ -62,6 +62,8 @@ pub struct RunConfig {
     pub use_mmap: bool,
     /// The CPU's buffers are pinned for the first device (off: `--no-host`).
     pub pinned_host: bool,
+    /// What the host's CPU re-orders of weights that are not pinned.
+    pub cpu_repack: CpuRepack,
     /// Embeddings are wanted.
     pub embeddings: bool,
     /// Pooling; `None` for the model's own.
@@ -86,6 +88,7 @@ impl Default for RunConfig {
             swa_full: false,
             use_mmap: true,
             pinned_host: true,
+            cpu_repack: CpuRepack::default(),
             embeddings: false,
             pooling: None,
             outputs: Outputs::PerSequence,

@@ -3,10 +3,10 @@
 use crate::breakdown::{Breakdown, MemoryBytes, Pass, PassStats, Runtime};
 use crate::{EngineProfile, Error, Layout, Refusal, RunConfig};
 use vramfit_arch::cache::cache_tensors;
-use vramfit_arch::{Batch, BuiltGraph, ContextParams, Model, WeightMap, build};
+use vramfit_arch::{Batch, BuiltGraph, ContextParams, CpuRepack, Model, WeightMap, build};
 use vramfit_ggml::cuda::Cuda;
 use vramfit_ggml::{
-    Backend, BackendId, BufferType, Observer, Schedule, Scheduler, Unwatched, reserve,
+    Backend, BackendId, BufferType, Observer, Schedule, Scheduler, Unwatched, align, reserve,
 };
 
 /// `GGML_SCHED_MAX_COPIES`.
@@ -63,7 +63,11 @@ impl<'a> Context<'a> {
             return Err(Refusal::OverrideDevice { device }.into());
         }
         let layers = layout.layer_buffers(n_layer_all);
-        let weights = WeightMap::new(model, &layers, n_devices, full_offload, &layout.overrides);
+        // Weights in pinned memory stay as they are.
+        let pinned = n_devices > 0 && run.pinned_host;
+        let repack = if pinned { CpuRepack::Off } else { run.cpu_repack };
+        let overrides = &layout.overrides;
+        let weights = WeightMap::new(model, &layers, n_devices, full_offload, overrides, repack);
         let pipelined =
             n_devices > 1 && full_offload && params.offload_kqv && layout.overrides.is_empty();
         let mut context = Context {
@@ -160,7 +164,8 @@ impl<'a> Context<'a> {
     fn breakdown(self, compute: &[u64], passes: [PassStats; 2]) -> Breakdown {
         // by buffer type: the host, then the devices
         let mut memory = vec![MemoryBytes::default(); self.backends.len()];
-        self.add_weights(&mut memory);
+        let mut host_repacked_bytes = 0;
+        self.add_weights(&mut memory, &mut host_repacked_bytes);
         self.add_cache(&mut memory);
         for (i, bytes) in compute.iter().enumerate() {
             memory[self.backends[i].buffer_type().index()].compute = *bytes;
@@ -172,15 +177,20 @@ impl<'a> Context<'a> {
             runtime: vec![Runtime::default(); memory.len() - 1],
             devices: memory.split_off(1),
             host,
+            host_repacked_bytes,
             layers: self.layers.iter().map(|b| b.device_index()).collect(),
             passes,
         }
     }
 
-    fn add_weights(&self, memory: &mut [MemoryBytes]) {
+    fn add_weights(&self, memory: &mut [MemoryBytes], repacked: &mut u64) {
         let mut spans: Vec<Option<(u64, u64)>> = Vec::new();
-        for loaded in self.weights.loaded(self.model, self.use_mmap) {
+        for loaded in self.weights.loaded(self.model) {
             let t = &self.model.tensors[loaded.tensor];
+            if loaded.repacked {
+                *repacked += align(t.n_bytes, Backend::Cpu.alignment());
+                continue;
+            }
             if loaded.buffer == BufferType::HOST && self.use_mmap {
                 let part = t.part as usize;
                 spans.resize(spans.len().max(part + 1), None);

@@ -390,6 +390,11 @@ impl<'a> LlmGraph<'a> {
 
     /// The output matrix over `x`; `embd` is what embeddings are taken from.
     pub fn lm_head(&mut self, embd: TensorId, x: TensorId) {
+        self.set_embeddings(embd);
+        if self.cp.embeddings && self.model.architecture.embeddings_skip_head {
+            self.expand(x);
+            return;
+        }
         let w = self.output_matrix();
         let mut cur = self.mul_mat(w, x);
         if let Some(b) = self.output_weight(Global::Output, Part::Bias) {
@@ -403,7 +408,6 @@ impl<'a> LlmGraph<'a> {
         }
         self.graph.name_step(cur, "result_output");
         self.set_output(cur);
-        self.set_embeddings(embd);
     }
 
     /// `tanh(x / c) * c`.
@@ -421,9 +425,9 @@ impl<'a> LlmGraph<'a> {
             return self.missing("token_embd.weight".to_string());
         };
         let home = self.weights.output();
-        if self.model.architecture.makes_output_first && home == BufferType::HOST {
+        if self.model.architecture.makes_output_first {
             let buffer = self.weights.buffer(index, home);
-            return self.new_weight(index, buffer); // a second tensor beside the embedding
+            return self.new_weight(index, buffer); // never the embedding itself
         }
         self.placed_weight(index, home)
     }

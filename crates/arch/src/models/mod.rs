@@ -41,7 +41,9 @@ pub struct Architecture {
     pub has_large_graph: bool,
     /// `ssm_a` is read by a scan (Mamba), not multiplied (gated delta nets).
     pub scans: bool,
-    /// Creates its tied output matrix before the token embedding, and so holds it twice without mmap.
+    /// Leaves out the output matrix where embeddings are wanted.
+    pub embeddings_skip_head: bool,
+    /// Creates its tied output matrix before the token embedding, so the two are never one.
     pub makes_output_first: bool,
     /// `token_embd_norm` is its final norm.
     pub embd_norm_is_output: bool,
@@ -70,6 +72,7 @@ impl Architecture {
             has_lm_head: true,
             has_large_graph: false,
             scans: true,
+            embeddings_skip_head: false,
             makes_output_first: false,
             embd_norm_is_output: false,
             rope_freqs_skip_swa: false,
@@ -98,6 +101,11 @@ impl Architecture {
 
     const fn no_scan(mut self) -> Architecture {
         self.scans = false;
+        self
+    }
+
+    const fn embeddings_without_head(mut self) -> Architecture {
+        self.embeddings_skip_head = true;
         self
     }
 
@@ -147,7 +155,8 @@ impl Architecture {
         Architecture::new("jamba", mamba::jamba).reads(mamba::hybrid_hparams),
         Architecture::new("lfm2", lfm2::graph)
             .reads(lfm2::hparams)
-            .embd_norm_output(),
+            .embd_norm_output()
+            .embeddings_without_head(),
         Architecture::new("llama", llama::llama),
         Architecture::new("llama4", llama::llama4).reads(llama::llama4_hparams),
         Architecture::new("mamba", mamba::mamba).reads(mamba::hybrid_hparams),
