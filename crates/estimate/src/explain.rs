@@ -177,7 +177,7 @@ fn peak(
 
 fn describe(model: &Model, graph: &Graph, t: TensorId, bytes: u64) -> AliveTensor {
     let tensor = &graph[t];
-    let name = match tensor.label {
+    let name = match graph.label(t) {
         Label::None => tensor.op.name().to_lowercase(),
         Label::Step(name) => name.to_string(),
         Label::Layer(name, il) => format!("{name}-{il}"),

@@ -32,16 +32,15 @@ impl Breakdown {
         profile: &EngineProfile,
     ) -> Result<Breakdown, Error> {
         let context = Context::new(model, run, layout, profile)?;
-        let mut compute = vec![0; context.backends.len()];
-        let mut passes = [PassStats::default(); 2];
-        for (stats, pass) in passes.iter_mut().zip(Pass::ALL) {
-            let (sizes, n) = context.reserve(pass, &mut Unwatched)?;
-            *stats = n;
-            compute
-                .iter_mut()
-                .zip(sizes)
-                .for_each(|(most, n)| *most = n.max(*most));
-        }
+        let reserve = |pass| context.reserve(pass, &mut Unwatched);
+        let (prompt, generation) =
+            rayon::join(|| reserve(Pass::Prompt), || reserve(Pass::Generation));
+        let ((mut compute, prompt), (other, generation)) = (prompt?, generation?);
+        compute
+            .iter_mut()
+            .zip(other)
+            .for_each(|(most, n)| *most = n.max(*most));
+        let passes = [prompt, generation];
         Ok(context.breakdown(&compute, passes))
     }
 }
@@ -65,7 +64,11 @@ impl<'a> Context<'a> {
         let layers = layout.layer_buffers(n_layer_all);
         // Weights in pinned memory stay as they are.
         let pinned = n_devices > 0 && run.pinned_host;
-        let repack = if pinned { CpuRepack::Off } else { run.cpu_repack };
+        let repack = if pinned {
+            CpuRepack::Off
+        } else {
+            run.cpu_repack
+        };
         let overrides = &layout.overrides;
         let weights = WeightMap::new(model, &layers, n_devices, full_offload, overrides, repack);
         let pipelined =

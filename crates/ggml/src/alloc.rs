@@ -105,14 +105,34 @@ impl Observer for Unwatched {
 }
 
 /// `struct hash_node`: what the allocator knows of a tensor.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Slot {
     children: u32,
     views: u32,
+    /// What it is a view of, else itself.
+    root: TensorId,
     backend: u8,
     owned: bool,
+    /// Has memory from elsewhere, or none of its own.
+    foreign: bool,
     offset: u64,
     size: u64,
+}
+
+impl Slot {
+    fn new(index: usize, tensor: &crate::Tensor) -> Slot {
+        let root = tensor.view_src();
+        Slot {
+            children: 0,
+            views: 0,
+            root: root.unwrap_or(TensorId::new(index)),
+            backend: 0,
+            owned: false,
+            foreign: root.is_some() || tensor.buffer.is_some(),
+            offset: 0,
+            size: 0,
+        }
+    }
 }
 
 struct GraphAllocator<'a, O> {
@@ -146,11 +166,11 @@ impl<O: Observer> GraphAllocator<'_, O> {
     }
 
     fn allocate_node(&mut self, t: TensorId, backend: BackendId) {
-        let tensor = &self.graph[t];
-        if tensor.buffer.is_some() || self.slots[t.index()].owned || tensor.view_src().is_some() {
+        let slot = &self.slots[t.index()];
+        if slot.foreign || slot.owned {
             return;
         }
-        if tensor.op.can_inplace()
+        if self.graph[t].op.can_inplace()
             && let Some(parent) = self.reusable_parent(t)
         {
             self.take_over(t, parent);
@@ -216,14 +236,14 @@ impl<O: Observer> GraphAllocator<'_, O> {
         if slot.children != 0 || slot.views != 0 {
             return;
         }
-        if let Some(v) = self.graph[t].view_src() {
-            let source = &mut self.slots[v.index()];
-            // A view that is no node (a NONE that keeps memory alive) was not counted.
-            source.views = source.views.wrapping_sub(1);
+        let (root, owned) = (slot.root, slot.owned);
+        if root != t {
+            let source = &mut self.slots[root.index()];
+            source.views -= 1;
             if source.views == 0 && source.children == 0 && source.owned {
-                self.free_node(v);
+                self.free_node(root);
             }
-        } else if slot.owned {
+        } else if owned {
             self.free_node(t);
         }
     }
@@ -257,7 +277,12 @@ pub fn reserve(
         graph,
         backends,
         pools: backends.iter().map(|_| DynAllocator::new()).collect(),
-        slots: vec![Slot::default(); graph.tensors().len()],
+        slots: graph
+            .tensors()
+            .iter()
+            .enumerate()
+            .map(|(i, t)| Slot::new(i, t))
+            .collect(),
         observer,
     };
     allocator.run(schedule);

@@ -389,11 +389,11 @@ impl Graph {
 
     /// Names a tensor as a step of layer `il`.
     pub fn name_layer(&mut self, t: TensorId, name: &'static str, il: usize) {
-        self[t].label = Label::Layer(name, il as u32);
+        self.set_label(t, Label::Layer(name, il as u32));
     }
 
     /// Names a tensor as a step outside the layers.
     pub fn name_step(&mut self, t: TensorId, name: &'static str) {
-        self[t].label = Label::Step(name);
+        self.set_label(t, Label::Step(name));
     }
 }

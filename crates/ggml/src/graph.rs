@@ -133,8 +133,6 @@ pub struct Tensor {
     /// Strides, bytes.
     pub nb: [u64; 4],
     src: [TensorId; MAX_SRC],
-    /// Its name.
-    pub label: Label,
 }
 
 impl Tensor {
@@ -224,7 +222,13 @@ impl Tensor {
 /// Strides of a contiguous tensor, bytes.
 #[inline]
 pub fn contiguous_strides(ty: Type, ne: [i64; 4]) -> [u64; 4] {
-    let row = (ne[0].max(0) as u64 / ty.block_size()).saturating_mul(ty.type_size());
+    let n = ne[0].max(0) as u64;
+    let blocks = if ty.is_quantized() {
+        n / ty.block_size()
+    } else {
+        n
+    };
+    let row = blocks.saturating_mul(ty.type_size());
     let plane = row.saturating_mul(ne[1].max(0) as u64);
     [
         ty.type_size(),
@@ -263,6 +267,7 @@ pub enum GraphError {
 #[derive(Default)]
 pub struct Graph {
     tensors: Vec<Tensor>,
+    labels: Vec<Label>,
     /// Operations in the order they are computed.
     pub nodes: Vec<TensorId>,
     /// Tensors without an operation that a node needs, in the order they were met.
@@ -310,6 +315,17 @@ impl Graph {
         self.error.get_or_insert(error);
     }
 
+    /// What `t` is called.
+    pub fn label(&self, t: TensorId) -> Label {
+        self.labels.get(t.index()).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn set_label(&mut self, t: TensorId, label: Label) {
+        // Beside the tensors: names are not needed where every byte of a tensor counts.
+        self.labels.resize(self.tensors.len(), Label::None);
+        self.labels[t.index()] = label;
+    }
+
     pub(crate) fn push(&mut self, tensor: Tensor) -> TensorId {
         let id = TensorId::new(self.tensors.len());
         self.tensors.push(tensor);
@@ -336,7 +352,6 @@ impl Graph {
             ne,
             nb,
             src: sources,
-            label: Label::None,
         })
     }
 
@@ -362,7 +377,7 @@ impl Graph {
     pub fn input(&mut self, name: &'static str, ty: Type, ne: [i64; 4]) -> TensorId {
         let t = self.new_tensor(Op::None, ty, ne, &[]);
         self[t].flags = Flags::INPUT;
-        self[t].label = Label::Step(name);
+        self.set_label(t, Label::Step(name));
         t
     }
 
@@ -370,7 +385,7 @@ impl Graph {
     pub fn placed(&mut self, label: Label, ty: Type, ne: [i64; 4], buffer: BufferType) -> TensorId {
         let t = self.new_tensor(Op::None, ty, ne, &[]);
         self[t].buffer = Some(buffer);
-        self[t].label = label;
+        self.set_label(t, label);
         t
     }
 

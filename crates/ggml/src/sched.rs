@@ -1,7 +1,7 @@
 //! ggml's backend scheduler, replayed (`ggml_backend_sched_split_graph` in `ggml-backend.cpp`):
 //! which backend runs each node, where the graph is cut, and what is copied between the parts.
 
-use crate::{Backend, BackendId, BufferType, Flags, Graph, Label, Op, Tensor, TensorId};
+use crate::{Backend, BackendId, BufferType, Flags, Graph, Op, Tensor, TensorId};
 use std::ops::Range;
 
 /// Nodes that run on one backend without a break.
@@ -54,9 +54,16 @@ impl Scheduler<'_> {
     /// Assigns, splits and orders `graph`. The sources of its nodes are replaced by the copies
     /// they read.
     pub fn split(&self, graph: &mut Graph) -> Schedule {
-        let uses = graph.use_counts();
-        let assigned = self.assign(graph);
-        Splitter::new(self, graph, assigned).run(&uses)
+        let is_computed = |&(_, t): &(usize, TensorId)| !graph[t].op.is_view();
+        let computed: Vec<(usize, TensorId)> = graph
+            .nodes
+            .iter()
+            .copied()
+            .enumerate()
+            .filter(is_computed)
+            .collect();
+        let assigned = self.assign(graph, &computed);
+        Splitter::new(self, graph, assigned).run(&computed)
     }
 
     fn cpu(&self) -> u8 {
@@ -110,7 +117,7 @@ impl Scheduler<'_> {
     }
 
     /// Passes 1 to 4: a backend for every tensor of the graph.
-    fn assign(&self, graph: &Graph) -> Vec<u8> {
+    fn assign(&self, graph: &Graph, computed: &[(usize, TensorId)]) -> Vec<u8> {
         let pinned = |t: &Tensor| t.pin.map_or(NONE, |b| b.0);
         let mut assigned: Vec<u8> = graph.tensors().iter().map(pinned).collect();
         for &t in graph.leafs.iter().chain(&graph.nodes) {
@@ -119,10 +126,10 @@ impl Scheduler<'_> {
             }
         }
         for device_only in [true, false] {
-            self.spread(graph, graph.nodes.iter(), device_only, &mut assigned);
-            self.spread(graph, graph.nodes.iter().rev(), device_only, &mut assigned);
+            self.spread(graph, computed.iter(), device_only, &mut assigned);
+            self.spread(graph, computed.iter().rev(), device_only, &mut assigned);
         }
-        self.assign_rest(graph, &mut assigned);
+        self.assign_rest(graph, computed, &mut assigned);
         self.assign_views(graph, &mut assigned);
         assigned
     }
@@ -131,16 +138,13 @@ impl Scheduler<'_> {
     fn spread<'n>(
         &self,
         graph: &Graph,
-        nodes: impl Iterator<Item = &'n TensorId>,
+        computed: impl Iterator<Item = &'n (usize, TensorId)>,
         device_only: bool,
         assigned: &mut [u8],
     ) {
         let cpu = self.cpu();
         let mut current = NONE;
-        for &t in nodes {
-            if graph[t].op.is_view() {
-                continue;
-            }
+        for &(_, t) in computed {
             let own = &mut assigned[t.index()];
             if *own != NONE {
                 current = if device_only && *own == cpu {
@@ -156,9 +160,9 @@ impl Scheduler<'_> {
 
     /// Pass 3: what is left goes where most of its sources can be read. (Moving a node to a
     /// better backend with the same memory, as for BLAS, never applies to CUDA and the CPU.)
-    fn assign_rest(&self, graph: &Graph, assigned: &mut [u8]) {
-        for &t in &graph.nodes {
-            if assigned[t.index()] != NONE || graph[t].op.is_view() {
+    fn assign_rest(&self, graph: &Graph, computed: &[(usize, TensorId)], assigned: &mut [u8]) {
+        for &(_, t) in computed {
+            if assigned[t.index()] != NONE {
                 continue;
             }
             let mut most = None;
@@ -244,10 +248,11 @@ impl<'a, 'g> Splitter<'a, 'g> {
         }
     }
 
-    fn run(mut self, uses: &[u32]) -> Schedule {
+    fn run(mut self, computed: &[(usize, TensorId)]) -> Schedule {
+        let uses = crate::cuda::has_experts(self.graph, computed).then(|| self.graph.use_counts());
         let nodes = std::mem::take(&mut self.graph.nodes);
-        self.cut(&nodes);
-        let kept = self.dependencies(&nodes, uses);
+        self.cut(nodes.len(), computed);
+        let kept = uses.map_or_else(Vec::new, |uses| self.dependencies(&nodes, &uses));
         let leafs = self.order_leafs();
         let order = self.order_nodes(&nodes, &kept);
         self.graph.nodes = nodes;
@@ -261,12 +266,11 @@ impl<'a, 'g> Splitter<'a, 'g> {
 
     /// A tensor of no operation with the shape and strides of `of`.
     fn duplicate(&mut self, of: TensorId, backend: u8, src: &[TensorId]) -> TensorId {
-        let Tensor {
-            ty, ne, nb, label, ..
-        } = self.graph[of];
+        let Tensor { ty, ne, nb, .. } = self.graph[of];
+        let label = self.graph.label(of);
         let t = self.graph.new_tensor(Op::None, ty, ne, src);
         self.graph[t].nb = nb;
-        self.graph[t].label = label;
+        self.graph.set_label(t, label);
         self.assigned.push(backend);
         t
     }
@@ -275,25 +279,21 @@ impl<'a, 'g> Splitter<'a, 'g> {
     fn keeper(&mut self, of: TensorId, sources: &[TensorId], backend: u8) -> TensorId {
         let Tensor { ne, nb, .. } = self.graph[of];
         let t = self.graph.new_view(Op::None, of, ne, nb, sources);
-        self.graph[t].label = Label::None;
         self.assigned.push(backend);
         t
     }
 
-    fn cut(&mut self, nodes: &[TensorId]) {
-        let is_computed = |t: &TensorId| !self.graph[*t].op.is_view();
-        let first = nodes.iter().position(is_computed).unwrap_or(0);
-        let Some(&t) = nodes.get(first) else { return };
-        let backend = BackendId(self.assigned[t.index()]);
+    fn cut(&mut self, n_nodes: usize, computed: &[(usize, TensorId)]) {
+        let Some(&(_, first)) = computed.first() else {
+            return;
+        };
+        let backend = BackendId(self.assigned[first.index()]);
         let mut split = Split {
             backend,
             nodes: 0..0,
             inputs: Vec::new(),
         };
-        for (i, &t) in nodes.iter().enumerate().skip(first) {
-            if self.graph[t].op.is_view() {
-                continue;
-            }
+        for &(i, t) in computed {
             let backend = BackendId(self.assigned[t.index()]);
             if backend != split.backend || self.wants_new_split(t, &split) {
                 split.nodes.end = i;
@@ -306,7 +306,7 @@ impl<'a, 'g> Splitter<'a, 'g> {
             }
             self.copy_sources(t, &mut split);
         }
-        split.nodes.end = nodes.len();
+        split.nodes.end = n_nodes;
         self.splits.push(split);
     }
 
@@ -315,8 +315,8 @@ impl<'a, 'g> Splitter<'a, 'g> {
     fn wants_new_split(&self, t: TensorId, split: &Split) -> bool {
         !split.inputs.is_empty()
             && self.graph[t].sources().iter().any(|&s| {
-                self.graph[s].flags.contains(Flags::WEIGHT)
-                    && self.assigned[s.index()] != split.backend.0
+                self.assigned[s.index()] != split.backend.0
+                    && self.graph[s].flags.contains(Flags::WEIGHT)
                     && !self
                         .scheduler
                         .can_read(self.graph, &self.assigned, s, split.backend.0)
@@ -326,17 +326,18 @@ impl<'a, 'g> Splitter<'a, 'g> {
     /// Replaces the sources that the split's backend cannot read by copies on it.
     fn copy_sources(&mut self, t: TensorId, split: &mut Split) {
         let backend = split.backend.0;
+        let cpu = self.scheduler.cpu();
         for j in 0..self.graph[t].sources().len() {
             let s = self.graph[t].sources()[j];
-            let is_original = s.index() < self.copy_index.len();
+            let home = self.assigned[s.index()];
             if self.scheduler.n_copies > 1
-                && is_original
+                && home == cpu // where every input is
                 && self.graph[s].flags.contains(Flags::INPUT)
                 && !self.graph_inputs.contains(&s)
             {
                 self.graph_inputs.push(s);
             }
-            if self.assigned[s.index()] == backend
+            if home == backend
                 || self
                     .scheduler
                     .can_read(self.graph, &self.assigned, s, backend)
@@ -381,7 +382,7 @@ impl<'a, 'g> Splitter<'a, 'g> {
         first.unwrap_or(t)
     }
 
-    /// `graph_optimize` of the backends: tensors to keep until a node (by position) is done.
+    /// `graph_optimize` of the backends, which look for experts only: tensors to keep until a node (by position) is done.
     fn dependencies(&self, nodes: &[TensorId], uses: &[u32]) -> Vec<(usize, TensorId)> {
         let mut kept = Vec::new();
         for split in &self.splits {

@@ -8,6 +8,11 @@ use std::ops::Range;
 /// Most experts of a token that the fused sum takes.
 const MAX_REDUCED_EXPERTS: i64 = 15;
 
+/// Whether [`graph_optimize`] has anything to look for.
+pub(crate) fn has_experts(graph: &Graph, nodes: &[(usize, TensorId)]) -> bool {
+    nodes.iter().any(|&(_, t)| graph[t].op == Op::MulMatId)
+}
+
 /// Adds `(position of the node to wait for, tensor to keep)` for the nodes of one split. `uses`
 /// counts the users of each tensor in the graph as built, before copies.
 pub(crate) fn graph_optimize(

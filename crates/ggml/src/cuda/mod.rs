@@ -10,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use fattn::FlashAttnKernel;
-pub(crate) use fusion::graph_optimize;
+pub(crate) use fusion::{graph_optimize, has_experts};
 
 /// Rows of quantised tensors are padded to this many elements (`MATRIX_ROW_PADDING`).
 const MATRIX_ROW_PADDING: i64 = 512;
