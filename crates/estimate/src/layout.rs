@@ -12,6 +12,16 @@ pub struct LayoutDevice {
     pub integrated: bool,
 }
 
+impl LayoutDevice {
+    /// A card of its own memory.
+    pub fn new(compute_capability: ComputeCapability) -> LayoutDevice {
+        LayoutDevice {
+            compute_capability,
+            integrated: false,
+        }
+    }
+}
+
 /// The placement to score: everything that llama.cpp's flags say about layers and devices.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {

@@ -5,6 +5,7 @@ mod breakdown;
 mod config;
 mod explain;
 mod layout;
+mod node_list;
 mod profile;
 mod refusal;
 mod simulate;
@@ -13,6 +14,7 @@ pub use breakdown::{Breakdown, MemoryBytes, Pass, PassStats, Runtime};
 pub use config::{CACHE_TYPES, FlashAttention, MAX_SEQ, Outputs, RunConfig};
 pub use explain::{AliveTensor, Peak};
 pub use layout::{Layout, LayoutDevice};
+pub use node_list::{NodeRow, RowKind, node_list};
 pub use profile::EngineProfile;
 pub use refusal::Refusal;
 

@@ -24,6 +24,8 @@ pub struct Schedule {
     pub nodes: Vec<(TensorId, BackendId)>,
     /// The graph's leafs and, for pipeline parallelism, every copy.
     pub leafs: Vec<(TensorId, BackendId)>,
+    /// Tensors that have to be kept until the node at a position of [`Graph::nodes`] is done.
+    pub dependencies: Vec<(usize, TensorId)>,
 }
 
 impl Schedule {
@@ -261,6 +263,7 @@ impl<'a, 'g> Splitter<'a, 'g> {
             splits: self.splits,
             nodes: order,
             leafs,
+            dependencies: kept,
         }
     }
 

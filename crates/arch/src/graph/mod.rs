@@ -109,7 +109,7 @@ impl<'a> LlmGraph<'a> {
     ) -> LlmGraph<'a> {
         let n_tensors = model.tensors.len();
         LlmGraph {
-            graph: Graph::with_capacity(6 * n_tensors + 256),
+            graph: Graph::with_capacity(10 * n_tensors + 1024),
             model,
             hp: &model.hparams,
             cp,

@@ -20,13 +20,13 @@ pub(super) fn graph(g: &mut LlmGraph<'_>) {
     let Some(pos) = g.pos else { return };
     let positions = g.get_rows(table, pos);
     let x = g.add(positions, x);
-    encoder(g, x, false);
+    encoder(g, x, false, Ffn::Gelu);
 }
 
-/// Rotated positions.
+/// Rotated positions, a gate on the feed-forward block.
 pub(super) fn nomic(g: &mut LlmGraph<'_>) {
     let x = embed_types(g);
-    encoder(g, x, true);
+    encoder(g, x, true, Ffn::Silu);
 }
 
 /// Token embeddings and that of the first token type.
@@ -40,7 +40,7 @@ fn embed_types(g: &mut LlmGraph<'_>) -> TensorId {
     g.add(x, first)
 }
 
-fn encoder(g: &mut LlmGraph<'_>, x: TensorId, rotated: bool) {
+fn encoder(g: &mut LlmGraph<'_>, x: TensorId, rotated: bool, ffn: Ffn) {
     let w = g.global_of_layer(Global::TokenEmbdNorm, Part::Weight, 0);
     let b = g.global_of_layer(Global::TokenEmbdNorm, Part::Bias, 0);
     let mut x = g.norm_with(x, w, b, Some(0));
@@ -54,7 +54,7 @@ fn encoder(g: &mut LlmGraph<'_>, x: TensorId, rotated: bool) {
         let residual = g.last_rows(il, x);
         let h = g.add(cur, residual);
         let h = g.norm(h, Kind::AttnOutputNorm, il);
-        let cur = g.ffn(h, Ffn::Gelu, il);
+        let cur = g.ffn(h, ffn, il);
         let cur = g.add(cur, h);
         x = g.norm(cur, Kind::LayerOutNorm, il);
     }
