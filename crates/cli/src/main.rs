@@ -1,2 +1,155 @@
-//! `estimate`.
-fn main() {}
+//! `estimate`: what a GGUF model takes on each GPU, and where every layer should go.
+//!
+//! Flags are data ([`flags`]), made into clap's ([`command`]) after llama.cpp's short names are
+//! spelled out ([`argv`]); what was said ([`low`]) becomes settings ([`settings`], [`placement`]),
+//! and everything that is printed goes through one [`printer`].
+
+mod argv;
+mod command;
+mod estimate;
+mod exit;
+mod explain;
+mod flags;
+mod help;
+mod inputs;
+mod low;
+mod placement;
+mod printer;
+mod settings;
+mod tools;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::ArgMatches;
+use clap::error::ErrorKind;
+
+use exit::Exit;
+use low::LowArgs;
+use printer::Printer;
+use settings::Settings;
+
+fn main() -> ExitCode {
+    let exit = run(std::env::args_os()).unwrap_or_else(|message| {
+        let line = vramfit::report::one_line(&message);
+        // Where standard error is closed too, the exit code has to do.
+        let _ = writeln!(std::io::stderr(), "estimate: {line}");
+        Exit::Error
+    });
+    exit.into()
+}
+
+fn env(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
+fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Exit, String> {
+    let arguments = argv::normalise(arguments)
+        .map_err(|name| format!("unknown flag {name}; `estimate --help` lists the flags"))?;
+    let for_help = arguments
+        .iter()
+        .any(|word| word == "--help" || word == "-h");
+    let command = match for_help {
+        true => command::command(),
+        false => command::command_without_help(),
+    };
+    let matches = match command.try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
+    match matches.subcommand() {
+        Some(("explain", sub)) => model_command(sub, true),
+        Some(("strip", sub)) => tools::strip(
+            path(sub, "MODEL"),
+            path(sub, "output"),
+            sub.get_flag("keep-tokens"),
+        ),
+        Some(("gpus", sub)) => tools::gpus(text(sub, "FILTER")),
+        Some(("schema", sub)) => tools::print_schema(text(sub, "OF")),
+        Some(("completions", sub)) => tools::completions(sub),
+        Some(("man", _)) => tools::man(),
+        _ => model_command(&matches, false),
+    }
+}
+
+fn path<'a>(matches: &'a ArgMatches, id: &str) -> &'a Path {
+    let path = matches.get_one::<PathBuf>(id);
+    path.map_or(Path::new(""), PathBuf::as_path)
+}
+
+fn text<'a>(matches: &'a ArgMatches, id: &str) -> &'a str {
+    matches.get_one::<String>(id).map_or("", String::as_str)
+}
+
+fn model_command(matches: &ArgMatches, explain: bool) -> Result<Exit, String> {
+    let low = LowArgs::new(matches, &env)?;
+    if low.models.is_empty() {
+        return Err(
+            "no model given; `estimate MODEL --gpus k80x2`, or `estimate --help`".to_string(),
+        );
+    }
+    let mut printer = Printer::new(&low, &env)?;
+    let settings = Settings::new(&low)?;
+    let inputs = inputs::inputs(&low.models)?;
+    if explain {
+        explain::run(&inputs, &settings, matches.get_flag("all"), &mut printer)
+    } else {
+        estimate::run(&inputs, &settings, &mut printer)
+    }
+}
+
+/// Help and version are printed; a wrong command line is told on one line.
+fn usage(error: &clap::Error) -> Result<Exit, String> {
+    let text = error.render().to_string();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            Printer::plain().print(&format!("{}\n", text.trim_end()))?;
+            Ok(Exit::Fits)
+        }
+        ErrorKind::DisplayVersion => {
+            let engine = vramfit::ENGINE.name;
+            Printer::plain().print(&format!("estimate {} for {engine}\n", help::VERSION))?;
+            Ok(Exit::Fits)
+        }
+        _ => Err(one_line(&text)),
+    }
+}
+
+/// clap's message without its usage: what is wrong, and its tips.
+fn one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim);
+    let told = |line: &&str| {
+        !line.is_empty() && !line.starts_with("Usage:") && !line.starts_with("For more information")
+    };
+    let words: Vec<&str> = lines.filter(told).collect();
+    let text = words.join(" ").replace(" tip: ", "; ");
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    format!("{text}; `estimate --help` lists the flags")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn usage_errors_are_one_line() {
+        let check = |line: &str, expected: &str| {
+            let error = super::run(line.split(' ').map(Into::into)).unwrap_err();
+            assert_eq!(error, expected, "{line}");
+        };
+        check(
+            "estimate m.gguf --ctx-sise 5",
+            "unexpected argument '--ctx-sise' found; a similar argument exists: '--ctx-size'; \
+             `estimate --help` lists the flags",
+        );
+        check(
+            "estimate m.gguf -nglx 5",
+            "unknown flag -nglx; `estimate --help` lists the flags",
+        );
+        check(
+            "estimate strip m.gguf",
+            "the following required arguments were not provided: --output <FILE>; \
+             `estimate --help` lists the flags",
+        );
+    }
+}

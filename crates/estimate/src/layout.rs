@@ -10,6 +10,8 @@ pub struct LayoutDevice {
     pub compute_capability: ComputeCapability,
     /// Shares the host's memory.
     pub integrated: bool,
+    /// Streaming multiprocessors; `None` where not known: the runtime pool is then a bound.
+    pub sm_count: Option<u32>,
 }
 
 impl LayoutDevice {
@@ -18,6 +20,7 @@ impl LayoutDevice {
         LayoutDevice {
             compute_capability,
             integrated: false,
+            sm_count: None,
         }
     }
 }
@@ -100,6 +103,7 @@ mod tests {
         let device = LayoutDevice {
             compute_capability: ComputeCapability(860),
             integrated: false,
+            sm_count: None,
         };
         Layout {
             devices: vec![device; n_devices],

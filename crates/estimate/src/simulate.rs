@@ -4,7 +4,7 @@ use crate::breakdown::{Breakdown, MemoryBytes, Pass, PassStats, Runtime};
 use crate::{EngineProfile, Error, Layout, Refusal, RunConfig};
 use vramfit_arch::cache::cache_tensors;
 use vramfit_arch::{Batch, BuiltGraph, ContextParams, CpuRepack, Model, WeightMap, build};
-use vramfit_ggml::cuda::Cuda;
+use vramfit_ggml::cuda::{Cuda, PoolUse};
 use vramfit_ggml::{
     Backend, BackendId, BufferType, Observer, Schedule, Scheduler, Unwatched, align, reserve,
 };
@@ -35,13 +35,31 @@ impl Breakdown {
         let reserve = |pass| context.reserve(pass, &mut Unwatched);
         let (prompt, generation) =
             rayon::join(|| reserve(Pass::Prompt), || reserve(Pass::Generation));
-        let ((mut compute, prompt), (other, generation)) = (prompt?, generation?);
-        compute
+        let ((mut needs, prompt), (other, generation)) = (prompt?, generation?);
+        needs
             .iter_mut()
             .zip(other)
-            .for_each(|(most, n)| *most = n.max(*most));
+            .for_each(|(most, n)| *most = most.max(n));
         let passes = [prompt, generation];
-        Ok(context.breakdown(&compute, passes))
+        Ok(context.breakdown(&needs, passes))
+    }
+}
+
+/// What one pass takes on one backend.
+#[derive(Clone, Copy)]
+struct Needs {
+    /// Compute buffer.
+    compute_bytes: u64,
+    /// While it computes.
+    pool: PoolUse,
+}
+
+impl Needs {
+    fn max(self, other: Needs) -> Needs {
+        Needs {
+            compute_bytes: self.compute_bytes.max(other.compute_bytes),
+            pool: self.pool.max(other.pool),
+        }
     }
 }
 
@@ -141,19 +159,30 @@ impl<'a> Context<'a> {
         Ok((built, schedule))
     }
 
-    /// Bytes of each backend's compute buffer for one pass.
+    /// What one pass takes on each backend.
     fn reserve(
         &self,
         pass: Pass,
         observer: &mut impl Observer,
-    ) -> Result<(Vec<u64>, PassStats), Error> {
+    ) -> Result<(Vec<Needs>, PassStats), Error> {
         let (built, schedule) = self.schedule(self.batch(pass))?;
         let sizes = reserve(&built.graph, &schedule, &self.backends, observer);
+        let needs = |(backend, compute_bytes): (&Backend, u64)| Needs {
+            compute_bytes,
+            pool: match backend {
+                Backend::Cpu => PoolUse::default(),
+                Backend::Cuda(cuda) => {
+                    let id = self.backend_id(backend.buffer_type());
+                    cuda.pool_use(&built.graph, &schedule, id)
+                }
+            },
+        };
+        let needs = self.backends.iter().zip(sizes).map(needs).collect();
         let stats = PassStats {
             n_nodes: built.graph.nodes.len(),
             n_splits: schedule.splits.len(),
         };
-        Ok((sizes, stats))
+        Ok((needs, stats))
     }
 
     pub fn backend_id(&self, buffer: BufferType) -> BackendId {
@@ -164,20 +193,25 @@ impl<'a> Context<'a> {
         &self.backends[self.backend_id(buffer).index()]
     }
 
-    fn breakdown(self, compute: &[u64], passes: [PassStats; 2]) -> Breakdown {
+    fn breakdown(self, needs: &[Needs], passes: [PassStats; 2]) -> Breakdown {
         // by buffer type: the host, then the devices
         let mut memory = vec![MemoryBytes::default(); self.backends.len()];
         let mut host_repacked_bytes = 0;
         self.add_weights(&mut memory, &mut host_repacked_bytes);
         self.add_cache(&mut memory);
-        for (i, bytes) in compute.iter().enumerate() {
-            memory[self.backends[i].buffer_type().index()].compute = *bytes;
+        let mut runtime = vec![Runtime::default(); memory.len() - 1];
+        for (backend, needs) in self.backends.iter().zip(needs) {
+            let buffer = backend.buffer_type();
+            memory[buffer.index()].compute = needs.compute_bytes;
+            if let (Backend::Cuda(cuda), Some(i)) = (backend, buffer.device_index()) {
+                runtime[i] = runtime_of(cuda, &needs.pool);
+            }
         }
         let host = memory[0];
         Breakdown {
             params: self.params,
             pipeline_copies: self.n_copies as u32,
-            runtime: vec![Runtime::default(); memory.len() - 1],
+            runtime,
             devices: memory.split_off(1),
             host,
             host_repacked_bytes,
@@ -230,6 +264,18 @@ impl<'a> Context<'a> {
     }
 }
 
+fn runtime_of(cuda: &Cuda, pool: &PoolUse) -> Runtime {
+    Runtime {
+        pool_bytes: pool.pool_bytes(),
+        workspace_bytes: if pool.uses_cublas {
+            cuda.cublas_workspace_bytes()
+        } else {
+            0
+        },
+        is_bound: pool.is_bound,
+    }
+}
+
 /// The devices in order, the CPU last.
 fn backends(layout: &Layout, profile: &EngineProfile) -> Vec<Backend> {
     let cuda = layout.devices.iter().enumerate().map(|(index, device)| {
@@ -238,6 +284,7 @@ fn backends(layout: &Layout, profile: &EngineProfile) -> Vec<Backend> {
             compute_capability: device.compute_capability,
             compiled: profile.compiled_for(device.compute_capability),
             integrated: device.integrated,
+            sm_count: device.sm_count,
         })
     });
     cuda.chain([Backend::Cpu]).collect()

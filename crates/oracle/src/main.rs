@@ -5,6 +5,7 @@
 //! cargo run --release -p vramfit-oracle -- run MODEL FLAGS   one run; see crates/oracle/kit/README.md
 //! cargo run --release -p vramfit-oracle -- truth             fixtures/truth/llama.cpp-v0.5.0-cuda13.tsv
 //! cargo run --release -p vramfit-oracle -- graphs            fixtures/graphs
+//! cargo run --release -p vramfit-oracle -- pool              fixtures/truth/pool-llama.cpp-v0.5.0-cuda13.tsv
 //! cargo run --release -p vramfit-oracle -- real-model        target/real-model: engine and estimate side by side
 //! cargo run --release -p vramfit-oracle -- plans             fixtures/truth/plans-llama.cpp-v0.5.0.tsv
 //! ```
@@ -18,6 +19,7 @@ mod kit;
 mod models;
 mod plan_cases;
 mod plans;
+mod pool;
 mod random;
 mod real_model;
 mod row;
@@ -35,6 +37,8 @@ const USAGE: &str = "usage: oracle COMMAND
   truth [--random N] [--per-model N] [--workers N] [--work DIR] [--out FILE]
                          the truth table; goes on where it stopped
   graphs [--out DIR]     the real compute graphs, node by node
+  pool [--workers N] [--out FILE]
+                         what ggml-cuda takes beside the buffers while it computes
   real-model [--estimate PATH] [--compare no]
                          a downloaded model: engine and estimate side by side
   plans [--n N] [--workers N] [--estimate PATH] [--out FILE]
@@ -76,6 +80,17 @@ fn command() -> Result<i32> {
             &args,
             &["--n", "--workers", "--estimate", "--out"],
         )?),
+        Some("pool") => {
+            let options = Options::of(&args, &["--workers", "--out"])?;
+            pool::make(&pool::Request {
+                workers: options.number("--workers", 2)?,
+                out: options.get("--out").map_or_else(
+                    || models::fixtures().join("truth/pool-llama.cpp-v0.5.0-cuda13.tsv"),
+                    Into::into,
+                ),
+            })
+            .map(|()| 0)
+        }
         Some("real-model") => {
             let options = Options::of(&args, &["--estimate", "--compare"])?;
             real_model::run(

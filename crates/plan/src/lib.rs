@@ -1,24 +1,65 @@
 //! `(Model, RunConfig, [Device], Policy) -> Placement`: proposes layouts, lets the estimate score
 //! them, and says why the others were not taken.
+//!
+//! `fit` scores one candidate, `sheet` knows what each layer adds, `relax` finds the best split by
+//! what is known, `split` has it estimated until it is right, `search` goes through the options in
+//! the order that people want them, `engine` does what llama.cpp does by itself, `fixes` looks for
+//! settings that would have fitted, `flags` and `answer` write the result down.
 
+mod answer;
 mod device;
+mod engine;
+mod fit;
+mod fixes;
+mod flags;
+mod notes;
 mod placement;
 mod policy;
+mod relax;
+mod search;
+mod sheet;
+mod split;
+mod subsets;
+mod words;
 
 pub use device::{Allowance, Device};
 pub use placement::{Certainty, DevicePlacement, Fix, Placement, Rejected, Shortfall, Verdict};
 pub use policy::{LayoutMode, Override, OverrideTarget, Pinned, Policy, Prefer, SplitMode};
 
+use fit::Problem;
+use std::cell::Cell;
 use vramfit_arch::Model;
 use vramfit_estimate::{EngineProfile, Error, RunConfig};
 
+/// `GGML_CUDA_MAX_DEVICES`: GPUs beyond these are not seen by llama.cpp.
+pub const MAX_DEVICES: usize = 16;
+
 /// Finds a placement. [`Error`] where llama.cpp refuses the settings whatever the layout.
 pub fn plan(
-    _model: &Model,
-    _run: &RunConfig,
-    _devices: &[Device],
-    _policy: &Policy,
-    _profile: &EngineProfile,
+    model: &Model,
+    run: &RunConfig,
+    devices: &[Device],
+    policy: &Policy,
+    profile: &EngineProfile,
 ) -> Result<Placement, Error> {
-    todo!()
+    let calls = Cell::new(0);
+    let seen = &devices[..devices.len().min(MAX_DEVICES)];
+    let problem = Problem {
+        model,
+        run,
+        devices: seen,
+        policy,
+        profile,
+        calls: &calls,
+    };
+    let mut placement = match policy.mode {
+        LayoutMode::Best => search::plan(&problem)?,
+        LayoutMode::Engine => engine::plan(&problem)?,
+    };
+    notes::explain(&problem, &mut placement);
+    let unseen = devices.iter().enumerate().skip(seen.len());
+    let unseen = unseen.map(|(index, device)| answer::unused(index, device));
+    placement.devices.extend(unseen);
+    placement.n_estimates = calls.get();
+    Ok(placement)
 }

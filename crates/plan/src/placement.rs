@@ -110,4 +110,6 @@ pub struct Placement {
     pub rejected: Vec<Rejected>,
     /// What a reader should know.
     pub notes: Vec<String>,
+    /// Layouts that were estimated to find it.
+    pub n_estimates: usize,
 }

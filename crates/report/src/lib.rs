@@ -1,1 +1,23 @@
-//! To be written.
+//! What people and programs read: one document, as text and as JSON.
+//!
+//! [`Estimate`] and [`Explanation`] are what JSON holds, under stable names. The text is made from
+//! the same documents, so the two cannot disagree.
+
+mod build;
+mod document;
+mod explanation;
+mod schema;
+mod style;
+mod text;
+
+pub use build::Subject;
+pub use document::{
+    CertaintyWords, DeviceReport, Estimate, FixReport, LayoutWord, ModelReport, OverrideReport,
+    PreferWord, RejectedReport, RunReport, ShortfallReport, SplitWord, Sure, VerdictWord,
+};
+pub use explanation::{AliveReport, Explanation, PassWord, PeakReport};
+pub use schema::{Failure, SCHEMA_ERROR, SCHEMA_ESTIMATE, SCHEMA_EXPLAIN, SchemaOf, schema};
+pub use style::Style;
+pub use text::{
+    command_line, estimate_text, explanation_text, one_line, summary_heading, summary_line, words,
+};

@@ -1,1 +1,152 @@
-//! To be written.
+//! To the byte: what a GGUF model takes on each GPU under llama.cpp, and where every layer should
+//! go, before anything is loaded.
+//!
+//! From a path to a placement in three calls:
+//!
+//! ```
+//! use vramfit::{Policy, RunConfig, Verdict};
+//!
+//! let model = vramfit::open("../../fixtures/gguf/gemma-3-12b.Q4_K_M.gguf")?;
+//! let gpus = vramfit::gpus("k80x2")?;
+//! let placement = vramfit::plan(&model, &RunConfig::default(), &gpus, &Policy::default())?;
+//!
+//! assert_eq!(placement.verdict, Verdict::Fits);
+//! assert_eq!(placement.devices[0].layers.len(), 49); // 48 blocks and the output layer
+//! assert_eq!(placement.devices[1].required_bytes, 0);
+//! println!("llama-server -m model.gguf {}", placement.flags.join(" "));
+//! # Ok::<(), vramfit::Error>(())
+//! ```
+//!
+//! Only the header is read, by memory map, so this takes milliseconds, and works on header-only
+//! files (`estimate strip`) as well. Settings are llama.cpp's own:
+//!
+//! ```
+//! # let model = vramfit::open("../../fixtures/gguf/gemma-3-12b.Q4_K_M.gguf")?;
+//! # let gpus = vramfit::gpus("k80x2")?;
+//! use vramfit::{FlashAttention, RunConfig, Type};
+//!
+//! let mut run = RunConfig::default();
+//! run.n_ctx = 32768;
+//! run.flash_attention = FlashAttention::On;
+//! (run.type_k, run.type_v) = (Type::Q8_0, Type::Q8_0);
+//! let placement = vramfit::plan(&model, &run, &gpus, &vramfit::Policy::default())?;
+//! for gpu in &placement.devices {
+//!     println!("CUDA{}: {} bytes", gpu.device, gpu.required_bytes);
+//! }
+//! # Ok::<(), vramfit::Error>(())
+//! ```
+//!
+//! What is exact and what is modelled is told apart everywhere: [`DevicePlacement::memory`] holds
+//! llama.cpp's own buffers, to the byte; `runtime_bytes` and `overhead_bytes` beside it are a model
+//! of what CUDA takes. The crates underneath are there as [`gguf`], [`arch`], [`estimate`] and so on.
+
+use std::path::{Path, PathBuf};
+
+pub use vramfit_arch as arch;
+pub use vramfit_devices as devices;
+pub use vramfit_estimate as estimate;
+pub use vramfit_ggml as ggml;
+pub use vramfit_gguf as gguf;
+pub use vramfit_plan as planner;
+pub use vramfit_report as report;
+
+pub use vramfit_arch::{Model, Pooling};
+pub use vramfit_devices::{GpuList, Gpus, NoProbe, Probe};
+pub use vramfit_estimate::{
+    Breakdown, EngineProfile, FlashAttention, Layout, MemoryBytes, Outputs, Peak, Refusal,
+    RunConfig,
+};
+pub use vramfit_ggml::{ComputeCapability, Type};
+pub use vramfit_gguf::Header;
+pub use vramfit_plan::{
+    Allowance, Certainty, Device, DevicePlacement, Fix, LayoutMode, Override, OverrideTarget,
+    Pinned, Placement, Policy, Prefer, Rejected, Shortfall, SplitMode, Verdict,
+};
+
+/// The engine build that [`plan`] and [`explain`] speak of.
+pub const ENGINE: EngineProfile = EngineProfile::LLAMA_CPP_V0_5_0;
+
+/// Why there is no answer. Every variant displays on one line and says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file cannot be read, or is no GGUF.
+    #[error(transparent)]
+    Open(#[from] gguf::OpenError),
+    /// The file is sound, but no model that can be sized.
+    #[error("{}: {source}{}", report::one_line(&path.to_string_lossy()), hint(source))]
+    Model {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: arch::Error,
+    },
+    /// The file holds what belongs to another model: a projector for images or sound.
+    #[error(
+        "{}: a projector (mmproj), not a model of its own; name the model that it belongs to",
+        report::one_line(&path.to_string_lossy())
+    )]
+    Projector {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The list of GPUs cannot be read.
+    #[error("--gpus: {0}")]
+    Gpus(#[from] devices::GpusError),
+    /// This machine's GPUs cannot be found.
+    #[error(transparent)]
+    Probe(#[from] devices::ProbeError),
+    /// No layout can be computed, or llama.cpp refuses the settings.
+    #[error(transparent)]
+    Plan(#[from] estimate::Error),
+}
+
+fn hint(error: &arch::Error) -> &'static str {
+    match error {
+        arch::Error::UnknownArchitecture { .. } => {
+            "; its weights are known, but not what it computes with them"
+        }
+        _ => "",
+    }
+}
+
+/// Reads the model at `path`: one file, or any part of a split model.
+pub fn open(path: impl AsRef<Path>) -> Result<Model, Error> {
+    let path = path.as_ref();
+    let header = Header::open(path)?;
+    if header.architecture() == Some("clip") {
+        return Err(Error::Projector {
+            path: path.to_owned(),
+        });
+    }
+    Model::load(&header).map_err(|source| Error::Model {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The GPUs of a `--gpus` text: `k80x2`, `24GiB`, `rtx3060:free=9GiB`, `none`. For `auto` a probe is
+/// needed: see [`Gpus::resolve`].
+pub fn gpus(text: &str) -> Result<Vec<Device>, Error> {
+    Ok(text.parse::<Gpus>()?.resolve(&NoProbe)?.devices)
+}
+
+/// Finds a placement of `model` on `gpus`.
+pub fn plan(
+    model: &Model,
+    run: &RunConfig,
+    gpus: &[Device],
+    policy: &Policy,
+) -> Result<Placement, Error> {
+    Ok(planner::plan(model, run, gpus, policy, &ENGINE)?)
+}
+
+/// Which tensors make the compute buffers of a placement as large as they are.
+pub fn explain(model: &Model, placement: &Placement) -> Result<Vec<Peak>, Error> {
+    Ok(Peak::explain(
+        model,
+        &placement.run,
+        &placement.layout,
+        &ENGINE,
+    )?)
+}

@@ -3,6 +3,7 @@
 
 mod fattn;
 mod fusion;
+mod pool;
 
 use crate::graph::Tensor;
 use crate::{Graph, Op, TensorId, Type, align};
@@ -10,6 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use fattn::FlashAttnKernel;
+pub use pool::{POOL_GRANULARITY, PoolUse};
 pub(crate) use fusion::{graph_optimize, has_experts};
 
 /// Rows of quantised tensors are padded to this many elements (`MATRIX_ROW_PADDING`).
@@ -64,6 +66,8 @@ pub struct Cuda {
     pub compiled: Option<ComputeCapability>,
     /// Shares its memory with the host.
     pub integrated: bool,
+    /// Streaming multiprocessors; `None` where not known: what grows with them is then a bound.
+    pub sm_count: Option<u32>,
 }
 
 /// What padding a quantised row takes behind a tensor of CUDA memory, bytes.

@@ -1,0 +1,177 @@
+//! The flags as clap sees them: for parsing, completions and the man page.
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
+use std::path::PathBuf;
+
+use crate::flags::{FLAGS, Flag, Group, Takes, bare, is_short};
+use crate::help;
+
+/// What a command line may say, with the help.
+pub fn command() -> Command {
+    let explain = |explain: Command| explain.override_help(help::explain());
+    let main = command_without_help().override_help(help::main());
+    main.mut_subcommand("explain", explain)
+}
+
+/// The same without its help, which most calls have no use for.
+pub fn command_without_help() -> Command {
+    let models = |command: Command| {
+        command
+            .arg(
+                Arg::new("MODEL")
+                    .help("GGUF files, or folders of them; only headers are read")
+                    .action(ArgAction::Append)
+                    .num_args(0..)
+                    .value_hint(ValueHint::AnyPath)
+                    .value_parser(value_parser!(PathBuf)),
+            )
+            .args(FLAGS.iter().flat_map(args))
+            .args_override_self(true)
+    };
+    let explain = models(Command::new("explain"))
+        .about("Show which tensors make the compute buffers as large as they are")
+        .arg(
+            Arg::new("all")
+                .long("all")
+                .action(ArgAction::SetTrue)
+                .help("show every tensor, not the 12 largest"),
+        );
+    models(Command::new("estimate"))
+        .version(help::VERSION)
+        .about("Say what a GGUF model takes on each GPU under llama.cpp, to the byte, and where every layer should go")
+        .after_long_help(help::after())
+        .args_conflicts_with_subcommands(true)
+        .disable_help_subcommand(true)
+        .subcommand(explain)
+        .subcommand(
+            Command::new("strip")
+                .about("Write a header-only copy of a model: enough for every estimate, some KiB")
+                .arg(file("MODEL", "the model; any part of a split one").required(true))
+                .arg(
+                    file("output", "the copy")
+                        .long("output")
+                        .short('o')
+                        .value_name("FILE")
+                        .required(true),
+                )
+                .arg(
+                    Arg::new("keep-tokens")
+                        .long("keep-tokens")
+                        .action(ArgAction::SetTrue)
+                        .help("keep the vocabulary"),
+                ),
+        )
+        .subcommand(
+            Command::new("gpus")
+                .about("List the GPUs that --gpus knows by name")
+                .arg(Arg::new("FILTER").help("any part of a name or generation")),
+        )
+        .subcommand(
+            Command::new("schema")
+                .about("Print the JSON Schema of what --json prints")
+                .arg(
+                    Arg::new("OF")
+                        .help("the estimate, explain's output, or a failed model's line")
+                        .default_value("estimate")
+                        .value_parser(["estimate", "explain", "error"]),
+                ),
+        )
+        .subcommand(
+            Command::new("completions")
+                .about("Print completions for a shell")
+                .arg(
+                    Arg::new("SHELL")
+                        .required(true)
+                        .value_parser(value_parser!(clap_complete::Shell)),
+                ),
+        )
+        .subcommand(Command::new("man").about("Print the man page (roff)"))
+}
+
+fn file(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .help(help)
+        .value_hint(ValueHint::FilePath)
+        .value_parser(value_parser!(PathBuf))
+}
+
+/// A flag, and its opposite where it has one. Names of several letters are left to
+/// [`normalise`](crate::argv::normalise), so that the help names them.
+fn args(flag: &'static Flag) -> Vec<Arg> {
+    let hide = flag.group == Group::Ignored;
+    let mut arg = Arg::new(flag.id())
+        .long(flag.id())
+        .help(help(flag, flag.aliases))
+        .help_heading(help::heading(flag.group))
+        .hide(hide);
+    for &name in flag.aliases {
+        arg = match name.chars().nth(1) {
+            Some(letter) if is_short(name) && name.len() == 2 => arg.short(letter),
+            _ if is_short(name) => arg,
+            _ => arg.alias(bare(name)),
+        };
+    }
+    arg = match flag.takes {
+        Takes::Nothing => arg.action(ArgAction::SetTrue),
+        Takes::One(value) => arg.value_name(value).action(ArgAction::Set),
+        Takes::Each(value) => arg.value_name(value).action(ArgAction::Append),
+    };
+    if flag.takes_value() {
+        arg = arg.allow_negative_numbers(true);
+    }
+    if flag.id() == "model" {
+        arg = arg
+            .value_hint(ValueHint::FilePath)
+            .value_parser(value_parser!(PathBuf));
+    } else if flag.id() == "flash-attn" {
+        // llama.cpp's other words for them are read, not shown.
+        arg = arg.value_parser(value_parser!(String));
+    } else if !flag.choices.is_empty() {
+        arg = arg.value_parser(PossibleValuesParser::new(flag.choices));
+    }
+    if flag.id() == "load-mode" {
+        arg = arg.overrides_with_all(["mmap", "no-mmap"]);
+    }
+    if flag.id() == "mmap" {
+        arg = arg.overrides_with("load-mode");
+    }
+    let Some(negative) = flag.negative_id() else {
+        return vec![arg];
+    };
+    let mut opposite = Arg::new(negative)
+        .long(negative)
+        .action(ArgAction::SetTrue)
+        .help(help_text("the opposite", &flag.negative[1..], ""))
+        .help_heading(help::heading(flag.group))
+        .overrides_with(flag.id());
+    if flag.id() == "mmap" {
+        opposite = opposite.overrides_with("load-mode");
+    }
+    vec![arg.overrides_with(negative), opposite]
+}
+
+fn help(flag: &Flag, names: &[&str]) -> String {
+    help_text(flag.help, names, flag.env)
+}
+
+fn help_text(text: &str, names: &[&str], env: &str) -> String {
+    let names = names.iter().filter(|name| name.len() > 2);
+    let also: Vec<&str> = names
+        .copied()
+        .chain([env])
+        .filter(|s| !s.is_empty())
+        .collect();
+    match also.is_empty() {
+        true => text.to_string(),
+        false => format!("{text} [{}]", also.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_is_sound() {
+        super::command().debug_assert();
+    }
+}

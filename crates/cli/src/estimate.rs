@@ -1,0 +1,180 @@
+//! `estimate MODEL..`
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+use vramfit::report::{
+    Estimate, Failure, Subject, VerdictWord, estimate_text, summary_heading, summary_line,
+};
+use vramfit::{ENGINE, Error, Model, Placement};
+
+use crate::exit::Exit;
+use crate::inputs::Inputs;
+use crate::printer::Printer;
+use crate::settings::Settings;
+
+/// From this many models on, progress is shown.
+const PROGRESS_FROM: usize = 16;
+
+/// A model and where it goes.
+pub struct Planned {
+    /// The model.
+    pub model: Model,
+    /// Where it goes.
+    pub placement: Placement,
+}
+
+/// Reads and places one model.
+pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
+    let model = vramfit::open(path)?;
+    let gpus = &settings.gpus.devices;
+    let placement = vramfit::plan(&model, &settings.run, gpus, &settings.policy)?;
+    Ok(Planned { model, placement })
+}
+
+fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {
+    let Planned { model, placement } = plan(path, settings)?;
+    let mut notes = settings.notes.clone();
+    if !settings.ctx_given {
+        let n = model.hparams.n_ctx_train;
+        notes.insert(
+            0,
+            format!(
+                "n_ctx 4096 is estimate's default; llama-server without -c takes the model's {n}"
+            ),
+        );
+    }
+    let subject = Subject {
+        path,
+        model: &model,
+        devices: &settings.gpus.devices,
+        policy: &settings.policy,
+        engine: &ENGINE,
+        gpus: &settings.gpu_lines,
+        notes: &notes,
+    };
+    Ok(Estimate::new(&subject, &placement))
+}
+
+/// Estimates and prints. The error, for one model alone, is one line.
+pub fn run(inputs: &Inputs, settings: &Settings, printer: &mut Printer) -> Result<Exit, String> {
+    if !inputs.many
+        && let [path] = inputs.models.as_slice()
+    {
+        let estimate = document(path, settings).map_err(|error| message(path, &error))?;
+        if printer.json {
+            printer.json(&estimate, false)?;
+        } else {
+            printer.print(&estimate_text(&estimate, &printer.style))?;
+        }
+        return Ok(exit_of(&estimate));
+    }
+    many(&inputs.models, settings, printer)
+}
+
+fn exit_of(estimate: &Estimate) -> Exit {
+    match estimate.verdict {
+        VerdictWord::Fits => Exit::Fits,
+        _ => Exit::DoesNotFit,
+    }
+}
+
+/// The error with its file, which refusals do not know.
+pub fn message(path: &Path, error: &Error) -> String {
+    match error {
+        Error::Plan(error) => {
+            let path = vramfit::report::one_line(&path.to_string_lossy());
+            format!("{path}: {error}")
+        }
+        error => error.to_string(),
+    }
+}
+
+/// One line each; a bad file does not stop the rest.
+fn many(paths: &[PathBuf], settings: &Settings, printer: &mut Printer) -> Result<Exit, String> {
+    let progress = Progress::new(paths.len());
+    let outcomes: Vec<Result<Estimate, Error>> = paths
+        .par_iter()
+        .map(|path| {
+            let outcome = document(path, settings);
+            progress.one_more();
+            outcome
+        })
+        .collect();
+    progress.clear();
+    if !printer.json {
+        printer.print(&summary_heading(
+            settings.gpus.devices.len(),
+            &printer.style,
+        ))?;
+    }
+    let (mut exit, mut n_failed) = (Exit::Fits, 0);
+    for (path, outcome) in paths.iter().zip(&outcomes) {
+        let name = name(path);
+        match outcome {
+            Ok(estimate) => exit = exit.max(exit_of(estimate)),
+            Err(Error::Projector { .. }) => {}
+            Err(_) => n_failed += 1,
+        }
+        match (outcome, printer.json) {
+            (Ok(estimate), true) => printer.json(estimate, true)?,
+            (Ok(estimate), false) => {
+                printer.print(&summary_line(&name, Ok(estimate), &printer.style))?;
+            }
+            (Err(error), true) => {
+                let failure = Failure::new(path.to_string_lossy(), message(path, error));
+                printer.json(&failure, true)?;
+            }
+            (Err(error), false) => {
+                let error = message(path, error);
+                printer.print(&summary_line(&name, Err(&error), &printer.style))?;
+            }
+        }
+    }
+    match n_failed {
+        0 => Ok(exit),
+        n => Err(format!(
+            "{n} of {} models could not be estimated; their lines say why",
+            paths.len()
+        )),
+    }
+}
+
+fn name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
+}
+
+/// A count on a terminal's standard error.
+struct Progress {
+    done: AtomicUsize,
+    all: usize,
+    is_shown: bool,
+}
+
+impl Progress {
+    fn new(all: usize) -> Progress {
+        Progress {
+            done: AtomicUsize::new(0),
+            all,
+            is_shown: all >= PROGRESS_FROM && io::stderr().is_terminal(),
+        }
+    }
+
+    fn one_more(&self) {
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.is_shown {
+            let text = format!("\r{done} of {} models", self.all);
+            // Progress that cannot be shown is no failure.
+            let _ = io::stderr().write_all(text.as_bytes());
+        }
+    }
+
+    fn clear(&self) {
+        if self.is_shown {
+            let _ = io::stderr().write_all(b"\r\x1b[K");
+        }
+    }
+}

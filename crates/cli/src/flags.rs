@@ -1,0 +1,204 @@
+//! Every flag as data: llama.cpp's own names, short, long and negative, and their environment
+//! variables, as of `common/arg.cpp` of v0.5.0; then those that only `estimate` has.
+
+/// What follows a flag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Takes {
+    /// Nothing: it is there or it is not.
+    Nothing,
+    /// One value, shown under this name; the last one counts.
+    One(&'static str),
+    /// One value each time it is given; all count.
+    Each(&'static str),
+}
+
+/// Where a flag stands in the help.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Group {
+    /// What is run.
+    Model,
+    /// What takes memory.
+    Memory,
+    /// What goes where.
+    Placement,
+    /// What is printed.
+    Output,
+    /// Not shown: llama-server's flags that have no say in memory. They are read and ignored, so that
+    /// a command line can be pasted.
+    Ignored,
+}
+
+/// A flag. Names are written with their dashes.
+#[derive(Clone, Copy, Debug)]
+pub struct Flag {
+    /// The long name by which it is known here.
+    pub long: &'static str,
+    /// Short names and other long ones.
+    pub aliases: &'static [&'static str],
+    /// Names that mean its opposite, the long one first.
+    pub negative: &'static [&'static str],
+    /// Environment variable.
+    pub env: &'static str,
+    /// What follows.
+    pub takes: Takes,
+    /// All values there are; empty for any.
+    pub choices: &'static [&'static str],
+    /// Where it is shown.
+    pub group: Group,
+    /// For the help.
+    pub help: &'static str,
+}
+
+use Group::{Ignored, Memory, Model, Output, Placement};
+use Takes::{Each, Nothing, One};
+
+const TYPES: &[&str] = &[
+    "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1",
+];
+
+const NO: Flag = Flag {
+    long: "",
+    aliases: &[],
+    negative: &[],
+    env: "",
+    takes: Nothing,
+    choices: &[],
+    group: Ignored,
+    help: "",
+};
+
+/// All of them, in the order of the help.
+#[rustfmt::skip]
+pub const FLAGS: &[Flag] = &[
+    Flag { long: "--model", aliases: &["-m"], env: "LLAMA_ARG_MODEL", takes: Each("MODEL"), group: Model,
+        help: "the model; the same as MODEL without a flag", ..NO },
+    Flag { long: "--ctx-size", aliases: &["-c"], env: "LLAMA_ARG_CTX_SIZE", takes: One("N"), group: Model,
+        help: "tokens of context; 0 for the model's own (default 4096)", ..NO },
+    Flag { long: "--batch-size", aliases: &["-b"], env: "LLAMA_ARG_BATCH", takes: One("N"), group: Model,
+        help: "tokens of a logical batch (default 2048)", ..NO },
+    Flag { long: "--ubatch-size", aliases: &["-ub"], env: "LLAMA_ARG_UBATCH", takes: One("N"), group: Model,
+        help: "tokens computed at once (default 512)", ..NO },
+    Flag { long: "--parallel", aliases: &["-np"], env: "LLAMA_ARG_N_PARALLEL", takes: One("N"), group: Model,
+        help: "sequences at once (default 1); -1 is llama-server's own default, 4 with one KV cache", ..NO },
+    Flag { long: "--n-outputs", takes: One("N"), group: Model,
+        help: "tokens of a batch whose logits are reserved: by default one a sequence, as llama-server does; 0 for every token, the library's default", ..NO },
+    Flag { long: "--embeddings", aliases: &["--embedding"], env: "LLAMA_ARG_EMBEDDINGS", group: Model,
+        help: "embeddings are wanted", ..NO },
+    Flag { long: "--reranking", aliases: &["--rerank"], env: "LLAMA_ARG_RERANKING", group: Model,
+        help: "the same, pooled as a score", ..NO },
+    Flag { long: "--pooling", env: "LLAMA_ARG_POOLING", takes: One("HOW"), choices: &["none", "mean", "cls", "last", "rank"], group: Model,
+        help: "pooling of embeddings (default: the model's)", ..NO },
+
+    Flag { long: "--flash-attn", aliases: &["-fa"], env: "LLAMA_ARG_FLASH_ATTN", takes: One("WHEN"), choices: &["on", "off", "auto"], group: Memory,
+        help: "flash attention (default auto)", ..NO },
+    Flag { long: "--cache-type-k", aliases: &["-ctk"], env: "LLAMA_ARG_CACHE_TYPE_K", takes: One("TYPE"), choices: TYPES, group: Memory,
+        help: "type of the K cache (default f16)", ..NO },
+    Flag { long: "--cache-type-v", aliases: &["-ctv"], env: "LLAMA_ARG_CACHE_TYPE_V", takes: One("TYPE"), choices: TYPES, group: Memory,
+        help: "type of the V cache (default f16)", ..NO },
+    Flag { long: "--kv-unified", aliases: &["-kvu"], negative: &["--no-kv-unified", "-no-kvu"], env: "LLAMA_ARG_KV_UNIFIED", group: Memory,
+        help: "one KV cache for all sequences", ..NO },
+    Flag { long: "--kv-offload", aliases: &["-kvo"], negative: &["--no-kv-offload", "-nkvo"], env: "LLAMA_ARG_KV_OFFLOAD", group: Memory,
+        help: "the KV cache is on the GPUs (default) or on the host", ..NO },
+    Flag { long: "--swa-full", env: "LLAMA_ARG_SWA_FULL", group: Memory,
+        help: "a full-size cache for layers with a sliding window", ..NO },
+    Flag { long: "--op-offload", negative: &["--no-op-offload"], group: Memory,
+        help: "large batches of host weights are computed on a GPU (default)", ..NO },
+    Flag { long: "--load-mode", aliases: &["-lm"], env: "LLAMA_ARG_LOAD_MODE", takes: One("MODE"), choices: &["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"], group: Memory,
+        help: "how the file is read (default auto, by memory map)", ..NO },
+    Flag { long: "--mmap", negative: &["--no-mmap"], env: "LLAMA_ARG_MMAP", group: Memory,
+        help: "older names of -lm mmap and -lm none", ..NO },
+    Flag { long: "--no-host", env: "LLAMA_ARG_NO_HOST", group: Memory,
+        help: "the CPU's buffers are not pinned", ..NO },
+    Flag { long: "--repack", negative: &["--no-repack", "-nr"], env: "LLAMA_ARG_REPACK", group: Memory,
+        help: "the CPU re-orders weights that are its own (default)", ..NO },
+
+    Flag { long: "--gpus", takes: One("SPEC"), group: Placement,
+        help: "the GPUs, see below (default auto)", ..NO },
+    Flag { long: "--layout", takes: One("WHO"), choices: &["best", "engine"], group: Placement,
+        help: "who lays out: estimate searches (best, default), or llama.cpp by itself as with --fit off (engine)", ..NO },
+    Flag { long: "--prefer", takes: One("WHICH"), choices: &["most-free", "first", "last", "tightest"], group: Placement,
+        help: "which GPU, when several would do alone (default most-free)", ..NO },
+    Flag { long: "--n-gpu-layers", aliases: &["-ngl", "--gpu-layers"], env: "LLAMA_ARG_N_GPU_LAYERS", takes: One("N"), group: Placement,
+        help: "layers on GPUs: a number, all, or auto (default)", ..NO },
+    Flag { long: "--tensor-split", aliases: &["-ts"], env: "LLAMA_ARG_TENSOR_SPLIT", takes: One("N,N,.."), group: Placement,
+        help: "shares of the GPUs", ..NO },
+    Flag { long: "--split-mode", aliases: &["-sm"], env: "LLAMA_ARG_SPLIT_MODE", takes: One("MODE"), choices: &["none", "layer", "row", "tensor"], group: Placement,
+        help: "one GPU (none) or layers over all (layer); row and tensor are refused", ..NO },
+    Flag { long: "--main-gpu", aliases: &["-mg"], env: "LLAMA_ARG_MAIN_GPU", takes: One("INDEX"), group: Placement,
+        help: "the GPU of -sm none", ..NO },
+    Flag { long: "--device", aliases: &["-dev"], env: "LLAMA_ARG_DEVICE", takes: One("CUDA0,.."), group: Placement,
+        help: "GPUs to use, in this order; none for the CPU alone", ..NO },
+    Flag { long: "--override-tensor", aliases: &["-ot"], env: "LLAMA_ARG_OVERRIDE_TENSOR", takes: Each("PATTERN=BUFFER"), group: Placement,
+        help: "tensors that match go to CPU, or to CUDA0 and so on", ..NO },
+    Flag { long: "--cpu-moe", aliases: &["-cmoe"], env: "LLAMA_ARG_CPU_MOE", group: Placement,
+        help: "all experts on the host", ..NO },
+    Flag { long: "--n-cpu-moe", aliases: &["-ncmoe"], env: "LLAMA_ARG_N_CPU_MOE", takes: One("N"), group: Placement,
+        help: "experts of the first N layers on the host", ..NO },
+
+    Flag { long: "--json", group: Output,
+        help: "one JSON object a model, sizes in bytes (`estimate schema` describes it)", ..NO },
+    Flag { long: "--color", takes: One("WHEN"), choices: &["auto", "always", "never"], group: Output,
+        help: "colours; auto is on a terminal, unless NO_COLOR is set", ..NO },
+    Flag { long: "--width", takes: One("COLUMNS"), group: Output,
+        help: "width of the text (default: the terminal's, or 80)", ..NO },
+
+    Flag { long: "--fit", aliases: &["-fit"], takes: One("WHEN"), choices: &["on", "off"], ..NO },
+    Flag { long: "--threads", aliases: &["-t"], takes: One("N"), ..NO },
+    Flag { long: "--threads-batch", aliases: &["-tb"], takes: One("N"), ..NO },
+    Flag { long: "--alias", aliases: &["-a"], takes: One("NAME"), ..NO },
+    Flag { long: "--host", takes: One("HOST"), ..NO },
+    Flag { long: "--port", takes: One("PORT"), ..NO },
+    Flag { long: "--jinja", ..NO },
+    Flag { long: "--no-warmup", ..NO },
+];
+
+impl Flag {
+    /// Its name in clap: the long one without dashes.
+    pub fn id(&self) -> &'static str {
+        bare(self.long)
+    }
+
+    /// The name of its opposite in clap.
+    pub fn negative_id(&self) -> Option<&'static str> {
+        self.negative.first().map(|name| bare(name))
+    }
+
+    /// Whether a value follows.
+    pub fn takes_value(&self) -> bool {
+        self.takes != Nothing
+    }
+}
+
+/// A name without its dashes.
+pub fn bare(name: &str) -> &str {
+    name.trim_start_matches('-')
+}
+
+/// A name of one dash.
+pub fn is_short(name: &str) -> bool {
+    name.starts_with('-') && !name.starts_with("--")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_written_with_dashes() {
+        let mut seen = BTreeSet::new();
+        for flag in FLAGS {
+            assert!(flag.long.starts_with("--"), "{}", flag.long);
+            for name in [&[flag.long], flag.aliases, flag.negative].concat() {
+                assert!(name.starts_with('-') && !name.ends_with('-'), "{name}");
+                assert!(seen.insert(name), "{name} twice");
+            }
+            if let Some(negative) = flag.negative.first() {
+                assert!(negative.starts_with("--no-"), "{negative}");
+                assert!(!flag.takes_value(), "{negative}");
+            }
+            assert!(flag.env.is_empty() || flag.env.starts_with("LLAMA_ARG_"));
+            assert_eq!(flag.group == Ignored, flag.help.is_empty(), "{}", flag.long);
+        }
+    }
+}

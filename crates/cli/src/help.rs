@@ -1,0 +1,135 @@
+//! The help: the flag table, laid out so that llama.cpp's own short names are seen.
+
+use vramfit::devices::GPUS_HELP;
+use vramfit::report::words;
+
+use crate::flags::{FLAGS, Flag, Group, Takes};
+use crate::printer::terminal_width;
+
+/// `--version`.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+const ABOUT: &str = "\
+Says what a GGUF model takes on each GPU under llama.cpp, to the byte, and
+where every layer should go, before anything is loaded. Only the header is read.
+";
+
+const USAGE: &str = "\
+Usage: estimate MODEL.. [FLAGS]            one model, several, or a folder
+       estimate explain MODEL.. [FLAGS]    what fills the compute buffers
+       estimate strip MODEL -o FILE        a copy of the header, enough for this
+       estimate gpus [FILTER]              GPUs that --gpus knows by name
+       estimate schema [OF]                JSON Schema of what --json prints
+       estimate completions SHELL, estimate man
+";
+
+const EXAMPLES: &str = "\
+Examples:
+  estimate model.gguf --gpus k80x2
+  estimate model.gguf --gpus rtx3060:free=9GiB -c 32768 -ctk q8_0 -ctv q8_0
+  estimate model.gguf --gpus 24GiB,12GiB -ngl all -ts 2,1
+  estimate models/ --gpus p40 --json
+  estimate explain model.gguf --gpus k80 -c 8192
+";
+
+const EXIT: &str = "\
+Exit status: 0 if everything fits on the GPUs as asked, 1 if it does not (in
+part included), 2 for an error, with one line on stderr that says what to do.
+";
+
+const GROUPS: [Group; 4] = [Group::Model, Group::Memory, Group::Placement, Group::Output];
+/// Where the words begin.
+const INDENT: usize = 32;
+/// Wider than this, lines are hard to read.
+const MOST_WIDTH: usize = 100;
+
+/// Heading of a group.
+pub fn heading(group: Group) -> &'static str {
+    match group {
+        Group::Model => "Model and context",
+        Group::Memory => "Memory",
+        Group::Placement => "Placement",
+        Group::Output => "Output",
+        Group::Ignored => "Ignored",
+    }
+}
+
+/// `estimate --help`.
+pub fn main() -> String {
+    let mut text = format!("{ABOUT}\n{USAGE}\n");
+    text += "Flags are llama.cpp's, with its environment variables (in brackets).\n";
+    for group in GROUPS {
+        text += &flags(group);
+    }
+    text += &line("-h, --help", "this text");
+    text += &line(
+        "-V, --version",
+        "the version, and the engine build it speaks of",
+    );
+    text += "\nSPEC of --gpus:\n";
+    for line in GPUS_HELP.lines() {
+        text += &format!("  {line}\n");
+    }
+    format!("{text}\n{EXIT}\n{EXAMPLES}")
+}
+
+/// `estimate explain --help`.
+pub fn explain() -> String {
+    let mut text = "\
+Shows which tensors are alive when each compute buffer is fullest, the largest
+first, and what the buffer would be without gaps between them.
+
+Usage: estimate explain MODEL.. [FLAGS]
+
+  --all                         show every tensor, not the 12 largest
+"
+    .to_string();
+    for group in GROUPS {
+        text += &flags(group);
+    }
+    text
+}
+
+/// What follows the flags in the man page.
+pub fn after() -> String {
+    format!("SPEC of --gpus:\n{GPUS_HELP}\n\n{EXIT}\n{EXAMPLES}")
+}
+
+fn flags(group: Group) -> String {
+    let mut text = format!("\n{}:\n", heading(group));
+    for flag in FLAGS.iter().filter(|flag| flag.group == group) {
+        let env = match flag.env {
+            "" => String::new(),
+            env => format!(" [{env}]"),
+        };
+        let choices = match flag.choices {
+            [] => String::new(),
+            choices => format!("; {}", choices.join(", ")),
+        };
+        text += &line(&names(flag), &format!("{}{choices}{env}", flag.help));
+    }
+    text
+}
+
+/// `-ngl, --n-gpu-layers N`.
+fn names(flag: &Flag) -> String {
+    let shown = |name: &&&str| !name.starts_with("--");
+    let mut names: Vec<&str> = flag.aliases.iter().filter(shown).copied().collect();
+    names.push(flag.long);
+    names.extend(flag.negative.iter().rev());
+    let value = match flag.takes {
+        Takes::Nothing => String::new(),
+        Takes::One(value) | Takes::Each(value) => format!(" {value}"),
+    };
+    format!("{}{value}", names.join(", "))
+}
+
+fn line(names: &str, help: &str) -> String {
+    let width = terminal_width().map_or(MOST_WIDTH, |width| width.min(MOST_WIDTH));
+    let first = format!("  {names:<left$}", left = INDENT - 2);
+    let rest = " ".repeat(INDENT);
+    if names.chars().count() > INDENT - 4 {
+        return format!("{}\n{}", first.trim_end(), words(help, &rest, &rest, width));
+    }
+    words(help, &first, &rest, width)
+}

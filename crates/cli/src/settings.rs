@@ -1,0 +1,192 @@
+//! What is made of the flags: llama.cpp's settings, a policy, GPUs.
+
+use std::str::FromStr;
+
+use vramfit::arch::CpuRepack;
+use vramfit::{
+    FlashAttention, GpuList, Gpus, LayoutMode, NoProbe, Outputs, Policy, Pooling, Prefer,
+    RunConfig, Type,
+};
+
+use crate::low::{LowArgs, Said, truth};
+use crate::placement;
+
+/// Everything but the models.
+pub struct Settings {
+    /// llama.cpp's settings.
+    pub run: RunConfig,
+    /// Of the placement.
+    pub policy: Policy,
+    /// The GPUs.
+    pub gpus: GpuList,
+    /// How the list of GPUs was understood.
+    pub gpu_lines: Vec<String>,
+    /// What a reader should know, whatever the model.
+    pub notes: Vec<String>,
+    /// `-c` was given.
+    pub ctx_given: bool,
+}
+
+/// The number of slots that llama-server takes by itself.
+const AUTO_PARALLEL: u32 = 4;
+
+impl Settings {
+    /// The error is one line and names the flag or variable at fault.
+    pub fn new(low: &LowArgs) -> Result<Settings, String> {
+        let run = run(low)?;
+        let text = low.value("gpus").map_or("auto", |said| &said.text);
+        let gpus = text.parse::<Gpus>().map_err(|e| format!("--gpus: {e}"))?;
+        let gpus = gpus.resolve(&NoProbe).map_err(|e| e.to_string())?;
+        let policy = Policy {
+            mode: match text_of(low, "layout", &["best", "engine"])? {
+                Some("engine") => LayoutMode::Engine,
+                _ => LayoutMode::Best,
+            },
+            prefer: prefer(low)?,
+            pinned: placement::pinned(low, gpus.devices.len())?,
+        };
+        let mut gpu_lines: Vec<String> = gpus.entries.iter().map(|e| e.description()).collect();
+        if gpus.devices.is_empty() {
+            gpu_lines.push("none: no GPU, everything on the host".to_string());
+        }
+        Ok(Settings {
+            run,
+            policy,
+            gpu_lines,
+            notes: gpus.notes.iter().map(ToString::to_string).collect(),
+            gpus,
+            ctx_given: low.value("ctx-size").is_some(),
+        })
+    }
+}
+
+/// A number.
+pub fn number<T: FromStr>(said: &Said, what: &str) -> Result<T, String> {
+    let text = said.text.trim();
+    text.parse()
+        .map_err(|_| format!("{}: '{}' is not {what}", said.by, said.text))
+}
+
+fn count(low: &LowArgs, id: &str) -> Result<Option<u32>, String> {
+    let said = low.value(id);
+    said.map(|said| number(said, "a whole number from 0 up"))
+        .transpose()
+}
+
+/// One of `choices`, which clap has checked for flags, not for variables.
+pub fn text_of<'a>(
+    low: &'a LowArgs,
+    id: &str,
+    choices: &[&str],
+) -> Result<Option<&'a str>, String> {
+    let Some(said) = low.value(id) else {
+        return Ok(None);
+    };
+    if choices.contains(&said.text.as_str()) {
+        return Ok(Some(&said.text));
+    }
+    let choices = choices.join(", ");
+    Err(format!(
+        "{}: '{}' is not one of {choices}",
+        said.by, said.text
+    ))
+}
+
+fn run(low: &LowArgs) -> Result<RunConfig, String> {
+    let mut run = RunConfig::default();
+    let numbers = [
+        ("ctx-size", &mut run.n_ctx),
+        ("batch-size", &mut run.n_batch),
+        ("ubatch-size", &mut run.n_ubatch),
+    ];
+    for (id, slot) in numbers {
+        if let Some(n) = count(low, id)? {
+            *slot = n;
+        }
+    }
+    parallel(low, &mut run)?;
+    if let Some(said) = low.value("flash-attn") {
+        run.flash_attention = match (said.text.as_str(), truth(&said.text)) {
+            (_, Some(true)) => FlashAttention::On,
+            (_, Some(false)) => FlashAttention::Off,
+            ("auto" | "-1", _) => FlashAttention::Auto,
+            _ => {
+                let (by, text) = (said.by, &said.text);
+                return Err(format!("{by}: '{text}' is not one of on, off, auto"));
+            }
+        };
+    }
+    for (id, slot) in [
+        ("cache-type-k", &mut run.type_k),
+        ("cache-type-v", &mut run.type_v),
+    ] {
+        let names = vramfit::estimate::CACHE_TYPES.map(Type::name);
+        if let Some(name) = text_of(low, id, &names)? {
+            *slot = Type::from_name(name).unwrap_or(*slot);
+        }
+    }
+    run.offload_kqv = low.switch("kv-offload").unwrap_or(run.offload_kqv);
+    run.op_offload = low.switch("op-offload").unwrap_or(run.op_offload);
+    run.swa_full = low.is_on("swa-full");
+    run.pinned_host = !low.is_on("no-host");
+    run.use_mmap = mmap(low)?;
+    if low.switch("repack") == Some(false) {
+        run.cpu_repack = CpuRepack::Off;
+    }
+    run.embeddings = low.is_on("embeddings") || low.is_on("reranking");
+    run.pooling = match text_of(low, "pooling", &["none", "mean", "cls", "last", "rank"])? {
+        Some("none") => Some(Pooling::None),
+        Some("mean") => Some(Pooling::Mean),
+        Some("cls") => Some(Pooling::Cls),
+        Some("last") => Some(Pooling::Last),
+        Some("rank") => Some(Pooling::Rank),
+        _ if low.is_on("reranking") => Some(Pooling::Rank),
+        _ => None,
+    };
+    run.outputs = match count(low, "n-outputs")? {
+        None => Outputs::PerSequence,
+        Some(0) => Outputs::EveryToken,
+        Some(n) => Outputs::AtMost(n),
+    };
+    Ok(run)
+}
+
+fn parallel(low: &LowArgs, run: &mut RunConfig) -> Result<(), String> {
+    if let Some(said) = low.value("parallel") {
+        let n: i64 = number(said, "a whole number")?;
+        run.n_seq_max = match n {
+            0 => {
+                return Err(format!(
+                    "{}: 0 sequences can do nothing; give 1 or more",
+                    said.by
+                ));
+            }
+            ..0 => AUTO_PARALLEL,
+            n => u32::try_from(n).unwrap_or(u32::MAX),
+        };
+        run.kv_unified = n < 0;
+    }
+    run.kv_unified = low.switch("kv-unified").unwrap_or(run.kv_unified);
+    Ok(())
+}
+
+/// By flag or variable, the newer name first.
+fn mmap(low: &LowArgs) -> Result<bool, String> {
+    const MODES: [&str; 6] = ["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"];
+    Ok(
+        match (text_of(low, "load-mode", &MODES)?, low.switch("mmap")) {
+            (Some(mode), _) => ["auto", "mmap", "mmap+mlock"].contains(&mode),
+            (None, mmap) => mmap.unwrap_or(true),
+        },
+    )
+}
+
+fn prefer(low: &LowArgs) -> Result<Prefer, String> {
+    let choices = ["most-free", "first", "last", "tightest"];
+    Ok(match text_of(low, "prefer", &choices)? {
+        Some("first") => Prefer::First,
+        Some("last") => Prefer::Last,
+        Some("tightest") => Prefer::Tightest,
+        _ => Prefer::MostFree,
+    })
+}

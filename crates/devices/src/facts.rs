@@ -1,0 +1,108 @@
+//! What is known of a device while its `--gpus` entry is read.
+
+use vramfit_ggml::ComputeCapability;
+use vramfit_plan::{Allowance, Device};
+
+use crate::catalogue::Card;
+use crate::overhead::{driver_reserve, overhead};
+
+/// A device in the making: the options of an entry change it, [`device`](Facts::device) completes it.
+#[derive(Clone)]
+pub(crate) struct Facts {
+    pub(crate) name: String,
+    pub(crate) total_bytes: u64,
+    /// `None` for all of it.
+    pub(crate) free_bytes: Option<u64>,
+    pub(crate) compute_capability: ComputeCapability,
+    pub(crate) sm_count: Option<u32>,
+    pub(crate) integrated: bool,
+    /// What is free still holds what the driver keeps: it is not CUDA's own figure.
+    pub(crate) driver_keeps_some: bool,
+}
+
+impl Facts {
+    pub(crate) fn of_card(card: &Card) -> Facts {
+        Facts {
+            name: card.name.to_owned(),
+            total_bytes: card.cuda_total_bytes.unwrap_or(card.total_bytes),
+            free_bytes: None,
+            compute_capability: card.compute_capability,
+            sm_count: card.sm_count,
+            integrated: card.integrated,
+            driver_keeps_some: card.cuda_total_bytes.is_none(),
+        }
+    }
+
+    pub(crate) fn of_size(name: String, total_bytes: u64, capability: ComputeCapability) -> Facts {
+        Facts {
+            name,
+            total_bytes,
+            free_bytes: None,
+            compute_capability: capability,
+            sm_count: None,
+            integrated: false,
+            driver_keeps_some: true,
+        }
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        let cuda = overhead(self.compute_capability, self.sm_count);
+        let mut allowance = Allowance {
+            bytes: cuda.bytes,
+            source: cuda.source.to_owned(),
+        };
+        if self.driver_keeps_some {
+            let kept = driver_reserve(self.total_bytes, self.compute_capability, self.integrated);
+            if kept.bytes > 0 {
+                allowance.bytes = allowance.bytes.saturating_add(kept.bytes);
+                allowance.source = format!(
+                    "{}; and what the driver keeps of the card, {}",
+                    cuda.source, kept.source
+                );
+            }
+        }
+        Device {
+            name: self.name.clone(),
+            total_bytes: self.total_bytes,
+            free_bytes: self.free_bytes.unwrap_or(self.total_bytes),
+            compute_capability: self.compute_capability,
+            sm_count: self.sm_count,
+            integrated: self.integrated,
+            overhead: allowance,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Gpus, NoProbe};
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn what_the_driver_keeps_is_counted_once() {
+        let check = |text: &str, total_mib: u64, free_mib: u64, overhead_mib: u64| {
+            let list = text.parse::<Gpus>().unwrap().resolve(&NoProbe).unwrap();
+            let d = &list.devices[0];
+            let seen = (
+                d.total_bytes / MIB,
+                d.free_bytes / MIB,
+                d.overhead.bytes / MIB,
+            );
+            assert_eq!(seen, (total_mib, free_mib, overhead_mib), "{text}");
+            let said = d.overhead.source.contains("the driver keeps");
+            assert_eq!(said, overhead_mib > 512, "{text}: {}", d.overhead.source);
+        };
+        // CUDA's total is on record
+        check("rtx3090", 24_123, 24_123, 342);
+        // Kepler's driver counts it out by itself
+        check("k80", 11_441, 11_441, 169);
+        check("gb10", 124_610, 124_610, 240);
+        // 96 + 3 x 30 and 1.5%
+        check("rtx4090:total=48GiB", 49_152, 49_152, 1125);
+        check("24GiB", 24_576, 24_576, 1034);
+        // free memory is taken at its word
+        check("24GiB:free=9GiB", 24_576, 9_216, 512);
+        check("24GiB:free=50%", 24_576, 12_288, 1034);
+    }
+}

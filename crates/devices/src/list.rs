@@ -1,0 +1,205 @@
+//! What a `--gpus` text comes to: devices, how each part of the text expanded, and what had to be assumed.
+
+use std::fmt;
+use std::ops::Range;
+
+use crate::bytes::format_bytes;
+use crate::catalogue::Card;
+use crate::probe::{Probe, ProbeError};
+use vramfit_ggml::ComputeCapability;
+use vramfit_plan::Device;
+
+/// The devices of a plan, in CUDA's order.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GpuList {
+    /// CUDA0, CUDA1 and so on.
+    pub devices: Vec<Device>,
+    /// What each part of the text became, in order.
+    pub entries: Vec<GpuEntry>,
+    /// What was assumed; each is to be shown.
+    pub notes: Vec<Note>,
+}
+
+impl GpuList {
+    /// What the probe finds, all as one entry.
+    pub fn probed(probe: &dyn Probe) -> Result<Self, ProbeError> {
+        let devices = probe.devices()?;
+        let entries = vec![GpuEntry {
+            text: "auto".to_owned(),
+            devices: 0..devices.len(),
+            card: None,
+            boards: Vec::new(),
+        }];
+        let notes = vec![Note::Probed {
+            count: devices.len(),
+        }];
+        Ok(Self {
+            devices,
+            entries,
+            notes,
+        })
+    }
+
+    /// Which physical board the device at `index` sits on, counted from 0 over the boards that carry
+    /// several devices; `None` for a card that is a board of its own.
+    pub fn board(&self, index: usize) -> Option<u32> {
+        let entry = self.entries.iter().find(|e| e.devices.contains(&index))?;
+        entry.boards.get(index - entry.devices.start).copied()
+    }
+
+    /// What llama.cpp calls the device at `index`: `CUDA0`.
+    pub fn id(index: usize) -> String {
+        format!("CUDA{index}")
+    }
+}
+
+/// One part of a `--gpus` text.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuEntry {
+    /// The part without its options, as typed: `k80x2`.
+    pub text: String,
+    /// Which of the list's devices it became.
+    pub devices: Range<usize>,
+    /// The card it named; none for one given by size, and for `auto`.
+    pub card: Option<&'static Card>,
+    /// The board of each of its devices; empty for cards that are boards of their own.
+    pub boards: Vec<u32>,
+}
+
+impl GpuEntry {
+    /// The expansion in words: `k80x2: 2 devices, one board`.
+    pub fn description(&self) -> String {
+        let count = self.devices.len();
+        let devices = if count == 1 { "device" } else { "devices" };
+        let boards = match self.card {
+            Some(card) if card.dies_per_board > 1 => {
+                format!(", {}", boards(count, card.dies_per_board as usize))
+            }
+            _ => String::new(),
+        };
+        format!("{}: {count} {devices}{boards}", self.text)
+    }
+}
+
+fn boards(count: usize, dies: usize) -> String {
+    let whole = match count / dies {
+        0 => None,
+        1 => Some("one board".to_owned()),
+        many => Some(format!("{many} boards")),
+    };
+    let part = match count % dies {
+        0 => None,
+        left if left * 2 == dies => Some(format!("half a board ({left} of {dies} dies)")),
+        left => Some(format!("part of a board ({left} of {dies} dies)")),
+    };
+    match (whole, part) {
+        (Some(whole), Some(part)) => format!("{whole} and {part}"),
+        (whole, part) => whole.or(part).unwrap_or_default(),
+    }
+}
+
+/// Something assumed while reading a `--gpus` text.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// The name stands for several cards; one was taken.
+    Variant {
+        /// As typed.
+        text: String,
+        /// The card taken.
+        taken: &'static Card,
+        /// The keys of the others.
+        others: Vec<&'static str>,
+    },
+    /// A card given by size alone.
+    AssumedComputeCapability {
+        /// As typed.
+        text: String,
+        /// The compute capability taken.
+        capability: ComputeCapability,
+    },
+    /// The card's size is the one on the box, not read off a driver.
+    NominalSize {
+        /// The card.
+        card: &'static Card,
+    },
+    /// The card shares its memory with the system.
+    SharedMemory {
+        /// The card.
+        card: &'static Card,
+    },
+    /// A size in GB or MB, taken at its word.
+    DecimalUnit {
+        /// As typed.
+        text: String,
+        /// What it came to, in bytes.
+        bytes: u64,
+    },
+    /// The devices were found on this machine.
+    Probed {
+        /// How many.
+        count: usize,
+    },
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Variant {
+                text,
+                taken,
+                others,
+            } => write!(
+                f,
+                "{text} taken as {} ({}, {}); others: {}",
+                taken.key,
+                taken.name,
+                format_bytes(taken.total_bytes),
+                others.join(", ")
+            ),
+            Self::AssumedComputeCapability { text, capability } => write!(
+                f,
+                "{text} has no compute capability; {capability} assumed, say otherwise as {text}:cc=7.5"
+            ),
+            Self::NominalSize { card } => write!(
+                f,
+                "{}: {} is its nominal size, an upper bound; the driver reports that or a little less",
+                card.key,
+                format_bytes(card.total_bytes)
+            ),
+            Self::SharedMemory { card } => write!(
+                f,
+                "{}: its memory is the system's own; give what is left for it as {}:free=...",
+                card.key, card.key
+            ),
+            Self::DecimalUnit { text, bytes } => write!(
+                f,
+                "{text}: {bytes} bytes, or {} MiB, each; cards are sized in MiB and GiB",
+                bytes >> 20
+            ),
+            Self::Probed { count: 1 } => f.write_str("auto: 1 device found on this machine"),
+            Self::Probed { count } => write!(f, "auto: {count} devices found on this machine"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boards_are_counted_in_words() {
+        let check = |count: usize, dies: usize, expected: &str| {
+            assert_eq!(boards(count, dies), expected, "{count} of {dies}");
+        };
+        check(1, 2, "half a board (1 of 2 dies)");
+        check(2, 2, "one board");
+        check(3, 2, "one board and half a board (1 of 2 dies)");
+        check(4, 2, "2 boards");
+        check(1, 4, "part of a board (1 of 4 dies)");
+        check(2, 4, "half a board (2 of 4 dies)");
+        check(11, 4, "2 boards and part of a board (3 of 4 dies)");
+    }
+}

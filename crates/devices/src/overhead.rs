@@ -1,0 +1,149 @@
+//! What CUDA and the driver take on a card, beside llama.cpp's own buffers. Not arithmetic: each
+//! figure says whether it was measured on that card or is the default.
+//!
+//! The default is `96 MiB + 3 MiB x SM count`. A CUDA context keeps memory for every
+//! multiprocessor, and the published figures lie on one line: 107 MiB on an RTX 4060 Ti (34 SMs),
+//! 256 on an RTX 3090 (82), 392 on an RTX 4090 (128), 555 on an RTX PRO 6000 (188), that is about
+//! 3 MiB an SM and 8 more. Modules and cuBLAS come on top: 64 to 76 MiB on the two cards where
+//! llama.cpp's whole remainder is known (RTX 4090: 456, K80: 169). The 96 covers both with a few MiB to spare.
+//! With no SM count the default is 512 MiB, the line's value at 139 SMs (Ollama has long held back
+//! 457 MiB for any card). The figures and where they were found are `observations.tsv`; the tests
+//! hold the default above each of them. A later calibration replaces defaults by measurements.
+
+use vramfit_ggml::ComputeCapability;
+
+const MIB: u64 = 1 << 20;
+/// Kepler's K80, the one card measured to the end, and the least default for any card.
+const K80_BYTES: u64 = 169 * MIB;
+const K80_CAPABILITY: ComputeCapability = ComputeCapability::new(3, 7);
+
+/// What a figure stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// Measured on that kind of card.
+    Measured,
+    /// Carried over from other cards.
+    Default,
+}
+
+/// Memory that is not llama.cpp's to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figure {
+    /// How much, in bytes.
+    pub bytes: u64,
+    /// How far to trust it.
+    pub basis: Basis,
+    /// Where the figure comes from, in a sentence part.
+    pub source: &'static str,
+}
+
+/// CUDA's context, modules and cuBLAS on a device that runs llama.cpp, before any of its buffers.
+pub fn overhead(capability: ComputeCapability, sm_count: Option<u32>) -> Figure {
+    if capability == K80_CAPABILITY {
+        return Figure {
+            bytes: K80_BYTES,
+            basis: Basis::Measured,
+            source: "K80, driver 470, CUDA 11.4: nvidia-smi minus llama.cpp's buffers",
+        };
+    }
+    match sm_count {
+        Some(sms) => Figure {
+            bytes: (96 * MIB + 3 * MIB * u64::from(sms)).max(K80_BYTES),
+            basis: Basis::Default,
+            source: "96 MiB + 3 MiB an SM, at least 169 MiB: fitted over published RTX 3090, 4060 Ti, 4090 and PRO 6000 figures",
+        },
+        None => Figure {
+            bytes: 512 * MIB,
+            basis: Basis::Default,
+            source: "512 MiB where the SM count is not known",
+        },
+    }
+}
+
+/// What the driver keeps of `total_bytes`, as nvidia-smi counts them, before any process runs:
+/// CUDA's total is that much less. Nothing on integrated GPUs, and nothing on Kepler, whose last
+/// driver (470) counts it out of the total already.
+///
+/// A bound over every card in the catalogue whose CUDA total is on record: 1.5% up to Pascal,
+/// 400 MiB + 0.5% after it.
+pub fn driver_reserve(total_bytes: u64, capability: ComputeCapability, integrated: bool) -> Figure {
+    let (bytes, source) = match capability.0 {
+        _ if integrated => (0, "integrated: CUDA's total is the total"),
+        ..500 => (0, "driver 470 and older count it out of the total"),
+        500..700 => (
+            total_bytes / 200 * 3,
+            "1.5%: above the Pascal cards on record",
+        ),
+        _ => (
+            400 * MIB + total_bytes / 200,
+            "400 MiB + 0.5%: above every card on record from Volta on",
+        ),
+    };
+    Figure {
+        bytes: bytes.min(total_bytes),
+        basis: Basis::Default,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::{catalogue, data_rows};
+    use crate::lookup::find_card;
+
+    const OBSERVATIONS: &str = include_str!("observations.tsv");
+
+    #[test]
+    fn no_published_figure_is_above_the_allowance() {
+        for row in data_rows(OBSERVATIONS) {
+            let fields: Vec<&str> = row.split('\t').collect();
+            let &[card, what, mib, source] = fields.as_slice() else {
+                panic!("{row}");
+            };
+            assert!(
+                !source.is_empty() && ["context", "all"].contains(&what),
+                "{row}"
+            );
+            let known = find_card(card).unwrap().card;
+            let seen = mib.parse::<u64>().unwrap() * MIB;
+            // A bare context leaves room for modules and cuBLAS, 64 MiB on the RTX 4090.
+            let rest = if what == "context" { 64 * MIB } else { 0 };
+            let allowed = overhead(known.compute_capability, known.sm_count).bytes;
+            assert!(seen + rest <= allowed, "{row}");
+            assert!(
+                allowed < (seen + rest) * 5 / 4 + 16 * MIB || card == "k80",
+                "{row}"
+            );
+        }
+    }
+
+    #[test]
+    fn figures_say_how_sure_they_are() {
+        let check = |card: &str, mib: u64, basis: Basis| {
+            let known = find_card(card).unwrap().card;
+            let figure = overhead(known.compute_capability, known.sm_count);
+            assert_eq!((figure.bytes / MIB, figure.basis), (mib, basis), "{card}");
+        };
+        check("k80", 169, Basis::Measured);
+        check("k40", 169, Basis::Default);
+        check("p40", 186, Basis::Default);
+        check("rtx3060", 180, Basis::Default);
+        check("rtx4090", 480, Basis::Default);
+        check("h100", 492, Basis::Default);
+        check("b100", 512, Basis::Default);
+    }
+
+    #[test]
+    fn the_default_reserve_bounds_every_card_on_record() {
+        for card in catalogue() {
+            let (total, capability) = (card.total_bytes, card.compute_capability);
+            let reserve = driver_reserve(total, capability, card.integrated).bytes;
+            if let Some(cuda_total) = card.cuda_total_bytes {
+                assert!(total - cuda_total <= reserve, "{}", card.key);
+            }
+        }
+        let tiny = driver_reserve(1, ComputeCapability(860), false);
+        assert_eq!(tiny.bytes, 1);
+    }
+}

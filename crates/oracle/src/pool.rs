@@ -1,0 +1,234 @@
+//! `oracle pool`: what ggml-cuda takes while it computes, counted in real decodes of whole prompts.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::error::{Context, Error, Result};
+use crate::kit::{Answer, Engine};
+use crate::models::{self, Entry};
+use crate::truth::engine_commit;
+
+const JOB_LIMIT: Duration = Duration::from_secs(180);
+/// Tokens of a prompt, and of the context they fill, so that the last batch sees the whole cache.
+const PROMPT: usize = 4096;
+/// Tokens of a context that is filled one token at a time.
+const SHORT_PROMPT: usize = 512;
+/// Compute capability and SM counts of cards that have it; the stub's own default comes first.
+const KINDS: [(&str, &[u32]); 9] = [
+    ("3.7", &[13]),
+    ("6.1", &[20, 28]),
+    ("7.0", &[80]),
+    ("7.5", &[40, 68]),
+    ("8.0", &[108]),
+    ("8.6", &[82, 28, 46]),
+    ("8.9", &[128, 24, 66]),
+    ("9.0", &[132, 114]),
+    ("12.0", &[170, 36, 84]),
+];
+const UBATCHES: [usize; 3] = [64, 512, 2048];
+
+/// What `oracle pool` was asked for.
+pub struct Request {
+    /// Processes at once.
+    pub workers: usize,
+    /// The table.
+    pub out: PathBuf,
+}
+
+/// One decode.
+struct Case<'a> {
+    entry: &'a Entry,
+    /// `CC*SMS` of each GPU.
+    gpus: Vec<String>,
+    flags: String,
+}
+
+/// Runs every case and writes the table.
+pub fn make(request: &Request) -> Result<()> {
+    let engine = Engine;
+    let folder = tempfile::tempdir().context("a temporary folder")?;
+    let entries = models::index()?;
+    models::make_sparse(&entries, folder.path())?;
+    let commit = engine_commit(&engine, &entries, folder.path())?;
+    let cases = cases(&entries);
+    let rows = sweep(&engine, &cases, folder.path(), request.workers)?;
+    let mut text = format!(
+        "# engine: llama.cpp v0.5.0, commit {commit}, CUDA 13 build, real loads and decodes on imaginary GPUs (crates/oracle/kit)\n\
+         # made by: cargo run --release -p vramfit-oracle -- pool\n\
+         # gpus: COMPUTE_CAPABILITY*SMS of CUDA0, CUDA1, ..; each has 4 TiB, the VMM kind of pool and the kit's shared memory and occupancy.\n\
+         # flags: as crates/oracle/kit/README.md. --decode N: a prompt of N tokens. --embeddings: every token is an output, else the last alone.\n\
+         # runtime: POOL/WORKSPACE bytes of each GPU behind the prompt: the VMM pool, and cudaMalloc beyond llama.cpp's own buffers.\n\
+         # crashed: the engine stopped while it computed (experts chosen by a kernel that never ran are read back): no truth.\n\
+         # model\tgpus\tflags\truntime\n"
+    );
+    let mut n_crashed = 0;
+    for (case, row) in cases.iter().zip(&rows) {
+        n_crashed += usize::from(row.starts_with("crashed"));
+        let gpus = case.gpus.join(",");
+        let _ = writeln!(text, "{}\t{gpus}\t{}\t{row}", case.entry.file, case.flags);
+    }
+    fs::write(&request.out, text).context(request.out.display())?;
+    eprintln!("{} cases, {n_crashed} crashed", cases.len());
+    Ok(())
+}
+
+/// For each model: every compute capability with all batch sizes, pairs of GPUs, and one token at
+/// a time. Flash attention, outputs and SM counts take turns.
+fn cases(entries: &[Entry]) -> Vec<Case<'_>> {
+    let mut cases = Vec::new();
+    for (m, entry) in entries.iter().enumerate() {
+        for (c, (cc, sms)) in KINDS.iter().enumerate() {
+            let turn = m * KINDS.len() + c;
+            let gpu = |i: usize| format!("{cc}*{}", sms[(m + i) % sms.len()]);
+            for (i, n_ubatch) in UBATCHES.into_iter().enumerate() {
+                let flags = flags(entry, n_ubatch, PROMPT, turn % 4);
+                cases.push(Case {
+                    entry,
+                    gpus: vec![gpu(i)],
+                    flags,
+                });
+            }
+            let other = flags(entry, 512, PROMPT, (turn + 2) % 4);
+            cases.push(Case {
+                entry,
+                gpus: vec![gpu(0)],
+                flags: other,
+            });
+            if turn.is_multiple_of(3) {
+                let second = KINDS[(c + m % 2) % KINDS.len()];
+                let gpus = vec![gpu(1), format!("{}*{}", second.0, second.1[0])];
+                let flags = flags(entry, UBATCHES[m % 3], PROMPT, (turn / 3) % 4);
+                cases.push(Case { entry, gpus, flags });
+            }
+            if turn % 3 == 1 && !entry.is_embedding_model() {
+                let flags = flags(entry, 1, SHORT_PROMPT, (turn / 3) % 4);
+                cases.push(Case {
+                    entry,
+                    gpus: vec![gpu(0)],
+                    flags,
+                });
+            }
+        }
+    }
+    cases
+}
+
+fn flags(entry: &Entry, n_ubatch: usize, prompt: usize, turn: usize) -> String {
+    // No CUDA kernel has MiniCPM3's head sizes: attention would be computed on the CPU, for minutes.
+    let flash = if turn.is_multiple_of(2) && entry.arch != "minicpm3" {
+        "on"
+    } else {
+        "off"
+    };
+    if entry.is_embedding_model() {
+        // It reads both ways, so it takes a whole text at once.
+        return format!(
+            "-c {prompt} -b {n_ubatch} -ub {n_ubatch} -fa {flash} --embeddings --decode {n_ubatch}"
+        );
+    }
+    // Logits of every token take room on the host: half the prompt, small batches.
+    let (outputs, n_tokens, n_batch) = if turn / 2 == 0 {
+        ("--n-outputs 1", prompt, prompt / 2)
+    } else {
+        ("--embeddings", prompt / 2, prompt / 8)
+    };
+    let n_batch = n_batch.max(n_ubatch);
+    format!("-c {n_tokens} -b {n_batch} -ub {n_ubatch} -fa {flash} {outputs} --decode {n_tokens}")
+}
+
+impl Case<'_> {
+    fn job_line(&self, folder: &str) -> String {
+        let gpus: Vec<String> = self
+            .gpus
+            .iter()
+            .enumerate()
+            .map(|(i, gpu)| format!("G{i}:4TiB:{}", gpu.replace('*', ":sms=")))
+            .collect();
+        format!(
+            "VGPU_NO_OOM=1 VGPU={} '{folder}/{}' {} -ngl 99 --real",
+            gpus.join(","),
+            self.entry.file,
+            self.flags
+        )
+    }
+}
+
+/// The last column of each case's row.
+fn sweep(
+    engine: &Engine,
+    cases: &[Case<'_>],
+    folder: &Path,
+    workers: usize,
+) -> Result<Vec<String>> {
+    let folder = folder.display().to_string();
+    let next = AtomicUsize::new(0);
+    let rows = Mutex::new(vec![String::new(); cases.len()]);
+    let work = || -> Result<()> {
+        let mut jobs = engine.start_jobs()?;
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(case) = cases.get(i) else {
+                return Ok(());
+            };
+            let row = match jobs.ask(&case.job_line(&folder), JOB_LIMIT) {
+                Answer::Json(json) if json["error"] == "crashed" => {
+                    format!("crashed: {}", jobs.last_words())
+                }
+                Answer::Json(json) => runtime(&json).context(case.job_line(&folder))?,
+                Answer::Lost(reason) => {
+                    jobs = engine.start_jobs()?;
+                    format!("crashed: {reason}")
+                }
+            };
+            if i % 200 == 199 {
+                eprintln!("{} of {}", i + 1, cases.len());
+            }
+            let mut rows = rows
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            rows[i] = row.replace(['\t', '\n'], " ");
+        }
+    };
+    let results: Vec<Result<()>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers.max(1)).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .map(|t| {
+                t.join()
+                    .unwrap_or_else(|_| Err(Error::new("a worker died")))
+            })
+            .collect()
+    });
+    results.into_iter().collect::<Result<()>>()?;
+    Ok(rows
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+/// `POOL/WORKSPACE` of each GPU.
+fn runtime(json: &Value) -> Result<String> {
+    let result = &json["result"];
+    let decode = &result["decode"];
+    if decode["rc"] != 0 {
+        return Err(Error::new(format!(
+            "the prompt was not decoded: {} {}",
+            json["error"], decode["rc"]
+        )));
+    }
+    let gpus = decode["cuda"].as_array().context("decode.cuda")?;
+    let one = |(i, gpu): (usize, &Value)| {
+        let pool = gpu["pool_vmm"].as_u64().context("pool_vmm")?;
+        let malloc = gpu["malloc"].as_u64().context("malloc")?;
+        let own = result["devices"][i]["sum"].as_u64().context("sum")?;
+        let workspace = malloc.checked_sub(own).context("malloc below the sum")?;
+        Ok(format!("{pool}/{workspace}"))
+    };
+    let texts: Vec<String> = gpus.iter().enumerate().map(one).collect::<Result<_>>()?;
+    Ok(texts.join(" "))
+}

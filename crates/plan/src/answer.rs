@@ -1,0 +1,126 @@
+//! From a scored candidate to the answer.
+
+use crate::fit::{Problem, Scored, required_bytes};
+use crate::{Certainty, Device, DevicePlacement, Placement, Rejected, Verdict, flags};
+use vramfit_arch::Name;
+use vramfit_estimate::Error;
+use vramfit_ggml::BufferType;
+
+/// The answer that `scored` is, with nothing rejected and nothing to note yet.
+pub(crate) fn placement(problem: &Problem, scored: Scored) -> Result<Placement, Error> {
+    let layout_devices = scored.candidate.used();
+    let flags = flags::flags(problem, &scored);
+    let verdict = verdict(problem, &scored)?;
+    let host_layers = |(il, d): (usize, &Option<usize>)| d.is_none().then_some(il);
+    let b = &scored.breakdown;
+    Ok(Placement {
+        verdict,
+        devices: (problem.devices.iter().enumerate())
+            .map(|(i, device)| device_placement(&scored, &layout_devices, i, device))
+            .collect(),
+        host: b.host,
+        host_layers: b
+            .layers
+            .iter()
+            .enumerate()
+            .filter_map(host_layers)
+            .collect(),
+        run: problem.run.clone(),
+        layout: scored.layout,
+        breakdown: scored.breakdown,
+        layout_devices,
+        flags,
+        rejected: Vec::new(),
+        notes: Vec::new(),
+        n_estimates: 0,
+    })
+}
+
+/// A GPU that is not used.
+pub(crate) fn unused(index: usize, device: &Device) -> DevicePlacement {
+    DevicePlacement {
+        device: index,
+        layers: Vec::new(),
+        memory: Default::default(),
+        runtime_bytes: 0,
+        runtime_certainty: Certainty::Modelled,
+        overhead_bytes: 0,
+        required_bytes: 0,
+        headroom_bytes: i64::try_from(device.free_bytes).unwrap_or(i64::MAX),
+    }
+}
+
+fn device_placement(
+    scored: &Scored,
+    used: &[usize],
+    index: usize,
+    device: &Device,
+) -> DevicePlacement {
+    let mut placement = unused(index, device);
+    let Some(at) = used.iter().position(|&d| d == index) else {
+        return placement;
+    };
+    placement.layers = scored.breakdown.layers_on(at);
+    placement.memory = scored
+        .breakdown
+        .devices
+        .get(at)
+        .copied()
+        .unwrap_or_default();
+    if let Some(runtime) = scored.breakdown.runtime.get(at) {
+        placement.runtime_bytes = runtime.sum();
+        if runtime.is_bound {
+            placement.runtime_certainty = Certainty::Bound;
+        }
+    }
+    placement.overhead_bytes = device.overhead.bytes;
+    let required = required_bytes(device, &placement.memory, placement.runtime_bytes);
+    placement.required_bytes = required;
+    placement.headroom_bytes = placement.headroom_bytes.saturating_sub_unsigned(required);
+    placement
+}
+
+fn verdict(problem: &Problem, scored: &Scored) -> Result<Verdict, Error> {
+    let pinned = &problem.policy.pinned;
+    let host_is_meant = problem.devices.is_empty()
+        || pinned.devices.as_ref().is_some_and(Vec::is_empty)
+        || pinned.n_gpu_layers == Some(0);
+    let n_layers = scored.n_layers();
+    Ok(if !scored.fits() {
+        Verdict::DoesNotFit
+    } else if scored.candidate.listed.is_empty() && host_is_meant {
+        Verdict::Fits
+    } else if n_layers == 0 && !host_is_meant {
+        Verdict::DoesNotFit
+    } else if n_layers < problem.n_placements() || keeps_tensors_back(problem, scored)? {
+        Verdict::Partial
+    } else {
+        Verdict::Fits
+    })
+}
+
+/// Whether an override keeps tensors of a layer on the host.
+fn keeps_tensors_back(problem: &Problem, scored: &Scored) -> Result<bool, Error> {
+    let used = scored.candidate.used();
+    let overrides = problem.overrides(&scored.candidate, &used)?;
+    let is_kept = |t: &vramfit_arch::ModelTensor| {
+        let of_layer = matches!(t.role, Name::Layer(..) | Name::LayerOther(_));
+        let first = || overrides.iter().find(|o| o.pattern.is_match(&t.name));
+        of_layer && first().is_some_and(|o| o.buffer == BufferType::HOST)
+    };
+    Ok(!overrides.is_empty() && problem.model.tensors.iter().any(is_kept))
+}
+
+/// An option that llama.cpp would refuse: everything on the host, and why.
+pub(crate) fn refused(problem: &Problem, option: String, why: String) -> Result<Placement, Error> {
+    let scored = problem.score_host()?;
+    let mut placement = placement(problem, scored)?;
+    placement.verdict = Verdict::DoesNotFit;
+    placement.rejected.push(Rejected {
+        option,
+        shortfalls: Vec::new(),
+        reason: Some(why),
+        fixes: Vec::new(),
+    });
+    Ok(placement)
+}

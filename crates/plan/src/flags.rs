@@ -1,0 +1,160 @@
+//! A placement as llama-server's arguments.
+
+use crate::fit::{HostExperts, NO_COPIES, Problem, Scored};
+use crate::{Override, OverrideTarget, SplitMode};
+use vramfit_arch::{CpuRepack, Pooling};
+use vramfit_estimate::{FlashAttention, RunConfig};
+use vramfit_ggml::Type;
+
+/// Collects arguments.
+#[derive(Default)]
+struct Args(Vec<String>);
+
+impl Args {
+    fn value(&mut self, flag: &str, value: impl ToString) {
+        self.0.extend([flag.to_string(), value.to_string()]);
+    }
+
+    fn switch(&mut self, flag: &str, given: bool) {
+        if given {
+            self.0.push(flag.to_string());
+        }
+    }
+}
+
+/// Arguments for llama-server, behind `-m MODEL`, that reproduce `scored`.
+pub(crate) fn flags(problem: &Problem, scored: &Scored) -> Vec<String> {
+    let mut args = Args::default();
+    run_flags(&mut args, problem);
+    layout_flags(&mut args, problem, scored);
+    override_flags(&mut args, problem, scored);
+    // Nothing is left for llama.cpp to change.
+    args.value("--fit", "off");
+    args.0
+}
+
+fn run_flags(args: &mut Args, problem: &Problem) {
+    let run: &RunConfig = problem.run;
+    let n_ctx_train = problem.model.hparams.n_ctx_train;
+    args.value(
+        "-c",
+        if run.n_ctx == 0 {
+            n_ctx_train
+        } else {
+            i64::from(run.n_ctx)
+        },
+    );
+    args.value("-b", run.n_batch);
+    args.value("-ub", run.n_ubatch);
+    args.value("-np", run.n_seq_max.max(1));
+    args.switch("-kvu", run.kv_unified);
+    args.switch("-no-kvu", !run.kv_unified && run.n_seq_max > 1);
+    args.value("-fa", flash_attention(run.flash_attention));
+    let cache = [("-ctk", run.type_k), ("-ctv", run.type_v)];
+    for (flag, ty) in cache.into_iter().filter(|(_, ty)| *ty != Type::F16) {
+        args.value(flag, ty.name());
+    }
+    args.switch("-nkvo", !run.offload_kqv);
+    args.switch("--swa-full", run.swa_full);
+    args.switch("--no-mmap", !run.use_mmap);
+    args.switch("--no-host", !run.pinned_host);
+    args.switch("--no-repack", run.cpu_repack == CpuRepack::Off);
+    args.switch("--no-op-offload", !run.op_offload);
+    args.switch("--embeddings", run.embeddings);
+    if let Some(pooling) = run.pooling {
+        args.value("--pooling", pooling_name(pooling));
+    }
+}
+
+/// As `-fa` takes it.
+pub(crate) fn flash_attention(setting: FlashAttention) -> &'static str {
+    match setting {
+        FlashAttention::Auto => "auto",
+        FlashAttention::On => "on",
+        FlashAttention::Off => "off",
+    }
+}
+
+fn pooling_name(pooling: Pooling) -> &'static str {
+    match pooling {
+        Pooling::None => "none",
+        Pooling::Mean => "mean",
+        Pooling::Cls => "cls",
+        Pooling::Last => "last",
+        Pooling::Rank => "rank",
+    }
+}
+
+fn layout_flags(args: &mut Args, problem: &Problem, scored: &Scored) {
+    let candidate = &scored.candidate;
+    let n = problem.n_placements();
+    if candidate.listed.is_empty() {
+        args.value("-ngl", 0);
+        args.value("-dev", "none");
+        return;
+    }
+    args.value("-ngl", candidate.n_gpu_layers.map_or(n as u64, u64::from));
+    let devices: Vec<String> = candidate
+        .listed
+        .iter()
+        .map(|d| format!("CUDA{d}"))
+        .collect();
+    args.value("-dev", devices.join(","));
+    let pinned = &problem.policy.pinned;
+    if let Some(main) = candidate.main {
+        args.value("-sm", "none");
+        args.value("-mg", main);
+    } else if candidate.listed.len() > 1 || pinned.split_mode == Some(SplitMode::Layer) {
+        args.value("-sm", "layer");
+        if let Some(main) = pinned.main_gpu {
+            args.value("-mg", main);
+        }
+    }
+    let shares = match &pinned.tensor_split {
+        Some(given) => given.clone(),
+        None if candidate.used().len() > 1 => shares(scored),
+        None => Vec::new(),
+    };
+    if !shares.is_empty() {
+        let shares: Vec<String> = shares.iter().map(f32::to_string).collect();
+        args.value("-ts", shares.join(","));
+    }
+}
+
+/// The counts of layers: whole numbers that llama.cpp turns into just these counts.
+fn shares(scored: &Scored) -> Vec<f32> {
+    let counts = (0..scored.layout.devices.len()).map(|i| scored.breakdown.layers_on(i).len());
+    let counts: Vec<f32> = counts.map(|c| c as f32).collect();
+    if counts.iter().all(|&c| c == 0.0) {
+        Vec::new()
+    } else {
+        counts
+    }
+}
+
+fn override_flags(args: &mut Args, problem: &Problem, scored: &Scored) {
+    let pinned = &problem.policy.pinned;
+    let mut entries: Vec<String> = pinned.overrides.iter().map(override_entry).collect();
+    if scored.candidate.no_copies {
+        entries.push(format!("{NO_COPIES}=CPU"));
+    }
+    if !entries.is_empty() {
+        args.value("-ot", entries.join(","));
+    }
+    let experts = scored.candidate.host_experts;
+    args.switch("-cmoe", pinned.cpu_moe || experts == HostExperts::All);
+    let searched = match experts {
+        HostExperts::First(n) => Some(n as u32),
+        _ => None,
+    };
+    if let Some(n) = pinned.n_cpu_moe.max(searched) {
+        args.value("-ncmoe", n);
+    }
+}
+
+fn override_entry(o: &Override) -> String {
+    match o.target {
+        OverrideTarget::Host => format!("{}=CPU", o.pattern.as_str()),
+        OverrideTarget::Device(d) => format!("{}=CUDA{d}", o.pattern.as_str()),
+    }
+}

@@ -1,0 +1,118 @@
+//! What a reader should know about a placement, in sentences.
+
+use crate::fit::{NO_COPIES, Problem};
+use crate::words::{count, names, size};
+use crate::{LayoutMode, Placement, Verdict};
+use vramfit_estimate::FlashAttention;
+
+/// Adds the notes.
+pub(crate) fn explain(problem: &Problem, placement: &mut Placement) {
+    let mut notes = Vec::new();
+    notes.extend(why_not(problem, placement));
+    notes.extend(host_part(placement));
+    notes.extend(copies(placement));
+    notes.extend(flash_attention(problem, placement));
+    notes.extend(numbering(problem, placement));
+    notes.extend(engine_split(problem, placement));
+    placement.notes.extend(notes);
+}
+
+/// Why the first choice was not taken, and what the context has to do with it.
+fn why_not(problem: &Problem, placement: &Placement) -> Option<String> {
+    let first = placement.rejected.first()?;
+    if first.shortfalls.is_empty() {
+        return None;
+    }
+    let context: u64 = placement.breakdown.devices.iter().map(|m| m.context).sum();
+    let context = context + placement.host.context;
+    let weights: u64 = placement.breakdown.devices.iter().map(|m| m.model).sum();
+    let weights = weights + placement.host.model;
+    let n_ctx = placement.breakdown.params.n_ctx;
+    let mut text = format!(
+        "{} does not fit: {}",
+        first.option,
+        crate::words::shortfalls(first)
+    );
+    if problem.model.hparams.has_memory {
+        text += &format!(
+            "; with {n_ctx} tokens the cache takes {} beside {} of weights",
+            size(context),
+            size(weights)
+        );
+    }
+    let smaller = first
+        .fixes
+        .iter()
+        .find(|f| f.flags.first().is_some_and(|f| f == "-c"));
+    if let Some(n) = smaller.and_then(|f| f.flags.get(1)) {
+        text += &format!("; it would with up to {n} tokens");
+    }
+    Some(text)
+}
+
+fn host_part(placement: &Placement) -> Option<String> {
+    let n = placement.host_layers.len();
+    let total = placement.breakdown.layers.len();
+    if placement.verdict == Verdict::Fits || n == 0 {
+        return None;
+    }
+    Some(format!(
+        "{} of {total} on GPUs; the host keeps {}, with {} of weights and {} of cache",
+        total - n,
+        if n == total {
+            "all".to_string()
+        } else {
+            format!("the first {n}")
+        },
+        size(placement.host.model),
+        size(placement.host.context)
+    ))
+}
+
+fn copies(placement: &Placement) -> Option<String> {
+    let flag = format!("{NO_COPIES}=CPU");
+    let is_off = placement
+        .flags
+        .iter()
+        .any(|f| f.split(',').any(|entry| entry == flag));
+    is_off.then(|| {
+        format!(
+            "everything fits only without llama.cpp's four pipeline copies: `-ot {flag}` matches no \
+             tensor and turns them off"
+        )
+    })
+}
+
+/// `auto` is settled by the placement.
+fn flash_attention(problem: &Problem, placement: &Placement) -> Option<String> {
+    let is_auto = problem.run.flash_attention == FlashAttention::Auto;
+    let is_off = !placement.breakdown.params.flash_attn;
+    (is_auto && is_off && !placement.layout_devices.is_empty())
+        .then(|| "`-fa auto` comes to off with this placement".to_string())
+}
+
+/// Names depend on how CUDA numbers GPUs.
+fn numbering(problem: &Problem, placement: &Placement) -> Option<String> {
+    let used = &placement.layout_devices;
+    let differ = problem.devices.windows(2).any(|d| {
+        (d[0].compute_capability, d[0].total_bytes) != (d[1].compute_capability, d[1].total_bytes)
+    });
+    (differ && !used.is_empty()).then(|| {
+        format!(
+            "{} as listed here: CUDA puts the fastest first unless CUDA_DEVICE_ORDER=PCI_BUS_ID is set",
+            names(used)
+        )
+    })
+}
+
+fn engine_split(problem: &Problem, placement: &Placement) -> Option<String> {
+    let several = placement.layout_devices.len() > 1;
+    let is_free = problem.policy.pinned.tensor_split.is_none();
+    let is_engine = problem.policy.mode == LayoutMode::Engine;
+    (is_engine && several && is_free).then(|| {
+        format!(
+            "llama.cpp splits by free memory over {}, less CUDA's own share",
+            count(placement.layout_devices.len(), "GPU")
+        )
+    })
+}

@@ -1,0 +1,102 @@
+//! What makes the compute buffers as large as they are.
+
+use crate::explanation::{AliveReport, Explanation, PassWord, PeakReport};
+use crate::style::{Ink, Style};
+use crate::text::numbers::mib;
+use crate::text::wrap::{cut, one_line, words};
+
+/// Smaller tensors would be shown as 0.00 MiB.
+const LEAST_BYTES: u64 = (1 << 20) / 200;
+
+/// The peaks of all devices, `most` tensors of each; [`usize::MAX`] for all, however small.
+pub fn explanation_text(explanation: &Explanation, most: usize, style: &Style) -> String {
+    let mut text = String::new();
+    let peaks = explanation.peaks.iter().filter(|p| p.compute_bytes > 0);
+    for (i, peak) in peaks.enumerate() {
+        if i > 0 {
+            text.push('\n');
+        }
+        text += &heading(peak, style);
+        text += &table(peak, most, style);
+    }
+    if text.is_empty() {
+        text += "no compute buffers\n";
+    }
+    text
+}
+
+fn heading(peak: &PeakReport, style: &Style) -> String {
+    let pass = match peak.pass {
+        PassWord::Prompt => "the largest prompt batch",
+        PassWord::Generation => "one token a sequence",
+    };
+    let gaps = peak.compute_bytes.saturating_sub(peak.unfragmented_bytes);
+    let rest = format!(
+        " compute buffer {} MiB, fullest at {} of {pass}. Without gaps between tensors it would be \
+         {} MiB ({} less).",
+        mib(peak.compute_bytes, 2),
+        one_line(&peak.at),
+        mib(peak.unfragmented_bytes, 2),
+        mib(gaps, 2),
+    );
+    let id = format!("{}:", peak.id);
+    let text = words(&format!("{id}{rest}"), "", "", style.width);
+    match text.strip_prefix(&id) {
+        Some(tail) => style.paint(Ink::Strong, &id) + tail,
+        None => text,
+    }
+}
+
+fn table(peak: &PeakReport, most: usize, style: &Style) -> String {
+    let large = peak.alive.iter().filter(|t| t.bytes >= LEAST_BYTES);
+    let most = match most {
+        usize::MAX => peak.alive.len(),
+        most => most.min(large.count()),
+    };
+    let shown = peak.alive.iter().take(most);
+    let op_width = shown.clone().map(|t| t.op.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    if style.width >= 60 {
+        let heading = format!(
+            "{:>10} {:>6}  {:<op_width$}  {}",
+            "MiB", "share", "op", "tensor"
+        );
+        text += &(style.paint(Ink::Faint, &heading) + "\n");
+    }
+    for tensor in shown {
+        text += &row(peak, tensor, op_width, style);
+    }
+    let rest = peak.alive.iter().skip(most);
+    let (n, bytes) = rest.fold((0, 0u64), |(n, sum), t| {
+        (n + 1, sum.saturating_add(t.bytes))
+    });
+    if n > 0 {
+        text += &format!("{:>10}         {n} more\n", mib(bytes, 2));
+    }
+    text
+}
+
+fn row(peak: &PeakReport, tensor: &AliveReport, op_width: usize, style: &Style) -> String {
+    let share = tensor.bytes as f64 * 100.0 / peak.compute_bytes.max(1) as f64;
+    let name = one_line(&tensor.name);
+    let size = mib(tensor.bytes, 2);
+    if style.width < 60 {
+        return format!("{size:>9}  {}\n", cut(&name, style.width - 11));
+    }
+    let shape = shape(&tensor.shape);
+    let line = format!(
+        "{size:>10} {share:>5.1}%  {:<op_width$}  {name}  {} {shape}",
+        tensor.op, tensor.r#type
+    );
+    cut(&line, style.width) + "\n"
+}
+
+/// Dimensions of one element at the end are left out.
+fn shape(shape: &[i64; 4]) -> String {
+    let n = shape
+        .iter()
+        .rposition(|&n| n != 1)
+        .map_or(1, |last| last + 1);
+    let sizes: Vec<String> = shape.iter().take(n).map(i64::to_string).collect();
+    sizes.join("x")
+}

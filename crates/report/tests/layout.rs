@@ -1,0 +1,296 @@
+//! The text of one placement, made by hand, at several widths. The expected texts are written by hand
+//! too, never taken from the output.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use vramfit_arch::Model;
+use vramfit_estimate::{
+    Breakdown, EngineProfile, Layout, LayoutDevice, MemoryBytes, PassStats, RunConfig, Runtime,
+};
+use vramfit_ggml::ComputeCapability;
+use vramfit_plan::{
+    Allowance, Certainty, Device, DevicePlacement, Fix, Placement, Policy, Rejected, Shortfall,
+    Verdict,
+};
+use vramfit_report::{Estimate, Style, Subject, VerdictWord, estimate_text, summary_line};
+
+const MIB: u64 = 1 << 20;
+
+fn model() -> Model {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../fixtures/gguf/gemma-3-12b.Q4_K_M.gguf");
+    Model::load(&vramfit_gguf::Header::open(path).unwrap()).unwrap()
+}
+
+fn card(free_mib: u64) -> Device {
+    Device {
+        name: "Card".to_string(),
+        total_bytes: 4096 * MIB,
+        free_bytes: free_mib * MIB,
+        compute_capability: ComputeCapability(860),
+        sm_count: Some(10),
+        integrated: false,
+        overhead: Allowance {
+            bytes: 192 * MIB,
+            source: "measured".to_string(),
+        },
+    }
+}
+
+/// Everything on the first of two cards.
+fn placement(model: &Model) -> Placement {
+    let run = RunConfig::default();
+    let memory = MemoryBytes {
+        model: 2048 * MIB,
+        context: 512 * MIB,
+        compute: 256 * MIB,
+    };
+    let host = MemoryBytes {
+        model: 128 * MIB,
+        context: 0,
+        compute: 16 * MIB + MIB / 2,
+    };
+    let used = DevicePlacement {
+        device: 0,
+        layers: (0..=48).collect(),
+        memory,
+        runtime_bytes: 64 * MIB,
+        runtime_certainty: Certainty::Modelled,
+        overhead_bytes: 192 * MIB,
+        required_bytes: 3072 * MIB,
+        headroom_bytes: 1024 * MIB as i64,
+    };
+    let unused = DevicePlacement {
+        device: 1,
+        layers: Vec::new(),
+        memory: MemoryBytes::default(),
+        runtime_bytes: 0,
+        overhead_bytes: 0,
+        required_bytes: 0,
+        headroom_bytes: 3072 * MIB as i64,
+        ..used.clone()
+    };
+    let flags = "-c 4096 -np 1 -ngl 49 -dev CUDA0 --fit off";
+    Placement {
+        verdict: Verdict::Fits,
+        devices: vec![used, unused],
+        host,
+        host_layers: Vec::new(),
+        breakdown: Breakdown {
+            params: run.resolve(model).unwrap(),
+            pipeline_copies: 1,
+            devices: vec![memory],
+            runtime: vec![Runtime::default()],
+            host,
+            host_repacked_bytes: 0,
+            layers: vec![Some(0); 49],
+            passes: [PassStats::default(); 2],
+        },
+        run,
+        layout: Layout {
+            devices: vec![LayoutDevice {
+                compute_capability: ComputeCapability(860),
+                sm_count: Some(10),
+                integrated: false,
+            }],
+            ..Layout::default()
+        },
+        layout_devices: vec![0],
+        flags: flags.split(' ').map(str::to_string).collect(),
+        rejected: vec![Rejected {
+            option: "all 49 layers on CUDA1 alone".to_string(),
+            shortfalls: vec![Shortfall {
+                device: 1,
+                required_bytes: 3584 * MIB,
+                free_bytes: 3072 * MIB,
+            }],
+            reason: None,
+            fixes: vec![Fix {
+                flags: vec!["-c".to_string(), "2048".to_string()],
+                text: "half the context".to_string(),
+            }],
+        }],
+        notes: vec!["a note".to_string()],
+        n_estimates: 1,
+    }
+}
+
+fn estimate() -> Estimate {
+    let model = model();
+    let subject = Subject {
+        path: Path::new("models/model.gguf"),
+        model: &model,
+        devices: &[card(4096), card(3072)],
+        policy: &Policy::default(),
+        engine: &EngineProfile::LLAMA_CPP_V0_5_0,
+        gpus: &["two cards".to_string()],
+        notes: &["first".to_string()],
+    };
+    Estimate::new(&subject, &placement(&model))
+}
+
+fn check(estimate: &Estimate, width: usize, expected: &str) {
+    let text = estimate_text(estimate, &Style::new(width, false));
+    assert_eq!(text, expected, "at {width} columns:\n{text}");
+    for line in text.lines() {
+        assert!(line.chars().count() <= width, "{line}");
+    }
+}
+
+#[test]
+fn a_table_at_80_columns() {
+    let expected = "\
+Fits: all 49 layers on CUDA0, 1.00 GiB to spare; CUDA1 stays empty
+
+model.gguf · gemma3 · 48 blocks · 11.77 B parameters · 6.79 GiB
+n_ctx 4096 · 1 sequence · batch 2048/512 · KV f16 · flash attention on
+two cards
+
+MiB    layers  weights      KV  compute      CUDA    total     free  headroom
+                 exact   exact    exact  modelled
+CUDA0      49  2048.00  512.00   256.00    256.00  3072.00  4096.00   1024.00
+       █████████████████████▓▓▓▓▓▒▒░░··········   75%  Card, layers 0-47, output
+CUDA1       -        -       -        -         -        -  3072.00   3072.00
+       ××××××××××······························   25%  Card, not used
+host        -   128.00       -    16.50         -   144.50        -         -
+       × in use already  █ weights  ▓ KV  ▒ compute  ░ CUDA  · free
+
+llama-server -m models/model.gguf -c 4096 -np 1 -ngl 49 -dev CUDA0 --fit off
+
+Why not otherwise
+- all 49 layers on CUDA1 alone: CUDA1 is short of 512.00 MiB (3584 of 3072 MiB)
+  → -c 2048: half the context
+
+Notes
+- first
+- a note
+- CUDA's own on CUDA0: 192.00 MiB (measured)
+";
+    check(&estimate(), 80, expected);
+}
+
+#[test]
+fn a_list_at_40_columns() {
+    let expected = "\
+Fits: all 49 layers on CUDA0, 1.00 GiB
+to spare; CUDA1 stays empty
+
+model.gguf · gemma3 · 48 blocks
+  11.77 B parameters · 6.79 GiB
+n_ctx 4096 · 1 sequence · batch 2048/512
+  KV f16 · flash attention on
+two cards
+
+CUDA0  Card
+  layers 0-47, output
+  weights  2048.00 MiB exact
+  KV        512.00 MiB exact
+  compute   256.00 MiB exact
+  CUDA      256.00 MiB modelled
+  total    3072.00 MiB
+  free     4096.00 MiB
+  headroom 1024.00 MiB
+  ████████████████▓▓▓▒░·······
+CUDA1  Card
+  free     3072.00 MiB
+  headroom 3072.00 MiB
+  ×××××××·······················
+host  host memory
+  weights   128.00 MiB exact
+  compute    16.50 MiB exact
+  total     144.50 MiB
+  × in use already  █ weights  ▓ KV
+  ▒ compute  ░ CUDA  · free
+
+llama-server -m models/model.gguf \\
+  -c 4096 -np 1 -ngl 49 -dev CUDA0 \\
+  --fit off
+
+Why not otherwise
+- all 49 layers on CUDA1 alone: CUDA1 is
+  short of 512.00 MiB (3584 of 3072 MiB)
+  → -c 2048: half the context
+
+Notes
+- first
+- a note
+- CUDA's own on CUDA0: 192.00 MiB
+  (measured)
+";
+    // 30 cells: 15 weights and what the others leave, 3 KV, 1 compute, 1 CUDA, 7 free
+    let expected = expected.replace(
+        "  ████████████████▓▓▓▒░·······\n",
+        &format!("  {}▓▓▓▒░·······\n", "█".repeat(18)),
+    );
+    check(&estimate(), 40, &expected);
+}
+
+#[test]
+fn no_width_breaks_it() {
+    let mut estimate = estimate();
+    estimate.devices[0].headroom_bytes = Some(-1);
+    estimate.devices[0].required_bytes = u64::MAX;
+    estimate.devices[0].model_bytes = u64::MAX;
+    estimate.devices[1].name = "a name that is far longer than any terminal is wide ".repeat(4);
+    estimate.model.name = Some("\u{1b}[31mred\n".to_string());
+    for verdict in [
+        VerdictWord::Fits,
+        VerdictWord::Partial,
+        VerdictWord::DoesNotFit,
+    ] {
+        estimate.verdict = verdict;
+        for width in 0..200 {
+            let text = estimate_text(&estimate, &Style::new(width, false));
+            assert!(text.ends_with('\n') && !text.contains('\u{1b}'));
+        }
+    }
+}
+
+#[test]
+fn colours_are_all_that_colour_adds() {
+    let estimate = estimate();
+    let codes = regex::Regex::new("\u{1b}\\[[0-9;]*m").unwrap();
+    for width in [40, 80] {
+        let plain = estimate_text(&estimate, &Style::new(width, false));
+        let color = estimate_text(&estimate, &Style::new(width, true));
+        assert!(color.contains("\u{1b}["));
+        assert_eq!(codes.replace_all(&color, ""), plain);
+    }
+}
+
+#[test]
+fn one_line_a_model() {
+    let style = Style::default();
+    let line = summary_line("model.gguf", Ok(&estimate()), &style);
+    assert_eq!(
+        line,
+        "fits            49/49    3072.0         -  model.gguf\n"
+    );
+    let line = summary_line("bad.gguf", Err("bad.gguf: cut\noff"), &style);
+    assert_eq!(line, "error        bad.gguf: cut?off\n");
+}
+
+#[test]
+fn json_holds_the_same_numbers() {
+    let json = serde_json::to_value(estimate()).unwrap();
+    assert_eq!(json["schema"], "vramfit.estimate/1");
+    assert_eq!(json["verdict"], "fits");
+    assert_eq!(json["model"]["n_layer"], 48);
+    assert_eq!(json["run"]["n_gpu_layers"], 49);
+    let device = &json["devices"][0];
+    assert_eq!(device["required_bytes"], 3072 * MIB);
+    assert_eq!(device["layers"][48], 48);
+    assert_eq!(device["certainty"]["runtime"], "modelled");
+    let host = &json["devices"][2];
+    assert_eq!(host["id"], "host");
+    assert!(host["free_bytes"].is_null() && host["headroom_bytes"].is_null());
+    assert_eq!(json["command"][2], "models/model.gguf");
+    assert_eq!(
+        json["rejected"][0]["shortfalls"][0]["missing_bytes"],
+        512 * MIB
+    );
+    assert_eq!(json["notes"], serde_json::json!(["first", "a note"]));
+    let read: Estimate = serde_json::from_value(json).unwrap();
+    assert_eq!(read, estimate());
+}

@@ -1,0 +1,514 @@
+//! Through the real binary: what people and programs see of `estimate`.
+#![allow(clippy::unwrap_used)]
+
+#[path = "common/schema.rs"]
+mod schema;
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+const GEMMA: &str = "gguf/gemma-3-12b.Q4_K_M.gguf";
+const LLAMA_70B: &str = "gguf/llama-3.1-70b.Q4_K_M.gguf";
+const MOE: &str = "gguf/qwen3-30b-a3b.Q4_K_M.gguf";
+
+fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../fixtures")
+        .join(path)
+}
+
+/// A call, without the environment of whoever runs the tests.
+fn estimate(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_estimate"));
+    command.env_clear().args(arguments);
+    command
+}
+
+struct Answer {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn answer(command: &mut Command) -> Answer {
+    let output = command.output().unwrap();
+    let answer = Answer {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    };
+    assert!(!answer.err.contains("panicked"), "{}", answer.err);
+    answer
+}
+
+/// `estimate fixtures/MODEL FLAGS`
+fn run(model: &str, flags: &str) -> Answer {
+    let path = fixture(model);
+    answer(estimate(&[path.to_str().unwrap()]).args(flags.split_whitespace()))
+}
+
+fn json_of(model: &str, flags: &str) -> Value {
+    let answer = run(model, &format!("{flags} --json"));
+    assert!(answer.err.is_empty(), "{flags}: {}", answer.err);
+    serde_json::from_str(&answer.out).unwrap()
+}
+
+/// Exit code 2, nothing printed, one line that says what is wrong.
+fn refused(answer: &Answer, expected: &str) {
+    assert_eq!(answer.code, 2, "{}{}", answer.out, answer.err);
+    assert_eq!(answer.out, "");
+    let lines: Vec<&str> = answer.err.lines().collect();
+    assert_eq!(lines.len(), 1, "{}", answer.err);
+    assert!(lines[0].starts_with("estimate: "), "{}", answer.err);
+    assert!(lines[0].contains(expected), "{expected}: {}", answer.err);
+}
+
+#[test]
+fn one_die_of_a_k80_is_enough_for_gemma() {
+    let text = run(GEMMA, "--gpus k80x2");
+    assert_eq!(text.code, 0, "{}", text.err);
+    let first = text.out.lines().next().unwrap();
+    assert!(first.starts_with("Fits: all 49 layers on CUDA0"), "{first}");
+    assert!(text.out.contains("k80x2: 2 devices, one board"));
+    let one_line = text.out.replace(" \\\n  ", " ");
+    assert!(one_line.contains("llama-server -m "), "{one_line}");
+    assert!(
+        text.out
+            .contains("llama-server without -c takes the model's")
+    );
+
+    let json = json_of(GEMMA, "--gpus k80x2");
+    assert_eq!(json["verdict"], "fits");
+    assert_eq!(json["model"]["n_layer"], 48);
+    let ids: Vec<&str> = json["devices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| d["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids, ["CUDA0", "CUDA1", "host"]);
+    let layers: Vec<usize> = json["devices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| d["layers"].as_array().unwrap().len())
+        .collect();
+    assert_eq!(layers, [49, 0, 0]);
+    assert_eq!(json["devices"][1]["required_bytes"], 0);
+    for device in json["devices"].as_array().unwrap() {
+        let bytes = |part: &str| device[format!("{part}_bytes")].as_i64().unwrap();
+        let parts = ["model", "context", "compute", "runtime", "overhead"];
+        let sum: i64 = parts.into_iter().map(bytes).sum();
+        assert_eq!(sum, bytes("required"), "{device}");
+        if device["id"] != "host" {
+            assert_eq!(bytes("headroom"), bytes("free") - sum, "{device}");
+        }
+    }
+}
+
+#[test]
+fn too_large_is_partial_and_exit_code_1() {
+    let json = json_of(LLAMA_70B, "--gpus k80x2");
+    assert_eq!(json["verdict"], "partial");
+    assert_eq!(run(LLAMA_70B, "--gpus k80x2").code, 1);
+    let on_host = json["devices"][2]["layers"].as_array().unwrap().len() as u64;
+    assert_eq!(json["run"]["n_gpu_layers"].as_u64().unwrap() + on_host, 81);
+    assert!(!json["rejected"].as_array().unwrap().is_empty());
+
+    let asked = run(LLAMA_70B, "--gpus k80x2 -ngl all --json");
+    assert_eq!(asked.code, 1);
+    assert!(asked.out.contains("\"does_not_fit\""));
+}
+
+/// Settings that differ in kind.
+const CASES: [(&str, &str); 14] = [
+    (GEMMA, "--gpus k80x2"),
+    (GEMMA, "--gpus k80x2 -c 0"),
+    (GEMMA, "--gpus none"),
+    (GEMMA, "--gpus rtx4090 --layout engine -ngl 10 -nkvo"),
+    (
+        GEMMA,
+        "--gpus k80x2 -c 32768 -np 4 -kvu -ctk q8_0 -ctv q8_0 -fa on --swa-full",
+    ),
+    (GEMMA, "--gpus 24GiB,12GiB -ts 2,1 -ngl all"),
+    (GEMMA, "--gpus k80x2 -dev CUDA1 -fa off -b 512 -ub 256"),
+    (GEMMA, "--gpus rtx3060,rtx3060 --prefer last"),
+    (LLAMA_70B, "--gpus k80x2,rtx4090"),
+    (LLAMA_70B, "--gpus p40x2 --no-op-offload -np 2"),
+    (MOE, "--gpus rtx3060"),
+    (MOE, "--gpus rtx3060 -cmoe"),
+    (MOE, "--gpus rtx3060:free=9GiB -ot ffn_.*_exps=CPU"),
+    (
+        "gguf/bge-base-en.F16.gguf",
+        "--gpus k80 --embeddings --pooling cls",
+    ),
+];
+
+#[test]
+fn json_is_as_its_schema_says() {
+    let schema = answer(&mut estimate(&["schema"])).out;
+    let schema: Value = serde_json::from_str(&schema).unwrap();
+    for (model, flags) in CASES {
+        let json = json_of(model, flags);
+        let violations = schema::violations(&schema, &json);
+        assert_eq!(violations, Vec::<String>::new(), "{model} {flags}");
+    }
+    // and the checker is not blind
+    let mut json = json_of(GEMMA, "--gpus k80");
+    json["devices"][0]["model_bytes"] = json!(-1);
+    json["verdict"] = json!("perhaps");
+    json["new"] = json!(1);
+    json["run"].as_object_mut().unwrap().remove("n_ctx");
+    let violations = schema::violations(&schema, &json).join("\n");
+    for expected in [
+        "model_bytes: minimum",
+        "$.verdict",
+        "$: properties",
+        "$.run: required",
+    ] {
+        assert!(violations.contains(expected), "{expected} in {violations}");
+    }
+
+    let explain = answer(&mut estimate(&["schema", "explain"])).out;
+    let explain: Value = serde_json::from_str(&explain).unwrap();
+    let path = fixture(GEMMA);
+    let said =
+        answer(estimate(&["explain", path.to_str().unwrap()]).args(["--gpus", "k80", "--json"]));
+    let said: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(schema::violations(&explain, &said), Vec::<String>::new());
+}
+
+/// The flags that are printed, given back, lead to the same place.
+#[test]
+fn the_command_can_be_pasted_back() {
+    for (model, flags) in CASES {
+        let first = json_of(model, flags);
+        let gpus = flags.split(' ').nth(1).unwrap();
+        let command: Vec<&str> = first["command"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|word| word.as_str().unwrap())
+            .collect();
+        assert_eq!(command[..2], ["llama-server", "-m"]);
+        let again = answer(estimate(&command[1..]).args(["--gpus", gpus, "--json"]));
+        let again: Value = serde_json::from_str(&again.out)
+            .unwrap_or_else(|error| panic!("{command:?}: {error}: {}", again.err));
+        assert_eq!(
+            first["devices"], again["devices"],
+            "{model} {flags}\n{command:?}"
+        );
+        assert_eq!(first["run"]["n_ctx"], again["run"]["n_ctx"]);
+    }
+}
+
+#[test]
+fn malformed_files_are_refused_on_one_line() {
+    let mut n = 0;
+    for entry in fs::read_dir(fixture("malformed")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "gguf") {
+            continue;
+        }
+        let name = path.file_name().unwrap().to_str().unwrap();
+        refused(
+            &answer(estimate(&[path.to_str().unwrap()]).args(["--gpus", "k80"])),
+            name,
+        );
+        n += 1;
+    }
+    assert!(n >= 90, "only {n} files");
+    refused(
+        &run("gguf/no-such-file.gguf", "--gpus k80"),
+        "no-such-file.gguf",
+    );
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    let check = |flags: &str, expected: &str| refused(&run(GEMMA, flags), expected);
+    check("", "name them instead: `--gpus k80x2`");
+    check("--gpus k81", "did you mean k80");
+    check(
+        "--gpus k80 -fa off -ctv q8_0",
+        "needs flash attention: use -fa on, or -ctv f16",
+    );
+    check("--gpus k80x2 -sm row", "does not support split buffers");
+    check("--gpus k80x2 -sm tensor", "not modelled yet");
+    check("--gpus k80x2 -dev CUDA2", "there are CUDA0 to CUDA1");
+    check("--gpus k80 -c many", "-c: 'many' is not a whole number");
+    check("--gpus k80 -c -5", "-c: '-5' is not a whole number");
+    check("--gpus k80 -ctk q3_0", "invalid value 'q3_0'");
+    check(
+        "--gpus k80 --ctx-sise 5",
+        "a similar argument exists: '--ctx-size'",
+    );
+    check("--gpus k80 -nglx 5", "unknown flag -nglx");
+    check("--gpus k80 -ot exps=GPU", "neither CPU nor a GPU");
+    check("--gpus k80 -ot (=CPU", "not a regular expression");
+    check("--gpus k80 -np 0", "give 1 or more");
+    check("--gpus k80 -np 300", "256");
+    check("--gpus k80 explain", "comes first: `estimate explain");
+    refused(&answer(&mut estimate(&[])), "no model given");
+    refused(&answer(&mut estimate(&["strip", "x"])), "--output");
+}
+
+#[test]
+fn several_models_go_on_past_a_bad_one() {
+    let paths = [
+        fixture(GEMMA),
+        fixture("malformed/ggjt.gguf"),
+        fixture(LLAMA_70B),
+    ];
+    let paths: Vec<&str> = paths.iter().map(|path| path.to_str().unwrap()).collect();
+    let text = answer(estimate(&paths).args(["--gpus", "k80x2"]));
+    assert_eq!(text.code, 2);
+    assert_eq!(text.err.lines().count(), 1, "{}", text.err);
+    assert!(text.err.contains("1 of 3 models"), "{}", text.err);
+    let lines: Vec<&str> = text.out.lines().skip(1).collect();
+    let begins: Vec<&str> = lines.iter().map(|l| l.split(' ').next().unwrap()).collect();
+    assert_eq!(begins, ["fits", "error", "partial"]);
+    assert!(lines[1].contains("ggjt.gguf"), "{}", lines[1]);
+
+    let json = answer(estimate(&paths).args(["--gpus", "k80x2", "--json"]));
+    assert_eq!(json.code, 2);
+    let schemas: Vec<Value> = json
+        .out
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["schema"].clone())
+        .collect();
+    assert_eq!(
+        schemas,
+        [
+            "vramfit.estimate/1",
+            "vramfit.error/1",
+            "vramfit.estimate/1"
+        ]
+    );
+
+    let two = answer(estimate(&[paths[0], paths[2]]).args(["--gpus", "k80x2"]));
+    assert_eq!((two.code, two.err.as_str()), (1, ""));
+}
+
+#[test]
+fn a_folder_is_all_models_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for model in [GEMMA, "gguf/qwen2.5-0.5b.Q8_0.gguf"] {
+        let from = fixture(model);
+        fs::copy(&from, folder.path().join(from.file_name().unwrap())).unwrap();
+    }
+    let mut projector = vramfit::gguf::Writer::new();
+    projector.key("general.architecture", "clip").unwrap();
+    fs::write(
+        folder.path().join("mmproj.gguf"),
+        projector.finish().unwrap(),
+    )
+    .unwrap();
+    fs::write(folder.path().join("notes.txt"), "not a model").unwrap();
+
+    let path = folder.path().to_str().unwrap();
+    let text = answer(estimate(&[path]).args(["--gpus", "k80"]));
+    assert_eq!((text.code, text.err.as_str()), (0, ""), "{}", text.out);
+    assert_eq!(text.out.lines().count(), 4, "{}", text.out);
+    assert!(text.out.contains("not a model of its own"), "{}", text.out);
+
+    let alone = folder.path().join("mmproj.gguf");
+    let alone = answer(estimate(&[alone.to_str().unwrap()]).args(["--gpus", "k80"]));
+    refused(&alone, "not a model of its own");
+    let empty = tempfile::tempdir().unwrap();
+    let empty = answer(estimate(&[empty.path().to_str().unwrap()]).args(["--gpus", "k80"]));
+    refused(&empty, "no *.gguf");
+}
+
+#[test]
+fn text_fits_the_terminal() {
+    for (model, flags) in CASES {
+        for width in [40, 60, 80, 132] {
+            let text = run(model, &format!("{flags} --width {width}"));
+            let words: Vec<&str> = text.out.split_whitespace().collect();
+            let longest = words.iter().map(|word| word.chars().count()).max().unwrap();
+            for line in text.out.lines() {
+                // only a path or a list of shares may be wider
+                let n = line.chars().count();
+                assert!(n <= width.max(longest + 8), "{width}: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn colour_is_only_where_it_is_wanted() {
+    let has_codes = |answer: &Answer| answer.out.contains('\u{1b}');
+    assert!(!has_codes(&run(GEMMA, "--gpus k80")));
+    assert!(has_codes(&run(GEMMA, "--gpus k80 --color always")));
+    let path = fixture(GEMMA);
+    let mut command = estimate(&[path.to_str().unwrap(), "--gpus", "k80"]);
+    assert!(!has_codes(&answer(command.env("NO_COLOR", "1"))));
+    assert!(!has_codes(&run(GEMMA, "--gpus k80 --color always --json")));
+}
+
+#[test]
+fn the_environment_is_llama_cpps() {
+    let path = fixture(GEMMA);
+    let with = |variables: &[(&str, &str)], flags: &[&str]| -> Value {
+        let mut command = estimate(flags);
+        command.args(["--gpus", "k80x2", "--json"]);
+        command.envs(variables.iter().copied());
+        let answer = answer(command.env("LLAMA_ARG_MODEL", &path));
+        serde_json::from_str(&answer.out).unwrap_or_else(|_| panic!("{}", answer.err))
+    };
+    let run = &with(
+        &[
+            ("LLAMA_ARG_CTX_SIZE", "8192"),
+            ("LLAMA_ARG_FLASH_ATTN", "off"),
+            ("LLAMA_ARG_CACHE_TYPE_K", "q8_0"),
+            ("LLAMA_ARG_N_GPU_LAYERS", "all"),
+            ("LLAMA_ARG_NO_KV_OFFLOAD", "1"),
+            ("LLAMA_ARG_MMAP", "0"),
+            ("LLAMA_ARG_SWA_FULL", "true"),
+            ("LLAMA_ARG_UBATCH", "128"),
+        ],
+        &["-ub", "256"],
+    )["run"];
+    assert_eq!(run["n_ctx"], 8192);
+    assert_eq!(run["flash_attention"], false);
+    assert_eq!(run["type_k"], "q8_0");
+    assert_eq!(run["n_gpu_layers"], 49);
+    assert_eq!(run["offload_kqv"], false);
+    assert_eq!(run["mmap"], false);
+    assert_eq!(run["swa_full"], true);
+    assert_eq!(run["n_ubatch"], 256, "the command line goes first");
+
+    let mut wrong = estimate(&[path.to_str().unwrap(), "--gpus", "k80"]);
+    let wrong = answer(wrong.env("LLAMA_ARG_SPLIT_MODE", "diagonal"));
+    refused(&wrong, "LLAMA_ARG_SPLIT_MODE: 'diagonal' is not one of");
+}
+
+#[test]
+fn aliases_mean_the_same() {
+    let check = |one: &str, other: &str| {
+        let [one, other] =
+            [one, other].map(|flags| json_of(GEMMA, &format!("--gpus k80x2 {flags}")));
+        assert_eq!(one, other);
+    };
+    check(
+        "-c 8192 -ngl 40 -fa on -ctk q8_0 -nkvo -np 2",
+        "--ctx-size 8192 --gpu-layers 40 --flash-attn 1 --cache-type-k q8_0 --no-kv-offload --parallel 2",
+    );
+    check("-ngl=40 -c=8192", "--n-gpu-layers=40 --ctx-size=8192");
+    check("-np -1", "-np 4 -kvu");
+    check("-lm none", "--no-mmap");
+    check("-c 1 -c 8192", "-c 8192");
+    check("-fit off -t 8 --host 0.0.0.0", "");
+    let path = fixture(GEMMA);
+    let by_flag = answer(&mut estimate(&[
+        "-m",
+        path.to_str().unwrap(),
+        "--gpus",
+        "k80",
+    ]));
+    assert_eq!(by_flag.out, run(GEMMA, "--gpus k80").out);
+}
+
+#[test]
+fn explain_lists_the_largest_tensors_first() {
+    let path = fixture(GEMMA);
+    let arguments = ["explain", path.to_str().unwrap(), "--gpus", "k80x2"];
+    let text = answer(&mut estimate(&arguments));
+    assert_eq!(text.code, 0, "{}", text.err);
+    assert!(
+        text.out.starts_with("CUDA0: compute buffer"),
+        "{}",
+        text.out
+    );
+    let json = answer(estimate(&arguments).arg("--json"));
+    let json: Value = serde_json::from_str(&json.out).unwrap();
+    let placed = json_of(GEMMA, "--gpus k80x2");
+    let peak = &json["peaks"][0];
+    assert_eq!(peak["id"], "CUDA0");
+    assert_eq!(peak["compute_bytes"], placed["devices"][0]["compute_bytes"]);
+    assert!(peak["unfragmented_bytes"].as_u64() <= peak["compute_bytes"].as_u64());
+    let sizes: Vec<u64> = peak["alive"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|tensor| tensor["bytes"].as_u64().unwrap())
+        .collect();
+    assert!(sizes.is_sorted_by(|a, b| a >= b) && !sizes.is_empty());
+    assert!(sizes.iter().sum::<u64>() <= peak["unfragmented_bytes"].as_u64().unwrap());
+}
+
+#[test]
+fn a_stripped_model_is_estimated_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("header.gguf");
+    let (path, copy) = (fixture(GEMMA), copy.to_str().unwrap());
+    let strip = answer(&mut estimate(&[
+        "strip",
+        path.to_str().unwrap(),
+        "-o",
+        copy,
+    ]));
+    assert_eq!(strip.code, 0, "{}", strip.err);
+    let devices = |path: &str| -> Value {
+        let json = answer(&mut estimate(&[path, "--gpus", "k80x2", "--json"])).out;
+        serde_json::from_str::<Value>(&json).unwrap()["devices"].clone()
+    };
+    assert_eq!(devices(copy), devices(path.to_str().unwrap()));
+    let over = answer(&mut estimate(&["strip", copy, "-o", copy]));
+    refused(&over, "the model itself");
+}
+
+#[test]
+fn nobody_has_to_read_to_the_end() {
+    let path = fixture("gguf");
+    for flags in [&["--json"][..], &[]] {
+        let mut child = estimate(&[path.to_str().unwrap(), "--gpus", "k80x2"])
+            .args(flags)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut first = [0; 1];
+        child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+        let mut err = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut err)
+            .unwrap();
+        let code = child.wait().unwrap().code();
+        assert_eq!((code, err.as_str()), (Some(1), ""));
+    }
+}
+
+#[test]
+fn the_small_commands_answer() {
+    let check = |arguments: &[&str], expected: &str| {
+        let answer = answer(&mut estimate(arguments));
+        assert_eq!((answer.code, answer.err.as_str()), (0, ""), "{arguments:?}");
+        assert!(
+            answer.out.contains(expected),
+            "{arguments:?}: {}",
+            answer.out
+        );
+        assert!(answer.out.ends_with('\n'), "{arguments:?}");
+    };
+    check(&["--help"], "-ngl, --n-gpu-layers N");
+    check(&["--help"], "LLAMA_ARG_CTX_SIZE");
+    check(&["-h"], "Exit status");
+    check(&["--version"], "llama.cpp v0.5.0");
+    check(&["explain", "--help"], "--all");
+    check(&["strip", "--help"], "--keep-tokens");
+    check(&["gpus", "k80"], "Tesla K80");
+    check(&["man"], ".TH estimate");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        check(&["completions", shell], "n-gpu-layers");
+    }
+    refused(&answer(&mut estimate(&["gpus", "radeon"])), "24GiB");
+}
