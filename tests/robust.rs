@@ -35,8 +35,20 @@ impl Random {
 
     /// A number that is trouble, or near `usual`.
     fn number(&mut self, usual: i64) -> i64 {
-        const TROUBLE: [i64; 12] =
-            [0, 1, 2, 3, 7, 31, 255, 65_536, 1 << 22, i32::MAX as i64, u32::MAX as i64, i64::MAX];
+        const TROUBLE: [i64; 12] = [
+            0,
+            1,
+            2,
+            3,
+            7,
+            31,
+            255,
+            65_536,
+            1 << 22,
+            i32::MAX as i64,
+            u32::MAX as i64,
+            i64::MAX,
+        ];
         match self.below(4) {
             0 => usual.wrapping_add(self.below(5) as i64 - 2),
             1 => usual.saturating_mul(2),
@@ -98,12 +110,19 @@ fn settings(random: &mut Random) -> (RunConfig, Layout) {
     run.n_ubatch = random.number(512) as u32;
     run.n_seq_max = random.number(2) as u32 % 300;
     run.kv_unified = random.one_in(2);
-    run.flash_attention =
-        [FlashAttention::Auto, FlashAttention::On, FlashAttention::Off][random.below(3) as usize];
+    run.flash_attention = [
+        FlashAttention::Auto,
+        FlashAttention::On,
+        FlashAttention::Off,
+    ][random.below(3) as usize];
     run.type_k = TYPES[random.below(4) as usize];
     run.type_v = TYPES[random.below(4) as usize];
     run.embeddings = random.one_in(4);
-    run.outputs = if random.one_in(2) { Outputs::EveryToken } else { Outputs::PerSequence };
+    run.outputs = if random.one_in(2) {
+        Outputs::EveryToken
+    } else {
+        Outputs::PerSequence
+    };
     let cc = [370, 610, 750, 860, 1200][random.below(5) as usize];
     let device = LayoutDevice::new(ComputeCapability(cc));
     let layout = Layout {
@@ -130,10 +149,16 @@ fn lies_are_refused_or_sized() {
     for seed in 0..n {
         let random = &mut Random(seed);
         let header = &headers[random.below(headers.len() as u64) as usize];
-        let Some(bytes) = lie(header, random) else { continue };
-        let Ok(header) = Header::parse(bytes) else { continue };
+        let Some(bytes) = lie(header, random) else {
+            continue;
+        };
+        let Ok(header) = Header::parse(bytes) else {
+            continue;
+        };
         read += 1;
-        let Ok(model) = Model::load(&header) else { continue };
+        let Ok(model) = Model::load(&header) else {
+            continue;
+        };
         let (run, layout) = settings(random);
         let result = std::panic::catch_unwind(|| {
             let estimate = Breakdown::estimate(&model, &run, &layout, &profile);
@@ -146,5 +171,8 @@ fn lies_are_refused_or_sized() {
         }
     }
     // Most headers must get past the reader, and some past everything, or nothing was tried.
-    assert!(read * 2 > n && sized * 20 > n, "{read} read and {sized} sized of {n}");
+    assert!(
+        read * 2 > n && sized * 20 > n,
+        "{read} read and {sized} sized of {n}"
+    );
 }

@@ -188,6 +188,7 @@ impl Row {
         let device = |g: &Gpu| LayoutDevice {
             compute_capability: g.compute_capability,
             integrated: false,
+            sm_count: None,
         };
         let split = match self.flag("-ts") {
             Some(shares) => shares.split(',').map(|s| s.parse().unwrap()).collect(),

@@ -163,7 +163,7 @@ fn peak(
         .iter()
         .map(|&(t, _, bytes)| describe(model, graph, t, bytes))
         .collect();
-    alive.sort_by(|a, b| b.bytes.cmp(&a.bytes));
+    alive.sort_by_key(|t| std::cmp::Reverse(t.bytes));
     let at = at.map_or_else(String::new, |(_, t)| describe(model, graph, t, 0).name);
     Peak {
         device,

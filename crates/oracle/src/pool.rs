@@ -64,7 +64,7 @@ pub fn make(request: &Request) -> Result<()> {
          # gpus: COMPUTE_CAPABILITY*SMS of CUDA0, CUDA1, ..; each has 4 TiB, the VMM kind of pool and the kit's shared memory and occupancy.\n\
          # flags: as crates/oracle/kit/README.md. --decode N: a prompt of N tokens. --embeddings: every token is an output, else the last alone.\n\
          # runtime: POOL/WORKSPACE bytes of each GPU behind the prompt: the VMM pool, and cudaMalloc beyond llama.cpp's own buffers.\n\
-         # crashed: the engine stopped while it computed (experts chosen by a kernel that never ran are read back): no truth.\n\
+         # crashed: the engine stopped while it computed (experts chosen by a kernel that never ran are read back; more tokens than positions): no truth.\n\
          # model\tgpus\tflags\truntime\n"
     );
     let mut n_crashed = 0;

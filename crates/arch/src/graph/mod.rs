@@ -317,6 +317,10 @@ impl<'a> LlmGraph<'a> {
     pub fn linear(&mut self, x: TensorId, kind: Kind, il: usize) -> TensorId {
         let w = self.weight(il, kind);
         let mut cur = self.mul_mat(w, x);
+        let sums = matches!(kind, Kind::AttnOutput | Kind::FfnDown | Kind::FfnDownShexp);
+        if sums && self.model.architecture.sums_in_f32 {
+            self.graph[cur].flags.insert(Flags::PREC_F32);
+        }
         if let Some(b) = self.optional(il, kind, Part::Bias) {
             cur = self.add(cur, b);
         }

@@ -47,6 +47,9 @@ pub struct Architecture {
     pub makes_output_first: bool,
     /// `token_embd_norm` is its final norm.
     pub embd_norm_is_output: bool,
+    /// Asks for f32 sums behind attention and in the last matrix of a feed-forward block, which
+    /// overflow in f16.
+    pub sums_in_f32: bool,
     /// Layers with a sliding window rotate without frequency factors.
     pub rope_freqs_skip_swa: bool,
 }
@@ -75,6 +78,7 @@ impl Architecture {
             embeddings_skip_head: false,
             makes_output_first: false,
             embd_norm_is_output: false,
+            sums_in_f32: false,
             rope_freqs_skip_swa: false,
         }
     }
@@ -119,6 +123,11 @@ impl Architecture {
         self
     }
 
+    const fn f32_sums(mut self) -> Architecture {
+        self.sums_in_f32 = true;
+        self
+    }
+
     const fn plain_rope_in_window(mut self) -> Architecture {
         self.rope_freqs_skip_swa = true;
         self
@@ -145,8 +154,8 @@ impl Architecture {
             .reads(gemma::gemma4_hparams)
             .output_first()
             .plain_rope_in_window(),
-        Architecture::new("glm4", glm::glm4),
-        Architecture::new("glm4moe", glm::glm4moe),
+        Architecture::new("glm4", glm::glm4).f32_sums(),
+        Architecture::new("glm4moe", glm::glm4moe).f32_sums(),
         Architecture::new("gpt-oss", gpt::gpt_oss).reads(gpt::gpt_oss_hparams),
         Architecture::new("gpt2", gpt::gpt2).layer_norm(),
         Architecture::new("granite", granite::graph),

@@ -11,8 +11,8 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use fattn::FlashAttnKernel;
-pub use pool::{POOL_GRANULARITY, PoolUse};
 pub(crate) use fusion::{graph_optimize, has_experts};
+pub use pool::{POOL_GRANULARITY, PoolUse};
 
 /// Rows of quantised tensors are padded to this many elements (`MATRIX_ROW_PADDING`).
 const MATRIX_ROW_PADDING: i64 = 512;

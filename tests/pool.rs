@@ -1,0 +1,180 @@
+//! What ggml-cuda took while it computed, in real decodes on imaginary GPUs, against the model.
+//! `cargo run -p vramfit-oracle -- pool` makes the table.
+
+mod common;
+
+use common::truth::{Row, Status};
+use std::collections::BTreeMap;
+use vramfit_arch::Model;
+use vramfit_estimate::{
+    Breakdown, EngineProfile, FlashAttention, Layout, LayoutDevice, Outputs, RunConfig, Runtime,
+};
+use vramfit_ggml::ComputeCapability;
+use vramfit_gguf::Header;
+
+const TABLE: &str = "truth/pool-llama.cpp-v0.5.0-cuda13.tsv";
+/// Rows of the table, and those that ran: a table cut short must not pass.
+const LEAST_ROWS: usize = 2_000;
+const LEAST_CHECKED: usize = 1_900;
+const MIB: u64 = 1 << 20;
+
+fn load(file: &str) -> Model {
+    let header = Header::open(common::fixture(&format!("gguf/{file}"))).unwrap();
+    Model::load(&header).unwrap()
+}
+
+/// A row of the table as a case that `common` understands, the SM counts, and what was measured:
+/// pool and workspace of each GPU.
+fn read(line: &str) -> (Row, Vec<u32>, Option<Vec<[u64; 2]>>) {
+    let columns: Vec<&str> = line.split('\t').collect();
+    let [model, gpus, flags, runtime] = columns[..] else {
+        panic!("four columns: {line}");
+    };
+    let gpus: Vec<(&str, &str)> = gpus
+        .split(',')
+        .map(|g| g.split_once('*').unwrap())
+        .collect();
+    let capabilities: Vec<String> = gpus
+        .iter()
+        .map(|(cc, _)| format!("{}:{cc}", 1u64 << 42))
+        .collect();
+    let pair = |text: &str| {
+        let (pool, workspace) = text.split_once('/').unwrap();
+        [pool.parse().unwrap(), workspace.parse().unwrap()]
+    };
+    let measured =
+        (!runtime.starts_with("crashed")).then(|| runtime.split(' ').map(pair).collect());
+    let row = Row {
+        model: model.to_string(),
+        gpus: capabilities.join(","),
+        flags: flags.to_string(),
+        status: Status::Ok,
+        expected: String::new(),
+    };
+    (
+        row,
+        gpus.iter().map(|(_, sms)| sms.parse().unwrap()).collect(),
+        measured,
+    )
+}
+
+fn predict(row: &Row, sms: &[Option<u32>], model: &Model) -> Vec<Runtime> {
+    let (run, mut layout) = row.settings(&row.devices(), model).unwrap();
+    for (device, &n) in layout.devices.iter_mut().zip(sms) {
+        device.sm_count = n;
+    }
+    let profile = EngineProfile::LLAMA_CPP_V0_5_0;
+    let breakdown = Breakdown::estimate(model, &run, &layout, &profile).unwrap();
+    breakdown.runtime
+}
+
+#[derive(Default)]
+struct Tally {
+    rows: usize,
+    checked: usize,
+    above: Vec<String>,
+    wrong: Vec<String>,
+}
+
+/// Every figure of the table: equal, unless the model says that its own is a bound; with
+/// `sms_known` false all may be. None is ever below.
+fn tally(sms_known: bool) -> Tally {
+    let text = std::fs::read_to_string(common::fixture(TABLE)).unwrap();
+    let mut models = BTreeMap::new();
+    let mut tally = Tally::default();
+    for line in text.lines().filter(|l| !l.starts_with('#')) {
+        tally.rows += 1;
+        let (row, sms, measured) = read(line);
+        let Some(measured) = measured else { continue };
+        let model = models
+            .entry(row.model.clone())
+            .or_insert_with(|| load(&row.model));
+        let sms: Vec<Option<u32>> = sms.iter().map(|&n| sms_known.then_some(n)).collect();
+        let predicted = predict(&row, &sms, model);
+        assert_eq!(predicted.len(), measured.len());
+        for (r, [pool, workspace]) in predicted.iter().zip(measured) {
+            tally.checked += 1;
+            let text = || {
+                format!(
+                    "{line}: predicted {}/{} bound {}",
+                    r.pool_bytes, r.workspace_bytes, r.is_bound
+                )
+            };
+            if r.workspace_bytes != workspace
+                || r.pool_bytes < pool
+                || (r.pool_bytes > pool && !r.is_bound)
+            {
+                tally.wrong.push(text());
+            } else if r.pool_bytes > pool {
+                tally.above.push(text());
+            }
+        }
+    }
+    if let Ok(path) = std::env::var("VRAMFIT_POOL_DIFFERENCES") {
+        let all = [&tally.wrong[..], &tally.above].concat();
+        std::fs::write(format!("{path}.{sms_known}"), all.join("\n")).unwrap();
+    }
+    assert!(tally.rows >= LEAST_ROWS, "only {} rows", tally.rows);
+    assert!(
+        tally.checked >= LEAST_CHECKED,
+        "only {} figures",
+        tally.checked
+    );
+    let some: Vec<&String> = tally.wrong.iter().take(5).collect();
+    let (n, of) = (tally.wrong.len(), tally.checked);
+    assert!(
+        tally.wrong.is_empty(),
+        "{n} of {of} figures differ, e.g.\n{some:#?}"
+    );
+    tally
+}
+
+#[test]
+fn every_figure_is_equal() {
+    let tally = tally(true);
+    assert!(
+        tally.above.is_empty(),
+        "{:#?}",
+        &tally.above[..5.min(tally.above.len())]
+    );
+}
+
+#[test]
+fn no_figure_is_below_where_the_multiprocessors_are_not_known() {
+    tally(false);
+}
+
+/// Tesla K80 dies under nvidia-smi (shared measurements of a K80 host: compute capability 3.7, flash attention off, f16
+/// cache, n_ubatch 512, logits of every token), Q4_K_M of the Qwen2.5-7B shape: context and MiB.
+const K80_7B: [(u32, u64); 4] = [(2048, 6831), (4096, 6943), (8192, 7358), (16_384, 8270)];
+/// What CUDA itself takes on those dies, cuBLAS and its workspace included.
+const K80_CUDA_MIB: u64 = 169;
+const K80_MULTIPROCESSORS: u32 = 13;
+
+#[test]
+fn k80_dies_read_what_is_predicted() {
+    let model = load("qwen2.5-7b.Q4_K_M.gguf");
+    let mut device = LayoutDevice::new(ComputeCapability::new(3, 7));
+    device.sm_count = Some(K80_MULTIPROCESSORS);
+    let layout = Layout {
+        devices: vec![device],
+        ..Layout::default()
+    };
+    for (n_ctx, measured_mib) in K80_7B {
+        let mut run = RunConfig::default();
+        run.n_ctx = n_ctx;
+        run.flash_attention = FlashAttention::Off;
+        run.outputs = Outputs::EveryToken;
+        let b =
+            Breakdown::estimate(&model, &run, &layout, &EngineProfile::LLAMA_CPP_V0_5_0).unwrap();
+        let predicted = b.devices[0].sum() + b.runtime[0].pool_bytes + K80_CUDA_MIB * MIB;
+        let difference = predicted.abs_diff(measured_mib * MIB);
+        println!("{n_ctx}: {} of {measured_mib} MiB", predicted / MIB);
+        assert!(
+            difference <= 8 * MIB,
+            "{n_ctx}: {} of {measured_mib} MiB",
+            predicted / MIB
+        );
+        assert!(!b.runtime[0].is_bound);
+    }
+}
