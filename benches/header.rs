@@ -14,7 +14,10 @@ fn header_bytes() -> Vec<u8> {
     let mut writer = Writer::new();
     let mut build = || -> Result<Vec<u8>, vramfit_gguf::WriteError> {
         writer.key("general.architecture", "gemma3")?;
-        writer.key("tokenizer.ggml.tokens", tokens.iter().map(String::as_str).collect::<Vec<_>>())?;
+        writer.key(
+            "tokenizer.ggml.tokens",
+            tokens.iter().map(String::as_str).collect::<Vec<_>>(),
+        )?;
         writer.key("tokenizer.ggml.scores", vec![0.0f32; N_TOKENS])?;
         writer.key("tokenizer.ggml.token_type", vec![1i32; N_TOKENS])?;
         for i in 0..444 {
@@ -29,10 +32,16 @@ fn header_bytes() -> Vec<u8> {
 /// Every byte that has to be looked at: the length of each string.
 fn bare_walk(bytes: &[u8]) -> usize {
     let text = b"tokenizer.ggml.tokens";
-    let start = bytes.windows(text.len()).position(|w| w == text).unwrap_or(0) + text.len();
+    let start = bytes
+        .windows(text.len())
+        .position(|w| w == text)
+        .unwrap_or(0)
+        + text.len();
     let mut at = start + 4 + 4 + 8; // value type, element type, count
     for _ in 0..N_TOKENS {
-        let Some(length) = bytes.get(at..at + 8) else { break };
+        let Some(length) = bytes.get(at..at + 8) else {
+            break;
+        };
         let mut n = [0; 8];
         n.copy_from_slice(length);
         at += 8 + u64::from_le_bytes(n) as usize;

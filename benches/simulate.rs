@@ -3,9 +3,7 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::path::Path;
 use vramfit_arch::Model;
-use vramfit_estimate::{
-    Breakdown, EngineProfile, FlashAttention, Layout, LayoutDevice, RunConfig,
-};
+use vramfit_estimate::{Breakdown, EngineProfile, FlashAttention, Layout, LayoutDevice, RunConfig};
 use vramfit_ggml::ComputeCapability;
 use vramfit_gguf::Header;
 
@@ -15,12 +13,17 @@ fn simulate(c: &mut Criterion) {
     run.n_ctx = 8192;
     run.flash_attention = FlashAttention::On;
     let device = LayoutDevice::new(ComputeCapability::new(8, 6));
-    let layout = Layout { devices: vec![device; 2], ..Layout::default() };
+    let layout = Layout {
+        devices: vec![device; 2],
+        ..Layout::default()
+    };
     let profile = EngineProfile::LLAMA_CPP_V0_5_0;
     let mut group = c.benchmark_group("graph and memory, 2 GPUs, both passes");
     for name in ["llama-3.1-70b", "deepseek-v3", "gemma-3-12b"] {
         let header = Header::open(folder.join(format!("{name}.Q4_K_M.gguf")));
-        let Some(model) = header.ok().and_then(|h| Model::load(&h).ok()) else { continue };
+        let Some(model) = header.ok().and_then(|h| Model::load(&h).ok()) else {
+            continue;
+        };
         group.bench_function(name, |b| {
             b.iter(|| Breakdown::estimate(&model, &run, &layout, &profile))
         });

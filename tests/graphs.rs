@@ -1,5 +1,6 @@
 //! Node by node: the graphs of `fixtures/graphs`, dumped by the real llama.cpp
 //! (`cargo run -p vramfit-oracle -- graphs`), against those that vramfit builds.
+#![allow(clippy::unwrap_used)] // a test may panic
 
 mod common;
 

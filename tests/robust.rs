@@ -2,6 +2,7 @@
 //! an answer or an error, never a panic. Built with overflow checks, so wrapping counts as one.
 //!
 //! `VRAMFIT_ROBUST_CASES=200000 cargo test -p vramfit-estimate --test robust` for a long run.
+#![allow(clippy::unwrap_used)] // a test may panic
 
 mod common;
 

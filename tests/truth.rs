@@ -1,5 +1,6 @@
 //! Every row of the truth tables: what the real llama.cpp took on each device and the host, byte
 //! for byte. `cargo run -p vramfit-oracle -- truth` makes the tables.
+#![allow(clippy::unwrap_used)] // a test may panic
 
 mod common;
 

@@ -285,6 +285,13 @@ mod tests {
             for alias in &card.aliases {
                 assert_eq!(normalise(alias), *alias, "{row}");
             }
+            // the quick look-up relies on it
+            assert_eq!(
+                normalise(card.key),
+                card.key.replace('-', ""),
+                "{}",
+                card.key
+            );
             let all = std::iter::once(normalise(card.key))
                 .chain(card.aliases.iter().map(|alias| (*alias).to_owned()));
             for spelling in all {

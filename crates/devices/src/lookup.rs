@@ -54,22 +54,53 @@ impl UnknownCard {
 /// it is cased, spaced, hyphenated or prefixed with NVIDIA, GeForce or Tesla.
 pub fn find_card(name: &str) -> Result<CardMatch, UnknownCard> {
     let wanted = normalise(name);
-    let brandless = wanted.starts_with(|c: char| c.is_ascii_digit());
-    let spelled = |spelling: &str| {
-        wanted == spelling
-            || (brandless
-                && (spelling.strip_prefix("rtx") == Some(&wanted)
-                    || spelling.strip_prefix("gtx") == Some(&wanted)))
-    };
-    if let Some(spelling) = spellings().iter().find(|entry| spelled(&entry.text)) {
-        return Ok(CardMatch {
-            card: spelling.card,
-            variant: spelling.variant,
-        });
+    let found = by_short_name(&wanted).or_else(|| by_any_name(&wanted));
+    if let Some(found) = found {
+        return Ok(found);
     }
     Err(UnknownCard {
         name: shortened(name),
         closest: closest(&wanted),
+    })
+}
+
+/// Whether `wanted` is `spelling`, with or without the series before the number. Hyphens of
+/// `spelling` do not count.
+fn is_spelled(wanted: &str, spelling: &str) -> bool {
+    let same = |spelling: &str| spelling.chars().filter(|&c| c != '-').eq(wanted.chars());
+    let series = ["rtx", "gtx"]
+        .into_iter()
+        .filter_map(|s| spelling.strip_prefix(s));
+    same(spelling)
+        || (wanted.starts_with(|c: char| c.is_ascii_digit()) && series.into_iter().any(same))
+}
+
+/// By key, alias or bare name: what people type, found without normalising the whole catalogue.
+fn by_short_name(wanted: &str) -> Option<CardMatch> {
+    let spelled = |text: &&str| is_spelled(wanted, text);
+    let named = |card: &&Card| spelled(&card.key) || card.aliases.iter().any(&spelled);
+    if let Some(card) = catalogue().iter().find(named) {
+        return Some(CardMatch {
+            card,
+            variant: None,
+        });
+    }
+    let variant = variants().iter().find(|variant| spelled(&variant.name))?;
+    let card = catalogue().iter().find(|card| card.key == variant.taken)?;
+    Some(CardMatch {
+        card,
+        variant: Some(variant),
+    })
+}
+
+/// By the driver's name as well.
+fn by_any_name(wanted: &str) -> Option<CardMatch> {
+    let spelling = spellings()
+        .iter()
+        .find(|entry| is_spelled(wanted, &entry.text))?;
+    Some(CardMatch {
+        card: spelling.card,
+        variant: spelling.variant,
     })
 }
 

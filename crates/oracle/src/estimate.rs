@@ -205,6 +205,8 @@ pub fn oracle_flags(command: &[String]) -> Result<Vec<String>> {
                 "-ngl".to_owned(),
                 if all { "-1".to_owned() } else { layers.clone() },
             ]);
+        } else if ["-lm", "--load-mode"].contains(&word) {
+            flags.extend(["--load-mode".to_owned(), value()?.clone()]);
         } else if word == "--pooling" {
             let name = value()?;
             let number = POOLING

@@ -22,9 +22,9 @@ pub(crate) fn candidate(problem: &Problem) -> Result<Candidate, String> {
         n_gpu_layers: pinned.n_gpu_layers,
         ..Candidate::default()
     };
-    candidate.split = match &pinned.tensor_split {
-        Some(shares) if shares.iter().any(|&x| x != 0.0) => shares.clone(),
-        _ => free_shares(problem, &candidate.used()),
+    candidate.split = match pinned.shares() {
+        Some(shares) => shares.to_vec(),
+        None => free_shares(problem, &candidate.used()),
     };
     Ok(candidate)
 }
@@ -89,10 +89,8 @@ pub(crate) fn plan(problem: &Problem) -> Result<Placement, Error> {
         Ok(candidate) => candidate,
         Err(why) => return refused(problem, "the flags as given".to_string(), why),
     };
-    let mut scored = score_fixed(problem, candidate)?;
+    let scored = score_fixed(problem, candidate)?;
     let retried = scored.candidate.no_copies;
-    // llama.cpp gets there by itself: no flag is needed.
-    scored.candidate.no_copies = false;
     let fits = scored.fits();
     let mut rejected = words::rejected(problem, &scored, None);
     if !fits {
@@ -104,8 +102,8 @@ pub(crate) fn plan(problem: &Problem) -> Result<Placement, Error> {
     }
     if retried {
         placement.notes.push(
-            "pipeline copies do not fit: llama.cpp tries them, logs a failed allocation and goes on \
-             without"
+            "llama.cpp tries pipeline copies first, logs a failed allocation and goes on without; \
+             the flags here do not try"
                 .to_string(),
         );
     }

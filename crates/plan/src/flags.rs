@@ -56,7 +56,9 @@ fn run_flags(args: &mut Args, problem: &Problem) {
     }
     args.switch("-nkvo", !run.offload_kqv);
     args.switch("--swa-full", run.swa_full);
-    args.switch("--no-mmap", !run.use_mmap);
+    if !run.use_mmap {
+        args.value("-lm", "none");
+    }
     args.switch("--no-host", !run.pinned_host);
     args.switch("--no-repack", run.cpu_repack == CpuRepack::Off);
     args.switch("--no-op-offload", !run.op_offload);
@@ -110,8 +112,8 @@ fn layout_flags(args: &mut Args, problem: &Problem, scored: &Scored) {
             args.value("-mg", main);
         }
     }
-    let shares = match &pinned.tensor_split {
-        Some(given) => given.clone(),
+    let shares = match pinned.shares() {
+        Some(given) => given.to_vec(),
         None if candidate.used().len() > 1 => shares(scored),
         None => Vec::new(),
     };

@@ -12,12 +12,13 @@ pub(crate) fn explain(problem: &Problem, placement: &mut Placement) {
     notes.extend(host_part(placement));
     notes.extend(copies(placement));
     notes.extend(flash_attention(problem, placement));
+    notes.extend(build(problem, placement));
     notes.extend(numbering(problem, placement));
     notes.extend(engine_split(problem, placement));
     placement.notes.extend(notes);
 }
 
-/// Why the first choice was not taken, and what the context has to do with it.
+/// What the context has to do with the first choice not being taken.
 fn why_not(problem: &Problem, placement: &Placement) -> Option<String> {
     let first = placement.rejected.first()?;
     if first.shortfalls.is_empty() {
@@ -28,24 +29,20 @@ fn why_not(problem: &Problem, placement: &Placement) -> Option<String> {
     let weights: u64 = placement.breakdown.devices.iter().map(|m| m.model).sum();
     let weights = weights + placement.host.model;
     let n_ctx = placement.breakdown.params.n_ctx;
-    let mut text = format!(
-        "{} does not fit: {}",
-        first.option,
-        crate::words::shortfalls(first)
-    );
-    if problem.model.hparams.has_memory {
-        text += &format!(
-            "; with {n_ctx} tokens the cache takes {} beside {} of weights",
-            size(context),
-            size(weights)
-        );
+    if !problem.model.hparams.has_memory {
+        return None;
     }
+    let mut text = format!(
+        "with {n_ctx} tokens the cache takes {} beside {} of weights",
+        size(context),
+        size(weights)
+    );
     let smaller = first
         .fixes
         .iter()
         .find(|f| f.flags.first().is_some_and(|f| f == "-c"));
     if let Some(n) = smaller.and_then(|f| f.flags.get(1)) {
-        text += &format!("; it would with up to {n} tokens");
+        text += &format!("; {} would do with up to {n} tokens", first.option);
     }
     Some(text)
 }
@@ -91,6 +88,28 @@ fn flash_attention(problem: &Problem, placement: &Placement) -> Option<String> {
         .then(|| "`-fa auto` comes to off with this placement".to_string())
 }
 
+/// A GPU that this build of the engine has no kernels for: its code would take these bytes, but
+/// the build that runs there is another.
+fn build(problem: &Problem, placement: &Placement) -> Option<String> {
+    let capabilities = placement
+        .layout_devices
+        .iter()
+        .map(|&d| problem.devices[d].compute_capability);
+    let lacking = capabilities
+        .filter(|&c| problem.profile.compiled_for(c).is_none())
+        .min()?;
+    let attention = if placement.breakdown.params.flash_attn {
+        ", flash attention included"
+    } else {
+        ""
+    };
+    Some(format!(
+        "{} has no kernels for compute capability {lacking}: these are the bytes its code would take \
+         there{attention}; the build that runs there may choose otherwise (-fa off if it has none)",
+        problem.profile.name
+    ))
+}
+
 /// Names depend on how CUDA numbers GPUs.
 fn numbering(problem: &Problem, placement: &Placement) -> Option<String> {
     let used = &placement.layout_devices;
@@ -107,7 +126,7 @@ fn numbering(problem: &Problem, placement: &Placement) -> Option<String> {
 
 fn engine_split(problem: &Problem, placement: &Placement) -> Option<String> {
     let several = placement.layout_devices.len() > 1;
-    let is_free = problem.policy.pinned.tensor_split.is_none();
+    let is_free = problem.policy.pinned.shares().is_none();
     let is_engine = problem.policy.mode == LayoutMode::Engine;
     (is_engine && several && is_free).then(|| {
         format!(

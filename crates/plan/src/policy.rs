@@ -72,6 +72,14 @@ pub struct Pinned {
     pub n_cpu_moe: Option<u32>,
 }
 
+impl Pinned {
+    /// `-ts`, if it says anything: llama.cpp ignores shares that are all 0.
+    pub fn shares(&self) -> Option<&[f32]> {
+        let shares = self.tensor_split.as_deref()?;
+        shares.iter().any(|&x| x != 0.0).then_some(shares)
+    }
+}
+
 /// All of it.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {

@@ -75,7 +75,7 @@ struct Search<'a> {
 impl Search<'_> {
     fn run(mut self) -> Result<Placement, Error> {
         let pinned = &self.problem.policy.pinned;
-        let found = if pinned.tensor_split.iter().flatten().any(|&x| x != 0.0) {
+        let found = if pinned.shares().is_some() {
             self.pinned_split()?
         } else {
             self.by_wish()?

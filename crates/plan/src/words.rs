@@ -63,11 +63,3 @@ pub(crate) fn rejected(problem: &Problem, scored: &Scored, reason: Option<String
         fixes: Vec::new(),
     }
 }
-
-/// `CUDA0 1.2 GiB and CUDA1 30.0 MiB short`.
-pub(crate) fn shortfalls(rejected: &Rejected) -> String {
-    let one =
-        |s: &crate::Shortfall| format!("CUDA{} is {} short", s.device, size(s.missing_bytes()));
-    let all: Vec<String> = rejected.shortfalls.iter().map(one).collect();
-    all.join(", ")
-}
