@@ -512,3 +512,18 @@ fn the_small_commands_answer() {
     }
     refused(&answer(&mut estimate(&["gpus", "radeon"])), "24GiB");
 }
+
+#[test]
+fn the_readme_shows_what_is_printed() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let mut command = estimate(&[GEMMA_IN_REPOSITORY, "--gpus", "k80x2", "--width", "80"]);
+    let out = answer(command.current_dir(root)).out;
+    assert!(
+        readme.contains(out.trim_end()),
+        "the README's sample is not\n{out}"
+    );
+}
+
+/// As the README's command names it.
+const GEMMA_IN_REPOSITORY: &str = "fixtures/gguf/gemma-3-12b.Q4_K_M.gguf";

@@ -1,6 +1,10 @@
 //! Node by node: the graphs of `fixtures/graphs`, dumped by the real llama.cpp
 //! (`cargo run -p vramfit-oracle -- graphs`), against those that vramfit builds.
-#![allow(clippy::unwrap_used)] // a test may panic
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types
+)] // tests read files and may panic
 
 mod common;
 

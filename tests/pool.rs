@@ -1,6 +1,10 @@
 //! What ggml-cuda took while it computed, in real decodes on imaginary GPUs, against the model.
 //! `cargo run -p vramfit-oracle -- pool` makes the table.
-#![allow(clippy::unwrap_used)] // a test may panic
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types
+)] // tests read files and may panic
 
 mod common;
 

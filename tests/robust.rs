@@ -2,7 +2,11 @@
 //! an answer or an error, never a panic. Built with overflow checks, so wrapping counts as one.
 //!
 //! `VRAMFIT_ROBUST_CASES=200000 cargo test -p vramfit-estimate --test robust` for a long run.
-#![allow(clippy::unwrap_used)] // a test may panic
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types
+)] // tests read files and may panic
 
 mod common;
 

@@ -1,6 +1,10 @@
 //! Every row of the truth tables: what the real llama.cpp took on each device and the host, byte
 //! for byte. `cargo run -p vramfit-oracle -- truth` makes the tables.
-#![allow(clippy::unwrap_used)] // a test may panic
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types
+)] // tests read files and may panic
 
 mod common;
 

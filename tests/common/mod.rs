@@ -1,6 +1,7 @@
 //! What several test programs share.
 #![allow(dead_code)] // each program uses its part
 
+#[allow(clippy::disallowed_methods, clippy::unwrap_used)]
 pub mod truth;
 
 use std::path::PathBuf;

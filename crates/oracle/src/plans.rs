@@ -182,7 +182,9 @@ impl Trial<'_> {
             .program
             .ask(&self.path, &argument, &self.situation.flags)?;
         let vgpu = self.vgpu(&plan);
-        let fits = [0, 1024].map(|margin| self.llama_fit(&vgpu, margin));
+        // llama.cpp may use GPUs that the plan leaves alone: each gets its allowance.
+        let all_gpus = self.vgpu_of(&[]).unwrap_or_else(|| vgpu.clone());
+        let fits = [0, 1024].map(|margin| self.llama_fit(&all_gpus, margin));
         let fit_layers = fits[0].0;
         let (fit_texts, verdict) = (fits.map(|fit| fit.1).join("\t"), plan.verdict.as_str());
         match verdict {
@@ -267,6 +269,43 @@ impl Trial<'_> {
         text
     }
 
+    /// The GPUs with the free memory of another layout, less the allowances of that layout: a larger
+    /// one may need a larger runtime pool, and a GPU that the plan leaves alone needs some as well.
+    fn vgpu_of(&self, flags: &[String]) -> Option<String> {
+        const LAYOUT: [&str; 8] = [
+            "-ngl",
+            "-ts",
+            "-sm",
+            "-mg",
+            "-dev",
+            "--n-cpu-moe",
+            "-ot",
+            "--cpu-moe",
+        ];
+        let mut text = format!("{} --layout engine", self.situation.flags);
+        let mut words = flags.iter();
+        while let Some(word) = words.next() {
+            if !LAYOUT.contains(&word.as_str()) {
+                continue;
+            }
+            let _ = write!(text, " {word}");
+            if word != "--cpu-moe" {
+                let _ = write!(text, " {}", words.next()?);
+            }
+        }
+        let estimate = self
+            .program
+            .ask(&self.path, &gpus_argument(self.gpus()), &text)
+            .ok()?;
+        Some(self.vgpu(&estimate))
+    }
+
+    /// Whether another layout loads, with its own allowances.
+    fn load_other(&self, vgpu: &str, flags: &[String]) -> std::result::Result<Load, String> {
+        let own = self.vgpu_of(flags);
+        self.load(own.as_deref().unwrap_or(vgpu), flags)
+    }
+
     /// A real load with memory enforced; the reason if it fails.
     fn load(&self, vgpu: &str, flags: &[String]) -> std::result::Result<Load, String> {
         let mut words = flags.to_vec();
@@ -293,7 +332,7 @@ impl Trial<'_> {
             let n: u64 = fewer.get(at + 1).and_then(|n| n.parse().ok()).unwrap_or(0);
             if n > 0 {
                 fewer[at + 1] = (n - 1).to_string();
-                if self.load(vgpu, &fewer).is_ok() {
+                if self.load_other(vgpu, &fewer).is_ok() {
                     better.push("experts".to_owned());
                 }
             }
@@ -335,7 +374,7 @@ impl Trial<'_> {
                 vec![words, only]
             };
             let loaded = tries.iter().any(|words| {
-                self.load(vgpu, words)
+                self.load_other(vgpu, words)
                     .is_ok_and(|more| more.on_gpus() == layers)
             });
             if loaded {
@@ -374,7 +413,7 @@ impl Trial<'_> {
             }
             // An entry may match nothing (llama.cpp's own --fit writes one for the output layer): then it cannot help.
             if self
-                .load(vgpu, &words)
+                .load_other(vgpu, &words)
                 .is_ok_and(|other| weights_on_gpus(&other) > weights_on_gpus(load))
             {
                 better.push(format!("without {entry}"));

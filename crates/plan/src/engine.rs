@@ -60,12 +60,10 @@ pub(crate) fn main_gpu(problem: &Problem, listed: &[usize]) -> Result<Option<usi
     }
 }
 
-/// Free memory as llama.cpp finds it when it splits, that is with CUDA's own share taken.
+/// The default split: by free memory, as given.
 fn free_shares(problem: &Problem, used: &[usize]) -> Vec<f32> {
     let devices = used.iter().filter_map(|&d| problem.devices.get(d));
-    devices
-        .map(|d| d.free_bytes.saturating_sub(d.overhead.bytes) as f32)
-        .collect()
+    devices.map(|d| d.free_bytes as f32).collect()
 }
 
 /// Scores a layout that leaves nothing to search. llama.cpp gives up its pipeline copies where the

@@ -130,7 +130,7 @@ fn engine_split(problem: &Problem, placement: &Placement) -> Option<String> {
     let is_engine = problem.policy.mode == LayoutMode::Engine;
     (is_engine && several && is_free).then(|| {
         format!(
-            "llama.cpp splits by free memory over {}, less CUDA's own share",
+            "llama.cpp splits by free memory over {}",
             count(placement.layout_devices.len(), "GPU")
         )
     })
