@@ -19,7 +19,10 @@ fn devices() -> Vec<Device> {
         compute_capability: ComputeCapability::new(8, 6),
         sm_count: Some(82),
         integrated: false,
-        overhead: Allowance { bytes: 400 << 20, source: "bench".to_string() },
+        overhead: Allowance {
+            bytes: 400 << 20,
+            source: "bench".to_string(),
+        },
     };
     sizes.iter().enumerate().map(device).collect()
 }
@@ -32,7 +35,9 @@ fn whole_plan(c: &mut Criterion) {
     group.sample_size(20);
     for name in ["llama-3.1-8b", "llama-3.1-70b", "deepseek-v3"] {
         let header = Header::open(folder.join(format!("{name}.Q4_K_M.gguf")));
-        let Some(model) = header.ok().and_then(|h| Model::load(&h).ok()) else { continue };
+        let Some(model) = header.ok().and_then(|h| Model::load(&h).ok()) else {
+            continue;
+        };
         let run = RunConfig::default();
         group.bench_function(name, |b| {
             b.iter(|| plan(&model, &run, &devices, &Policy::default(), &profile))

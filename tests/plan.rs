@@ -247,6 +247,9 @@ fn fixes_hold() {
         case.run.n_seq_max = n_seq;
         let placement = case.plan();
         for fix in placement.rejected.iter().flat_map(|r| &r.fixes) {
+            if fix.flags.is_empty() {
+                continue; // says that nothing helps
+            }
             let mut fixed = Case::new(model, &gpus, n_ctx);
             fixed.run = case.run.clone();
             for pair in fix.flags.chunks(2) {

@@ -116,6 +116,24 @@ impl WeightMap {
         self.special[index].unwrap_or(default)
     }
 
+    /// Memory of tensor `index` as the scheduler sees it: re-ordered weights are no host memory.
+    pub(crate) fn graph_buffer(
+        &self,
+        model: &Model,
+        index: usize,
+        default: BufferType,
+        as_output: bool,
+    ) -> BufferType {
+        let buffer = self.buffer(index, default);
+        let repacked =
+            buffer == BufferType::HOST && self.is_repacked(&model.tensors[index], as_output);
+        if repacked {
+            BufferType::HOST_REPACKED
+        } else {
+            buffer
+        }
+    }
+
     /// Where a tensor outside the layers goes by itself, when it is needed once.
     fn global_home(&self, model: &Model, global: Global) -> BufferType {
         match global {
@@ -191,6 +209,9 @@ impl WeightMap {
     /// Whether a host tensor is a matrix that ggml-cpu re-orders. Embeddings are not, but an
     /// output matrix made of one is.
     fn is_repacked(&self, tensor: &ModelTensor, as_output: bool) -> bool {
+        if self.repack == CpuRepack::Off {
+            return false;
+        }
         let n_dims = match tensor.role {
             Name::Layer(_, Kind::FfnUpExps | Kind::FfnGateExps | Kind::FfnDownExps, _) => 3,
             Name::Global(

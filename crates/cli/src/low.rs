@@ -25,6 +25,22 @@ pub struct LowArgs {
     switches: BTreeMap<&'static str, bool>,
     /// The models, in order.
     pub models: Vec<PathBuf>,
+    /// Entries of `-ot` that stand before `-cmoe` and `-ncmoe`, where the order is known.
+    pub overrides_before_experts: Option<usize>,
+}
+
+/// How many entries of `-ot` stand before the first of `-cmoe` and `-ncmoe`.
+fn before_experts(matches: &ArgMatches) -> Option<usize> {
+    let given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let first = |id: &str| matches.indices_of(id).filter(|_| given(id))?.next();
+    let experts = ["cpu-moe", "n-cpu-moe"]
+        .into_iter()
+        .filter_map(first)
+        .min()?;
+    let texts = matches.get_many::<String>("override-tensor")?;
+    let places = matches.indices_of("override-tensor")?;
+    let before = places.zip(texts).filter(|(at, _)| *at < experts);
+    Some(before.map(|(_, text)| text.split(',').count()).sum())
 }
 
 impl LowArgs {
@@ -33,7 +49,10 @@ impl LowArgs {
         matches: &ArgMatches,
         env: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<LowArgs, String> {
-        let mut low = LowArgs::default();
+        let mut low = LowArgs {
+            overrides_before_experts: before_experts(matches),
+            ..LowArgs::default()
+        };
         for flag in FLAGS.iter().filter(|flag| flag.id() != "model") {
             if flag.takes_value() {
                 low.add_value(flag, matches, env)?;

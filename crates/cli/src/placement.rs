@@ -11,6 +11,8 @@ const ALL_LAYERS: u32 = 9999;
 /// What the user has decided, on a machine of `n_gpus`.
 pub fn pinned(low: &LowArgs, n_gpus: usize) -> Result<Pinned, String> {
     let devices = low.value("device").map(|said| devices(said, n_gpus));
+    let devices = devices.transpose()?;
+    let used = devices.as_ref().map_or(n_gpus, Vec::len);
     let mut overrides = Vec::new();
     for said in low.all("override-tensor") {
         for text in said.text.split(',') {
@@ -19,20 +21,34 @@ pub fn pinned(low: &LowArgs, n_gpus: usize) -> Result<Pinned, String> {
     }
     let n_cpu_moe = low.value("n-cpu-moe");
     let main_gpu = low.value("main-gpu");
+    let split_mode = split_mode(low)?;
     Ok(Pinned {
         n_gpu_layers: low.value("n-gpu-layers").map_or(Ok(None), gpu_layers)?,
         tensor_split: low.value("tensor-split").map(shares).transpose()?,
-        split_mode: split_mode(low)?,
+        split_mode,
         main_gpu: main_gpu
-            .map(|said| number(said, "the index of a GPU"))
+            .map(|said| main_of(said, split_mode, used))
             .transpose()?,
-        devices: devices.transpose()?,
+        devices,
         overrides,
         cpu_moe: low.is_on("cpu-moe"),
         n_cpu_moe: n_cpu_moe
             .map(|said| number(said, "a number of layers"))
             .transpose()?,
+        experts_behind: low.overrides_before_experts,
     })
+}
+
+/// `-mg`: with `-sm none` llama.cpp takes no index beyond the GPUs in use.
+fn main_of(said: &Said, mode: Option<SplitMode>, used: usize) -> Result<usize, String> {
+    let main: usize = number(said, "the index of a GPU")?;
+    if mode == Some(SplitMode::None) && main >= used && used > 0 {
+        return Err(format!(
+            "{}: {main} is not below {used}, the number of GPUs in use",
+            said.by
+        ));
+    }
+    Ok(main)
 }
 
 fn gpu_layers(said: &Said) -> Result<Option<u32>, String> {

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use vramfit::arch::CpuRepack;
+use vramfit::devices::{Card, flash_attention};
 use vramfit::{
     FlashAttention, GpuList, Gpus, LayoutMode, NoProbe, Outputs, Policy, Pooling, Prefer,
     RunConfig, Type,
@@ -33,7 +34,7 @@ const AUTO_PARALLEL: u32 = 4;
 impl Settings {
     /// The error is one line and names the flag or variable at fault.
     pub fn new(low: &LowArgs) -> Result<Settings, String> {
-        let run = run(low)?;
+        let mut run = run(low)?;
         let text = low.value("gpus").map_or("auto", |said| &said.text);
         let gpus = text.parse::<Gpus>().map_err(|e| format!("--gpus: {e}"))?;
         let gpus = gpus.resolve(&NoProbe).map_err(|e| e.to_string())?;
@@ -45,6 +46,21 @@ impl Settings {
             prefer: prefer(low)?,
             pinned: placement::pinned(low, gpus.devices.len())?,
         };
+        let mut notes: Vec<String> = gpus.notes.iter().map(ToString::to_string).collect();
+        if let Some(card) = card_without_flash_attention(low, &gpus) {
+            run.flash_attention = FlashAttention::Off;
+            notes.push(format!(
+                "no published build has flash attention for {}, so it is taken as off; -fa auto asks \
+                 what llama.cpp v0.5.0's own code would do",
+                card.name
+            ));
+        }
+        if run.outputs != Outputs::PerSequence {
+            notes.push(
+                "--n-outputs is for users of the library: llama-server always reserves one a sequence"
+                    .to_string(),
+            );
+        }
         let mut gpu_lines: Vec<String> = gpus.entries.iter().map(|e| e.description()).collect();
         if gpus.devices.is_empty() {
             gpu_lines.push("none: no GPU, everything on the host".to_string());
@@ -53,11 +69,22 @@ impl Settings {
             run,
             policy,
             gpu_lines,
-            notes: gpus.notes.iter().map(ToString::to_string).collect(),
+            notes,
             gpus,
             ctx_given: low.value("ctx-size").is_some(),
         })
     }
+}
+
+/// A card named by the user, without flash attention where the user has not settled it.
+fn card_without_flash_attention(low: &LowArgs, gpus: &GpuList) -> Option<&'static Card> {
+    if low.value("flash-attn").is_some() {
+        return None;
+    }
+    let cards = gpus.entries.iter().filter_map(|entry| entry.card);
+    cards
+        .into_iter()
+        .find(|card| !flash_attention(card.compute_capability).available())
 }
 
 /// A number.

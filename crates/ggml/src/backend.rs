@@ -35,6 +35,7 @@ impl Backend {
     #[inline]
     pub fn supports_buffer(&self, buffer: BufferType) -> bool {
         buffer == self.buffer_type()
+            || (*self == Backend::Cpu && buffer == BufferType::HOST_REPACKED)
             || matches!(self, Backend::Cuda(c) if c.integrated && buffer == BufferType::HOST)
     }
 

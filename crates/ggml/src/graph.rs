@@ -32,6 +32,8 @@ pub struct BufferType(u8);
 impl BufferType {
     /// Host memory, plain or pinned.
     pub const HOST: BufferType = BufferType(0);
+    /// Host memory in an order that only ggml-cpu reads (`CPU_REPACK`): never copied to a device.
+    pub const HOST_REPACKED: BufferType = BufferType(u8::MAX);
 
     /// Memory of the device with this index.
     pub const fn device(index: usize) -> BufferType {
@@ -40,6 +42,9 @@ impl BufferType {
 
     /// The device whose memory this is; `None` for the host.
     pub const fn device_index(self) -> Option<usize> {
+        if self.0 == Self::HOST_REPACKED.0 {
+            return None;
+        }
         (self.0 as usize).checked_sub(1)
     }
 

@@ -88,9 +88,9 @@ fn verdict(problem: &Problem, scored: &Scored) -> Result<Verdict, Error> {
     let n_layers = scored.n_layers();
     Ok(if !scored.fits() {
         Verdict::DoesNotFit
-    } else if scored.candidate.listed.is_empty() && host_is_meant {
+    } else if n_layers == 0 && host_is_meant {
         Verdict::Fits
-    } else if n_layers == 0 && !host_is_meant {
+    } else if n_layers == 0 {
         Verdict::DoesNotFit
     } else if n_layers < problem.n_placements() || keeps_tensors_back(problem, scored)? {
         Verdict::Partial

@@ -150,7 +150,7 @@ impl<'a> Problem<'a> {
         Problem { run, ..*self }
     }
 
-    /// Overrides as llama.cpp gets them: `-ot`, `-cmoe`, `-ncmoe`, then what the search added.
+    /// Overrides as llama.cpp gets them, in the order of the flags, then what the search added.
     /// `used` are the GPUs by which targets are looked up.
     pub fn overrides(
         &self,
@@ -158,20 +158,8 @@ impl<'a> Problem<'a> {
         used: &[usize],
     ) -> Result<Vec<TensorOverride>, Error> {
         let pinned = &self.policy.pinned;
-        let mut overrides = Vec::new();
-        for o in &pinned.overrides {
-            let buffer = match o.target {
-                OverrideTarget::Host => BufferType::HOST,
-                OverrideTarget::Device(d) => {
-                    let place = used.iter().position(|&u| u == d);
-                    BufferType::device(place.ok_or_else(|| Refusal::OverrideDevice {
-                        device: format!("CUDA{d}"),
-                    })?)
-                }
-            };
-            let pattern = o.pattern.clone();
-            overrides.push(TensorOverride { pattern, buffer });
-        }
+        let (before, behind) = pinned.around_experts();
+        let mut overrides = self.tensor_overrides(before, used)?;
         let mut to_host = |pattern: &str| {
             let buffer = BufferType::HOST;
             overrides.extend(regex(pattern).map(|pattern| TensorOverride { pattern, buffer }));
@@ -189,10 +177,34 @@ impl<'a> Problem<'a> {
             .n_cpu_moe
             .map_or(searched, |n| (n as usize).max(searched));
         (0..n.min(most)).for_each(|il| to_host(&format!(r"blk\.{il}{EXPERTS}")));
+        overrides.extend(self.tensor_overrides(behind, used)?);
         if candidate.no_copies {
-            to_host(NO_COPIES);
+            let buffer = BufferType::HOST;
+            overrides.extend(regex(NO_COPIES).map(|pattern| TensorOverride { pattern, buffer }));
         }
         Ok(overrides)
+    }
+
+    /// Those of `-ot`, with targets looked up among `used`.
+    fn tensor_overrides(
+        &self,
+        given: &[crate::Override],
+        used: &[usize],
+    ) -> Result<Vec<TensorOverride>, Error> {
+        let one = |o: &crate::Override| {
+            let buffer = match o.target {
+                OverrideTarget::Host => BufferType::HOST,
+                OverrideTarget::Device(d) => {
+                    let place = used.iter().position(|&u| u == d);
+                    BufferType::device(place.ok_or_else(|| Refusal::OverrideDevice {
+                        device: format!("CUDA{d}"),
+                    })?)
+                }
+            };
+            let pattern = o.pattern.clone();
+            Ok(TensorOverride { pattern, buffer })
+        };
+        given.iter().map(one).collect()
     }
 
     /// The candidate as the estimate sees it.
@@ -215,9 +227,10 @@ impl<'a> Problem<'a> {
         Ok(self.judge(candidate, layout, breakdown))
     }
 
-    /// Everything on the host, no GPU in use.
+    /// Everything on the host; no GPU in use but those that overrides send tensors to.
     pub fn score_host(&self) -> Result<Scored, Error> {
         self.score(Candidate {
+            listed: crate::sheet::required_devices(self),
             n_gpu_layers: Some(0),
             ..Candidate::default()
         })

@@ -27,7 +27,10 @@ pub(crate) fn of_fixed(problem: &Problem, candidate: &Candidate) -> Result<Vec<F
 /// What would help `option`, which takes what `scored` says.
 pub(crate) fn find(problem: &Problem, option: &OnGpus, scored: &Scored) -> Result<Vec<Fix>, Error> {
     if is_hopeless(problem, option, scored) {
-        return Ok(Vec::new());
+        return Ok(vec![fix(
+            &[],
+            "no setting helps: the weights alone are too large".to_string(),
+        )]);
     }
     let search = Fixes {
         problem,
@@ -41,6 +44,10 @@ pub(crate) fn find(problem: &Problem, option: &OnGpus, scored: &Scored) -> Resul
     fixes.extend(search.sequences()?);
     if fixes.is_empty() {
         fixes.extend(search.everything()?);
+    }
+    if fixes.is_empty() {
+        let text = "no smaller context, KV type, micro-batch or number of sequences is enough";
+        fixes.push(fix(&[], text.to_string()));
     }
     Ok(fixes)
 }
@@ -71,9 +78,13 @@ struct Fixes<'a> {
 impl Fixes<'_> {
     /// Whether the option fits with `run`; not where llama.cpp refuses it.
     fn fits(&self, run: &RunConfig) -> Result<bool, Error> {
-        if run.resolve(self.problem.model).is_err() {
-            return Ok(false);
+        match self.fits_unless_refused(run) {
+            Err(Error::Refused(_)) => Ok(false),
+            fits => fits,
         }
+    }
+
+    fn fits_unless_refused(&self, run: &RunConfig) -> Result<bool, Error> {
         let problem = self.problem.with_run(run);
         // The same split first: often it does.
         let same = score_fixed(&problem, self.scored.candidate.clone())?;

@@ -136,13 +136,31 @@ fn shares(scored: &Scored) -> Vec<f32> {
 
 fn override_flags(args: &mut Args, problem: &Problem, scored: &Scored) {
     let pinned = &problem.policy.pinned;
-    let mut entries: Vec<String> = pinned.overrides.iter().map(override_entry).collect();
-    if scored.candidate.no_copies {
-        entries.push(format!("{NO_COPIES}=CPU"));
+    let (before, behind) = pinned.around_experts();
+    let experts = args_of_experts(problem, scored);
+    let tensor_overrides = |args: &mut Args, given: &[Override], more: Option<String>| {
+        let entries: Vec<String> = given.iter().map(override_entry).chain(more).collect();
+        if !entries.is_empty() {
+            args.value("-ot", entries.join(","));
+        }
+    };
+    let no_copies = scored
+        .candidate
+        .no_copies
+        .then(|| format!("{NO_COPIES}=CPU"));
+    if experts.0.is_empty() {
+        tensor_overrides(args, &pinned.overrides, no_copies);
+        return;
     }
-    if !entries.is_empty() {
-        args.value("-ot", entries.join(","));
-    }
+    tensor_overrides(args, before, None);
+    args.0.extend(experts.0);
+    tensor_overrides(args, behind, no_copies);
+}
+
+/// `-cmoe` and `-ncmoe`, given or found.
+fn args_of_experts(problem: &Problem, scored: &Scored) -> Args {
+    let pinned = &problem.policy.pinned;
+    let mut args = Args::default();
     let experts = scored.candidate.host_experts;
     args.switch("-cmoe", pinned.cpu_moe || experts == HostExperts::All);
     let searched = match experts {
@@ -152,6 +170,7 @@ fn override_flags(args: &mut Args, problem: &Problem, scored: &Scored) {
     if let Some(n) = pinned.n_cpu_moe.max(searched) {
         args.value("-ncmoe", n);
     }
+    args
 }
 
 fn override_entry(o: &Override) -> String {

@@ -31,8 +31,9 @@ use std::cell::Cell;
 use vramfit_arch::Model;
 use vramfit_estimate::{EngineProfile, Error, RunConfig};
 
-/// `GGML_CUDA_MAX_DEVICES`: GPUs beyond these are not seen by llama.cpp.
-pub const MAX_DEVICES: usize = 16;
+/// GPUs that llama.cpp can use at once: its scheduler takes 16 backends (`GGML_SCHED_MAX_BACKENDS`),
+/// and the CPU is one of them.
+pub const MAX_DEVICES: usize = 15;
 
 /// Finds a placement. [`Error`] where llama.cpp refuses the settings whatever the layout.
 pub fn plan(
@@ -60,6 +61,13 @@ pub fn plan(
     let unseen = devices.iter().enumerate().skip(seen.len());
     let unseen = unseen.map(|(index, device)| answer::unused(index, device));
     placement.devices.extend(unseen);
+    if devices.len() > seen.len() {
+        placement.notes.push(format!(
+            "only CUDA0 to CUDA{} were looked at: llama.cpp's scheduler takes {MAX_DEVICES} GPUs and the CPU, \
+             and aborts with more",
+            MAX_DEVICES - 1
+        ));
+    }
     placement.n_estimates = calls.get();
     Ok(placement)
 }

@@ -26,8 +26,7 @@ fn why_not(problem: &Problem, placement: &Placement) -> Option<String> {
     }
     let context: u64 = placement.breakdown.devices.iter().map(|m| m.context).sum();
     let context = context + placement.host.context;
-    let weights: u64 = placement.breakdown.devices.iter().map(|m| m.model).sum();
-    let weights = weights + placement.host.model;
+    let weights: u64 = problem.model.tensors.iter().map(|t| t.n_bytes).sum();
     let n_ctx = placement.breakdown.params.n_ctx;
     if !problem.model.hparams.has_memory {
         return None;
@@ -99,13 +98,13 @@ fn build(problem: &Problem, placement: &Placement) -> Option<String> {
         .filter(|&c| problem.profile.compiled_for(c).is_none())
         .min()?;
     let attention = if placement.breakdown.params.flash_attn {
-        ", flash attention included"
+        ", flash attention included (-fa off if the build that runs there has none)"
     } else {
         ""
     };
     Some(format!(
         "{} has no kernels for compute capability {lacking}: these are the bytes its code would take \
-         there{attention}; the build that runs there may choose otherwise (-fa off if it has none)",
+         there{attention}",
         problem.profile.name
     ))
 }

@@ -48,7 +48,8 @@ pub struct DevicePlacement {
 /// A setting whose change would make a rejected option fit.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fix {
-    /// The flag, with the value that would fit: `["-c", "32768"]`.
+    /// The flag, with the value that would fit: `["-c", "32768"]`. Empty where nothing would, and
+    /// `text` says so.
     pub flags: Vec<String>,
     /// In words.
     pub text: String,

@@ -70,9 +70,19 @@ pub struct Pinned {
     pub cpu_moe: bool,
     /// `-ncmoe`: experts of the first so many layers on the host.
     pub n_cpu_moe: Option<u32>,
+    /// How many of `overrides` came before `-cmoe` and `-ncmoe`; `None` for all. Of several
+    /// overrides that match a tensor the first counts.
+    pub experts_behind: Option<usize>,
 }
 
 impl Pinned {
+    /// The overrides before those of experts, and those behind.
+    pub(crate) fn around_experts(&self) -> (&[Override], &[Override]) {
+        let n = self.overrides.len();
+        self.overrides
+            .split_at(self.experts_behind.unwrap_or(n).min(n))
+    }
+
     /// `-ts`, if it says anything: llama.cpp ignores shares that are all 0.
     pub fn shares(&self) -> Option<&[f32]> {
         let shares = self.tensor_split.as_deref()?;

@@ -165,7 +165,8 @@ Why not otherwise
 Notes
 - first
 - a note
-- CUDA's own on CUDA0: 192.00 MiB (measured)
+- CUDA on CUDA0: 192.00 MiB of its own (measured), up to 64.00 MiB of runtime
+  pool while it computes
 ";
     check(&estimate(), 80, expected);
 }
@@ -215,8 +216,9 @@ Why not otherwise
 Notes
 - first
 - a note
-- CUDA's own on CUDA0: 192.00 MiB
-  (measured)
+- CUDA on CUDA0: 192.00 MiB of its own
+  (measured), up to 64.00 MiB of runtime
+  pool while it computes
 ";
     // 30 cells: 15 weights and what the others leave, 3 KV, 1 compute, 1 CUDA, 7 free
     let expected = expected.replace(

@@ -152,7 +152,11 @@ impl<'a> LlmGraph<'a> {
 
     /// The weight with index `index` where it would lie in `home` by itself.
     fn placed_weight(&mut self, index: usize, home: BufferType) -> TensorId {
-        let buffer = self.weights.buffer(index, home);
+        let buffer = self.weights.graph_buffer(self.model, index, home, false);
+        self.placed_in(index, buffer)
+    }
+
+    fn placed_in(&mut self, index: usize, buffer: BufferType) -> TensorId {
         if let Some(t) = self.placed[index] {
             if self.graph[t].buffer == Some(buffer) {
                 return t;
@@ -428,12 +432,13 @@ impl<'a> LlmGraph<'a> {
         let Some(index) = self.model.global_tensor(Global::TokenEmbd, Part::Weight) else {
             return self.missing("token_embd.weight".to_string());
         };
-        let home = self.weights.output();
+        let buffer = self
+            .weights
+            .graph_buffer(self.model, index, self.weights.output(), true);
         if self.model.architecture.makes_output_first {
-            let buffer = self.weights.buffer(index, home);
             return self.new_weight(index, buffer); // never the embedding itself
         }
-        self.placed_weight(index, home)
+        self.placed_in(index, buffer)
     }
 
     /// Marks what embeddings are taken from.

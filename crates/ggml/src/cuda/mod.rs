@@ -134,9 +134,8 @@ impl Cuda {
         let t = &graph[node];
         let own = crate::BufferType::device(self.index);
         let elsewhere = |s: &TensorId| {
-            graph[*s]
-                .buffer
-                .is_some_and(|b| b != own && b != crate::BufferType::HOST)
+            let buffer = graph[*s].buffer.filter(|b| b.device_index().is_some());
+            buffer.is_some_and(|b| b != own)
         };
         if t.sources().iter().any(elsewhere) {
             return false;

@@ -107,6 +107,9 @@ fn fits(estimate: &Estimate) -> String {
 fn partial(estimate: &Estimate) -> String {
     let n = estimate.run.n_gpu_layers;
     let all = estimate.n_layers();
+    if n == 0 {
+        return format!(" no layer on a GPU, all {all} on the host");
+    }
     let where_ = ids(with_layers(estimate));
     if n == all {
         return format!(" all {all} layers on {where_}, some of their tensors on the host");
@@ -236,11 +239,12 @@ fn notes(estimate: &Estimate) -> Vec<String> {
         )
     }));
     for (source, devices) in sources {
-        let least = devices.iter().map(|d| d.overhead_bytes).max().unwrap_or(0);
+        let most = |bytes: fn(&DeviceReport) -> u64| devices.iter().map(|d| bytes(d)).max();
+        let own = size(most(|d| d.overhead_bytes).unwrap_or(0));
+        let pool = size(most(|d| d.runtime_bytes).unwrap_or(0));
         notes.push(format!(
-            "CUDA's own on {}: {} ({source})",
-            ids(devices),
-            size(least)
+            "CUDA on {}: {own} of its own ({source}), up to {pool} of runtime pool while it computes",
+            ids(devices.iter().copied())
         ));
     }
     notes
