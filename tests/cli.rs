@@ -403,7 +403,10 @@ fn aliases_mean_the_same() {
     check("-np -1", "-np 4 -kvu");
     check("-lm none", "--no-mmap");
     check("-c 1 -c 8192", "-c 8192");
-    check("-fit off -t 8 --host 0.0.0.0", "");
+    check(
+        "-fit off -t 8 --host 0.0.0.0 -lv 4 --metrics -cb -n 128 --temp 0.7",
+        "",
+    );
     let path = fixture(GEMMA);
     let by_flag = answer(&mut estimate(&[
         "-m",
