@@ -315,10 +315,13 @@ impl Trial<'_> {
             .map(|json| Load::of(json, self.gpus().len()))
             .map_err(|error| {
                 let text = error.to_string().replace(['\t', '\n'], " ");
+                // The engine's own reason; its log before that names files of this machine.
+                let reason = text.split("error loading model: ").nth(1);
+                let text = reason.map_or(text.as_str(), |r| r.split(" | ").next().unwrap_or(r));
                 if text.contains("out of memory") || text.contains("failed to allocate") {
                     "out of memory".to_owned()
                 } else {
-                    text
+                    text.to_owned()
                 }
             })
     }
