@@ -117,7 +117,9 @@ impl<'a> Context<'a> {
         let at_home = |&(node, il): &(_, usize)| {
             schedule.backend_of(node) == Some(self.weights.backend(self.layers[il]))
         };
-        Ok(built.flash_attn.iter().all(at_home))
+        let fits = built.flash_attn.iter().all(at_home);
+        built.graph.recycle();
+        Ok(fits)
     }
 
     /// The largest batch, or one token a sequence.
@@ -182,6 +184,7 @@ impl<'a> Context<'a> {
             n_nodes: built.graph.nodes.len(),
             n_splits: schedule.splits.len(),
         };
+        built.graph.recycle();
         Ok((needs, stats))
     }
 

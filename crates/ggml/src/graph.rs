@@ -281,6 +281,11 @@ pub struct Graph {
     stack: Vec<(TensorId, u8)>,
 }
 
+thread_local! {
+    /// Memory of the last graph that was recycled.
+    static SPARE: std::cell::Cell<Option<Graph>> = const { std::cell::Cell::new(None) };
+}
+
 impl Index<TensorId> for Graph {
     type Output = Tensor;
     #[inline]
@@ -297,13 +302,25 @@ impl IndexMut<TensorId> for Graph {
 }
 
 impl Graph {
-    /// An empty graph with room for `n` tensors.
+    /// An empty graph with room for `n` tensors, in memory that an earlier graph of this thread left.
     pub fn with_capacity(n: usize) -> Graph {
-        Graph {
-            tensors: Vec::with_capacity(n),
-            nodes: Vec::with_capacity(n),
-            ..Graph::default()
-        }
+        let mut graph = SPARE.take().unwrap_or_default();
+        graph.tensors.reserve(n);
+        graph.labels.reserve(n);
+        graph.nodes.reserve(n);
+        graph
+    }
+
+    /// Ends the graph and leaves its memory to the thread's next one: fresh pages cost more than
+    /// filling them.
+    pub fn recycle(mut self) {
+        self.tensors.clear();
+        self.labels.clear();
+        self.nodes.clear();
+        self.leafs.clear();
+        self.stack.clear();
+        self.error = None;
+        SPARE.set(Some(self));
     }
 
     /// Every tensor, used or not.
