@@ -69,6 +69,13 @@ impl LlmGraph<'_> {
         self.read_state(state, |g, states, ids| g.get_rows(states, ids))
     }
 
+    /// What a convolution of `taps` over `width` channels saw last: `[taps - 1, width, s]`.
+    pub(crate) fn taps_before(&mut self, state: TensorId, width: i64, taps: i64) -> TensorId {
+        let n_seqs = self.cp.n_seq_max;
+        let before = self.gather_state(state);
+        self.reshape(before, [taps - 1, width, n_seqs, 1])
+    }
+
     /// A Mamba 2 layer (`build_mamba2_layer`).
     pub fn mamba2(&mut self, x: TensorId, il: usize) -> TensorId {
         let ssm = self.ssm();
@@ -77,8 +84,7 @@ impl LlmGraph<'_> {
         let width = ssm.d_inner + 2 * ssm.n_group * ssm.d_state;
         let (conv, scan) = (self.conv_state(il), self.scan_state(il));
 
-        let before = self.gather_state(conv);
-        let before = self.reshape(before, [ssm.d_conv - 1, width, n_seqs, 1]);
+        let before = self.taps_before(conv, width, ssm.d_conv);
         let projected = self.linear(x, Kind::SsmIn, il);
         let n = self[projected].ne[0];
         let zxbcdt = self.reshape(projected, [n, n_time, n_seqs, 1]);
@@ -167,8 +173,7 @@ impl LlmGraph<'_> {
         let d_inner = ssm.d_inner;
         let (conv, scan) = (self.conv_state(il), self.scan_state(il));
 
-        let before = self.gather_state(conv);
-        let before = self.reshape(before, [ssm.d_conv - 1, d_inner, n_seqs, 1]);
+        let before = self.taps_before(conv, d_inner, ssm.d_conv);
         let n_embd = self[x].ne[0];
         let x = self.reshape(x, [n_embd, n_time, n_seqs, 1]);
         let xz = self.linear(x, Kind::SsmIn, il);
@@ -245,8 +250,7 @@ impl LlmGraph<'_> {
             [(); 3].map(|()| self.view_3d(bcx, [width, n_time, n_seqs], [nb[1], nb[2]]));
         let bx = self.mul(b, x);
         let bx = self.transpose(bx);
-        let before = self.gather_state(state);
-        let before = self.reshape(before, [ssm.d_conv - 1, width, n_seqs, 1]);
+        let before = self.taps_before(state, width, ssm.d_conv);
         let all = self.concat(before, bx, 0);
         self.keep_taps(state, all, width, ssm.d_conv);
         let kernel = self.weight(il, Kind::ShortConv);

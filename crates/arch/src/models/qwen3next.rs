@@ -120,8 +120,7 @@ fn delta_net(g: &mut LlmGraph<'_>, n: TensorId, next: bool, il: usize) -> Tensor
     let z = g.linear(n, Kind::AttnGate, il);
     let (gate, beta) = decay_and_beta(g, n, net, next, il);
 
-    let before = g.gather_state(conv_state);
-    let before = g.reshape(before, [net.taps - 1, net.channels, net.n_seqs, 1]);
+    let before = g.taps_before(conv_state, net.channels, net.taps);
     let qkv = g.transpose(qkv);
     let all = g.concat(before, qkv, 0);
     g.keep_taps(conv_state, all, net.channels, net.taps);
