@@ -3,7 +3,7 @@
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::models::Architecture;
-use crate::names::{Global, Kind, Name, Part};
+use crate::names::{Global, Kind, Name, Part, Use};
 use crate::{Error, Result};
 use vramfit_ggml::{Graph, Type};
 use vramfit_gguf::Header;
@@ -29,8 +29,12 @@ pub struct ModelTensor {
 
 const ABSENT: u32 = u32::MAX;
 
-/// Tensors of one layer, by kind and part.
-type LayerTable = [u32; 2 * Kind::ALL.len()];
+/// Tensors of one layer: kind and part, index. Sorted.
+type LayerTable = Vec<(u16, u32)>;
+
+const fn key(kind: Kind, part: Part) -> u16 {
+    Part::COUNT as u16 * kind as u16 + part as u16
+}
 
 /// What a GGUF header says, understood.
 #[derive(Clone, Debug)]
@@ -48,7 +52,7 @@ pub struct Model {
     /// Bytes of the complete file, or files.
     pub file_bytes: u64,
     layers: Vec<LayerTable>,
-    globals: [u32; 2 * Global::ALL.len()],
+    globals: [u32; Part::COUNT * Global::ALL.len()],
 }
 
 impl Model {
@@ -67,8 +71,8 @@ impl Model {
                 .get("general.name")
                 .and_then(|v| v.as_str())
                 .map(str::to_string),
-            layers: vec![[ABSENT; 2 * Kind::ALL.len()]; hparams.n_layer()],
-            globals: [ABSENT; 2 * Global::ALL.len()],
+            layers: vec![LayerTable::new(); hparams.n_layer_all.max(hparams.n_layer())],
+            globals: [ABSENT; Part::COUNT * Global::ALL.len()],
             hparams,
             tensors: Vec::with_capacity(header.tensors().len()),
             n_params: 0,
@@ -92,11 +96,15 @@ impl Model {
         let index = self.tensors.len() as u32;
         match tensor.role {
             Name::Layer(il, kind, part) if il < self.layers.len() => {
-                self.layers[il][2 * kind as usize + part as usize] = index;
+                let (table, key) = (&mut self.layers[il], key(kind, part));
+                match table.binary_search_by_key(&key, |&(k, _)| k) {
+                    Ok(at) => table[at].1 = index,
+                    Err(at) => table.insert(at, (key, index)),
+                }
             }
-            Name::Global(global, part) => self.globals[2 * global as usize + part as usize] = index,
-            Name::Layer(il, ..) | Name::LayerOther(il)
-                if (self.layers.len()..self.hparams.n_layer_all).contains(&il) => {}
+            Name::Global(global, part) => {
+                self.globals[Part::COUNT * global as usize + part as usize] = index;
+            }
             _ => {
                 return Err(Error::UnexpectedTensor {
                     name: tensor.name,
@@ -116,14 +124,15 @@ impl Model {
     /// Index of a tensor of layer `il`.
     #[inline]
     pub fn layer_tensor(&self, il: usize, kind: Kind, part: Part) -> Option<usize> {
-        let index = self.layers[il][2 * kind as usize + part as usize];
-        (index != ABSENT).then_some(index as usize)
+        let (table, key) = (self.layers.get(il)?, key(kind, part));
+        let at = table.binary_search_by_key(&key, |&(k, _)| k).ok()?;
+        Some(table[at].1 as usize)
     }
 
     /// Index of a tensor outside the layers.
     #[inline]
     pub fn global_tensor(&self, global: Global, part: Part) -> Option<usize> {
-        let index = self.globals[2 * global as usize + part as usize];
+        let index = self.globals[Part::COUNT * global as usize + part as usize];
         (index != ABSENT).then_some(index as usize)
     }
 
@@ -141,8 +150,11 @@ impl Model {
     /// are left in the file.
     pub fn is_loaded(&self, index: usize) -> bool {
         match self.tensors[index].role {
-            Name::Layer(il, ..) | Name::LayerOther(il) => il < self.layers.len(),
-            Name::Global(..) | Name::Other => true,
+            Name::Layer(il, kind, _) => {
+                il < self.hparams.n_layer() && kind.used_by() != Use::Unused
+            }
+            Name::Global(global, _) => global.used_by() != Use::Unused,
+            Name::Other => true,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Which memory each tensor of the model is loaded into (`llama_model_base::load_tensors`).
 
 use crate::model::{Model, ModelTensor};
-use crate::names::{Global, Kind, Name, Part};
+use crate::names::{Global, Home, Kind, Name, Part, Use};
 use regex::Regex;
 use vramfit_ggml::{BackendId, BufferType, Type};
 
@@ -136,22 +136,15 @@ impl WeightMap {
 
     /// Where a tensor outside the layers goes by itself, when it is needed once.
     fn global_home(&self, model: &Model, global: Global) -> BufferType {
-        match global {
-            Global::TokenEmbd
-            | Global::PositionEmbd
-            | Global::TokenTypes
-            | Global::PerLayerTokenEmbd => BufferType::HOST,
-            Global::TokenEmbdNorm if model.architecture.embd_norm_is_output => self.output,
-            Global::TokenEmbdNorm | Global::PerLayerModelProj | Global::PerLayerProjNorm => {
-                self.layer(0)
+        match global.home() {
+            Home::Input => BufferType::HOST,
+            Home::Layer
+                if global == Global::TokenEmbdNorm && model.architecture.embd_norm_is_output =>
+            {
+                self.output
             }
-            Global::Output
-            | Global::OutputNorm
-            | Global::AltupProj
-            | Global::AltupUnembdProj
-            | Global::RopeFactorsLong
-            | Global::RopeFactorsShort
-            | Global::RopeFreqs => self.output,
+            Home::Layer => self.layer(0),
+            Home::Output => self.output,
         }
     }
 
@@ -171,7 +164,7 @@ impl WeightMap {
                 });
             };
             match info.role {
-                Name::Layer(il, ..) | Name::LayerOther(il) => {
+                Name::Layer(il, ..) => {
                     put(self.buffer(tensor, self.layer(il)));
                 }
                 Name::Global(
@@ -213,14 +206,8 @@ impl WeightMap {
             return false;
         }
         let n_dims = match tensor.role {
-            Name::Layer(_, Kind::FfnUpExps | Kind::FfnGateExps | Kind::FfnDownExps, _) => 3,
-            Name::Global(
-                Global::TokenEmbd
-                | Global::PositionEmbd
-                | Global::TokenTypes
-                | Global::PerLayerTokenEmbd,
-                _,
-            ) if !as_output => return false,
+            Name::Layer(_, kind, _) if kind.used_by() == Use::MulMatId => 3,
+            Name::Global(global, _) if global.home() == Home::Input && !as_output => return false,
             _ => 2,
         };
         let dims = tensor.ne.iter().rposition(|&n| n != 1).map_or(1, |i| i + 1);
@@ -243,26 +230,35 @@ impl WeightMap {
 
 /// `weight_buft_supported` for CUDA: the operation that reads the tensor can run on a device.
 fn runs_on_cuda(model: &Model, tensor: &ModelTensor) -> bool {
-    let Name::Layer(_, kind, part) = tensor.role else {
-        return true;
+    let (used_by, part) = match tensor.role {
+        Name::Layer(_, Kind::SsmA, _) if !model.architecture.scans => (Use::Mul, Part::Weight),
+        Name::Layer(_, kind, part) => (kind.used_by(), part),
+        Name::Global(global, part) => (global.used_by(), part),
+        Name::Other => return true,
     };
     let is_float = matches!(tensor.ty, Type::F32 | Type::F16);
-    let ssm = model.hparams.ssm;
-    match (kind, part) {
-        (Kind::ShortConv | Kind::SsmConv1d, Part::Weight) => tensor.ne[1] % 128 == 0,
-        (Kind::SsmA, _) if model.architecture.scans => {
-            let Some(ssm) = ssm else { return true };
-            let (decay, n_head) = (tensor.ne[0], tensor.ne[1].max(1));
-            let head_dim = ssm.d_inner / n_head;
-            if decay == 1 {
-                (ssm.d_state == 128 || ssm.d_state == 256) && head_dim % 16 == 0
-            } else {
-                decay == 16 && head_dim == 1 && n_head % 128 == 0 && ssm.n_group <= 1
-            }
-        }
-        // Matrices of every type that a file may hold but these have a kernel.
-        _ if tensor.ne[1] > 1 => !matches!(tensor.ty, Type::TQ1_0 | Type::TQ2_0),
-        (Kind::AttnSinks | Kind::FfnGateInpShexp, _) => true,
-        _ => is_float,
+    if part == Part::Bias {
+        return is_float || used_by == Use::MulMatId;
+    }
+    match used_by {
+        Use::Add | Use::Div | Use::Mul => is_float,
+        Use::MulMat | Use::MulMatId => !matches!(tensor.ty, Type::TQ1_0 | Type::TQ2_0),
+        Use::SsmConv => tensor.ne[1] % 128 == 0,
+        Use::SsmScan => runs_scan(model, tensor),
+        Use::GetRows | Use::Im2col | Use::Rope | Use::Scale | Use::Wkv6 | Use::Unused => true,
+    }
+}
+
+/// The shapes that the scan's kernels are made for, Mamba 2 (one decay a head) and Mamba 1.
+fn runs_scan(model: &Model, tensor: &ModelTensor) -> bool {
+    let Some(ssm) = model.hparams.ssm else {
+        return true;
+    };
+    let (decay, n_head) = (tensor.ne[0], tensor.ne[1].max(1));
+    let head_dim = ssm.d_inner / n_head;
+    if decay == 1 {
+        (ssm.d_state == 128 || ssm.d_state == 256) && head_dim % 16 == 0
+    } else {
+        decay == 16 && head_dim == 1 && n_head % 128 == 0 && ssm.n_group <= 1
     }
 }

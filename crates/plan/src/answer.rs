@@ -104,7 +104,7 @@ fn keeps_tensors_back(problem: &Problem, scored: &Scored) -> Result<bool, Error>
     let used = scored.candidate.used();
     let overrides = problem.overrides(&scored.candidate, &used)?;
     let is_kept = |t: &vramfit_arch::ModelTensor| {
-        let of_layer = matches!(t.role, Name::Layer(..) | Name::LayerOther(_));
+        let of_layer = matches!(t.role, Name::Layer(..));
         let first = || overrides.iter().find(|o| o.pattern.is_match(&t.name));
         of_layer && first().is_some_and(|o| o.buffer == BufferType::HOST)
     };

@@ -67,7 +67,7 @@ impl Sheet {
             let bytes = CUDA.placed_size(tensor.ty, tensor.ne, tensor.n_bytes);
             if t.buffer == probe {
                 let at = match tensor.role {
-                    Name::Layer(il, ..) | Name::LayerOther(il) => il,
+                    Name::Layer(il, ..) => il,
                     _ if of_output.contains(&t.tensor) => n - 1,
                     _ => 0,
                 };
@@ -171,7 +171,7 @@ fn kinds(problem: &Problem, n: usize) -> Vec<u32> {
     let shape = |t: &ModelTensor| (t.name.split('.').skip(2).collect::<String>(), t.ty, t.ne);
     let mut tensors = vec![Vec::new(); n];
     for t in &problem.model.tensors {
-        if let Name::Layer(il, ..) | Name::LayerOther(il) = t.role
+        if let Name::Layer(il, ..) = t.role
             && let Some(of_layer) = tensors.get_mut(il)
         {
             of_layer.push(shape(t));

@@ -199,7 +199,7 @@ impl<'a> LlmGraph<'a> {
     pub fn weight(&mut self, il: usize, kind: Kind) -> TensorId {
         match self.optional(il, kind, Part::Weight) {
             Some(t) => t,
-            None => self.missing(format!("blk.{il}.{}.weight", kind.name())),
+            None => self.missing(kind.file_name(il, Part::Weight)),
         }
     }
 
@@ -207,7 +207,7 @@ impl<'a> LlmGraph<'a> {
     pub fn bias(&mut self, il: usize, kind: Kind) -> TensorId {
         match self.optional(il, kind, Part::Bias) {
             Some(t) => t,
-            None => self.missing(format!("blk.{il}.{}.bias", kind.name())),
+            None => self.missing(kind.file_name(il, Part::Bias)),
         }
     }
 

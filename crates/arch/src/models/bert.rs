@@ -1,11 +1,24 @@
 //! BERT and Nomic BERT: encoders, norms behind each block, no KV cache, no logits.
 
+use super::Architecture;
 use crate::Result;
 use crate::graph::{Ffn, LlmGraph};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::{Global, Kind, Part};
 use vramfit_ggml::TensorId;
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[
+    Architecture::new("bert", graph)
+        .reads(hparams)
+        .layer_norm()
+        .no_lm_head(),
+    Architecture::new("nomic-bert", nomic)
+        .reads(hparams)
+        .layer_norm()
+        .no_lm_head(),
+];
 
 pub(super) fn hparams(_: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.has_memory = false;

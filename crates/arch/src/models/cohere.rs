@@ -1,7 +1,11 @@
 //! Command R: attention and feed-forward side by side on one normalised stream.
 
+use super::Architecture;
 use crate::graph::{Ffn, LlmGraph};
 use crate::names::Kind;
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[Architecture::new("command-r", command_r).layer_norm()];
 
 pub(super) fn command_r(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);

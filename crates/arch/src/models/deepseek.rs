@@ -1,9 +1,13 @@
 //! DeepSeek-V2 and V3: multi-head latent attention, fine-grained experts.
 
+use super::Architecture;
 use super::llama::pre_norm_layer;
 use crate::graph::{LlmGraph, MoeOptions};
 use crate::names::Kind;
 use vramfit_ggml::TensorId;
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[Architecture::new("deepseek2", graph)];
 
 pub(super) fn graph(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);

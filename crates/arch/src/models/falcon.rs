@@ -1,7 +1,11 @@
 //! Falcon: attention and feed-forward side by side, with a norm each where the file has two.
 
+use super::Architecture;
 use crate::graph::{Ffn, LlmGraph};
 use crate::names::Kind;
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[Architecture::new("falcon", graph).layer_norm()];
 
 pub(super) fn graph(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);

@@ -1,11 +1,22 @@
 //! Gemma 2, 3 and 4: norms on both sides of each block, sliding windows on most layers.
 
+use super::Architecture;
 use crate::Result;
 use crate::graph::{Ffn, LlmGraph};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::{Global, Kind, Part};
 use vramfit_ggml::{Flags, TensorId};
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[
+    Architecture::new("gemma2", gemma2).reads(gemma2_hparams),
+    Architecture::new("gemma3", gemma3).reads(gemma3_hparams),
+    Architecture::new("gemma4", gemma4)
+        .reads(gemma4_hparams)
+        .output_first()
+        .plain_rope_in_window(),
+];
 
 pub(super) fn gemma2_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.attn_softcap = true;

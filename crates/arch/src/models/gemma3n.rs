@@ -1,12 +1,18 @@
 //! Gemma 3n: several streams that predict and correct each other (AltUp), a low-rank detour
 //! (LAuReL), inputs of their own for every layer, the last layers on the caches of earlier ones.
 
+use super::Architecture;
 use crate::Result;
 use crate::graph::{LlmGraph, floats};
 use crate::hparams::{Altup, Hparams, limits};
 use crate::keys::Keys;
 use crate::names::{Global, Kind, Part};
 use vramfit_ggml::{Op, TensorId, Type, Unary};
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[Architecture::new("gemma3n", graph)
+    .reads(hparams)
+    .output_first()];
 
 /// Layers with a KV cache of their own (`n_layer_kv_from_start`, fixed in llama.cpp).
 const N_LAYER_KV: usize = 20;

@@ -1,7 +1,14 @@
 //! GLM-4 and GLM-4.5.
 
+use super::Architecture;
 use crate::graph::{Ffn, LlmGraph, MoeOptions};
 use crate::names::Kind;
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[
+    Architecture::new("glm4", glm4).f32_sums(),
+    Architecture::new("glm4moe", glm4moe).f32_sums(),
+];
 
 /// GLM-4: norms on both sides of each block.
 pub(super) fn glm4(g: &mut LlmGraph<'_>) {

@@ -1,5 +1,6 @@
 //! GPT-2, StarCoder 2 and gpt-oss.
 
+use super::Architecture;
 use super::llama::pre_norm_layer;
 use crate::Result;
 use crate::graph::{Ffn, LlmGraph, MoeOptions};
@@ -7,6 +8,13 @@ use crate::hparams::{Gating, Hparams};
 use crate::keys::Keys;
 use crate::names::{Global, Kind};
 use vramfit_ggml::{Flags, Glu, TensorId};
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[
+    Architecture::new("gpt-oss", gpt_oss).reads(gpt_oss_hparams),
+    Architecture::new("gpt2", gpt2).layer_norm(),
+    Architecture::new("starcoder2", starcoder2).layer_norm(),
+];
 
 /// GPT-2: learned positions instead of rotation.
 pub(super) fn gpt2(g: &mut LlmGraph<'_>) {

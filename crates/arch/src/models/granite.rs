@@ -1,7 +1,14 @@
 //! Granite, dense, with experts or with Mamba 2 layers: what a layer adds is scaled.
 
+use super::{Architecture, mamba};
 use crate::graph::{LlmGraph, MoeOptions};
 use crate::names::Kind;
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[
+    Architecture::new("granite", graph),
+    Architecture::new("granitehybrid", graph).reads(mamba::hybrid_hparams),
+];
 
 pub(super) fn graph(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);

@@ -1,10 +1,17 @@
 //! LFM2: gated short convolutions, attention on some layers.
 
+use super::Architecture;
 use crate::Result;
 use crate::graph::{LlmGraph, MoeOptions};
 use crate::hparams::{Hparams, Ssm};
 use crate::keys::Keys;
 use crate::names::Kind;
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[Architecture::new("lfm2", graph)
+    .reads(hparams)
+    .embd_norm_output()
+    .embeddings_without_head()];
 
 pub(super) fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     let d_conv = keys.require("shortconv.l_cache", 1024)?;

@@ -1,11 +1,23 @@
 //! Llama and its near kin: norm, attention, norm, feed-forward, each added to the stream.
 
+use super::Architecture;
 use crate::Result;
 use crate::graph::{Ffn, LlmGraph, MoeOptions};
 use crate::hparams::{Gating, Hparams};
 use crate::keys::Keys;
 use crate::names::Kind;
 use vramfit_ggml::{TensorId, Type};
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[
+    Architecture::new("ernie4_5", ernie),
+    Architecture::new("ernie4_5-moe", ernie),
+    Architecture::new("hunyuan-dense", hunyuan),
+    Architecture::new("llama", llama),
+    Architecture::new("llama4", llama4).reads(llama4_hparams),
+    Architecture::new("phi3", phi3),
+    Architecture::new("smollm3", smollm3),
+];
 
 /// `x + attention(norm(x))`, then `h + ffn(norm(h))`: the pre-norm transformer.
 pub(super) fn pre_norm_layer(

@@ -1,11 +1,20 @@
 //! Mamba, Mamba 2, Jamba and Nemotron-H: layers with a state, alone or between attention.
 
+use super::Architecture;
 use crate::Result;
 use crate::graph::{Ffn, LlmGraph, MoeOptions};
 use crate::hparams::{Hparams, limits};
 use crate::keys::Keys;
 use crate::names::Kind;
 use vramfit_ggml::{Flags, TensorId};
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[
+    Architecture::new("jamba", jamba).reads(hybrid_hparams),
+    Architecture::new("mamba", mamba).reads(hybrid_hparams),
+    Architecture::new("mamba2", mamba2).reads(hybrid_hparams),
+    Architecture::new("nemotron_h", nemotron_h).reads(nemotron_h_hparams),
+];
 
 /// Layers without KV heads are recurrent.
 pub(super) fn hybrid_hparams(_: &Keys<'_>, hp: &mut Hparams) -> Result<()> {

@@ -1,8 +1,12 @@
 //! MiniCPM3: latent attention expanded before it is cached, streams scaled throughout.
 
+use super::Architecture;
 use crate::graph::{Ffn, LlmGraph};
 use crate::names::Kind;
 use vramfit_ggml::{TensorId, Type};
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[Architecture::new("minicpm3", graph)];
 
 pub(super) fn graph(g: &mut LlmGraph<'_>) {
     let mut x = g.embed(false);

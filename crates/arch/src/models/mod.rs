@@ -25,6 +25,26 @@ use crate::hparams::Hparams;
 use crate::keys::Keys;
 use std::fmt;
 
+const FAMILIES: &[&[Architecture]] = &[
+    bert::ALL,
+    cohere::ALL,
+    deepseek::ALL,
+    falcon::ALL,
+    gemma::ALL,
+    gemma3n::ALL,
+    glm::ALL,
+    gpt::ALL,
+    granite::ALL,
+    lfm2::ALL,
+    llama::ALL,
+    mamba::ALL,
+    minicpm3::ALL,
+    olmo2::ALL,
+    qwen::ALL,
+    qwen3next::ALL,
+    rwkv6::ALL,
+];
+
 /// An architecture of llama.cpp: `general.architecture` and what follows from it.
 pub struct Architecture {
     /// As files name it.
@@ -133,71 +153,13 @@ impl Architecture {
         self
     }
 
-    /// Every architecture whose graph is known, by name.
-    pub const ALL: &'static [Architecture] = &[
-        Architecture::new("bert", bert::graph)
-            .reads(bert::hparams)
-            .layer_norm()
-            .no_lm_head(),
-        Architecture::new("command-r", cohere::command_r).layer_norm(),
-        Architecture::new("deepseek2", deepseek::graph),
-        Architecture::new("ernie4_5", llama::ernie),
-        Architecture::new("ernie4_5-moe", llama::ernie),
-        Architecture::new("exaone4", olmo2::exaone4).reads(olmo2::exaone4_hparams),
-        Architecture::new("falcon", falcon::graph).layer_norm(),
-        Architecture::new("gemma2", gemma::gemma2).reads(gemma::gemma2_hparams),
-        Architecture::new("gemma3", gemma::gemma3).reads(gemma::gemma3_hparams),
-        Architecture::new("gemma3n", gemma3n::graph)
-            .reads(gemma3n::hparams)
-            .output_first(),
-        Architecture::new("gemma4", gemma::gemma4)
-            .reads(gemma::gemma4_hparams)
-            .output_first()
-            .plain_rope_in_window(),
-        Architecture::new("glm4", glm::glm4).f32_sums(),
-        Architecture::new("glm4moe", glm::glm4moe).f32_sums(),
-        Architecture::new("gpt-oss", gpt::gpt_oss).reads(gpt::gpt_oss_hparams),
-        Architecture::new("gpt2", gpt::gpt2).layer_norm(),
-        Architecture::new("granite", granite::graph),
-        Architecture::new("granitehybrid", granite::graph).reads(mamba::hybrid_hparams),
-        Architecture::new("hunyuan-dense", llama::hunyuan),
-        Architecture::new("jamba", mamba::jamba).reads(mamba::hybrid_hparams),
-        Architecture::new("lfm2", lfm2::graph)
-            .reads(lfm2::hparams)
-            .embd_norm_output()
-            .embeddings_without_head(),
-        Architecture::new("llama", llama::llama),
-        Architecture::new("llama4", llama::llama4).reads(llama::llama4_hparams),
-        Architecture::new("mamba", mamba::mamba).reads(mamba::hybrid_hparams),
-        Architecture::new("mamba2", mamba::mamba2).reads(mamba::hybrid_hparams),
-        Architecture::new("minicpm3", minicpm3::graph),
-        Architecture::new("nemotron_h", mamba::nemotron_h).reads(mamba::nemotron_h_hparams),
-        Architecture::new("nomic-bert", bert::nomic)
-            .reads(bert::hparams)
-            .layer_norm()
-            .no_lm_head(),
-        Architecture::new("olmo2", olmo2::olmo2).reads(olmo2::olmo2_hparams),
-        Architecture::new("phi3", llama::phi3),
-        Architecture::new("qwen2", qwen::graph),
-        Architecture::new("qwen3", qwen::graph),
-        Architecture::new("qwen35", qwen3next::qwen35)
-            .reads(qwen3next::qwen35_hparams)
-            .large_graph()
-            .no_scan(),
-        Architecture::new("qwen3moe", qwen::graph),
-        Architecture::new("qwen3next", qwen3next::qwen3next)
-            .reads(qwen3next::hparams)
-            .large_graph()
-            .no_scan(),
-        Architecture::new("rwkv6", rwkv6::graph)
-            .reads(rwkv6::hparams)
-            .layer_norm(),
-        Architecture::new("smollm3", llama::smollm3),
-        Architecture::new("starcoder2", gpt::starcoder2).layer_norm(),
-    ];
+    /// Every architecture whose graph is known.
+    pub fn all() -> impl Iterator<Item = &'static Architecture> {
+        FAMILIES.iter().flat_map(|family| family.iter())
+    }
 
     /// The architecture named `name` in `general.architecture`.
     pub fn find(name: &str) -> Option<&'static Architecture> {
-        Self::ALL.iter().find(|a| a.name == name)
+        Self::all().find(|a| a.name == name)
     }
 }

@@ -1,11 +1,18 @@
 //! OLMo 2 and EXAONE 4: norms behind each block, none before.
 
+use super::Architecture;
 use crate::Result;
 use crate::graph::{Ffn, LlmGraph};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
 use vramfit_ggml::TensorId;
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[
+    Architecture::new("exaone4", exaone4).reads(exaone4_hparams),
+    Architecture::new("olmo2", olmo2).reads(olmo2_hparams),
+];
 
 pub(super) fn olmo2_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.set_swa(keys, Hparams::window(keys)?, 4)

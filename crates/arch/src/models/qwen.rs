@@ -1,8 +1,16 @@
 //! Qwen 2 and 3, dense and with experts: Q and K normalised a head where the file has the norms.
 
+use super::Architecture;
 use super::llama::pre_norm_layer;
 use crate::graph::{LlmGraph, MoeOptions};
 use crate::names::Kind;
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[
+    Architecture::new("qwen2", graph),
+    Architecture::new("qwen3", graph),
+    Architecture::new("qwen3moe", graph),
+];
 
 pub(super) fn graph(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);

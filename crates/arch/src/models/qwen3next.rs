@@ -1,11 +1,24 @@
 //! Qwen3-Next and Qwen3.5: gated delta nets, full attention with a gate on every fourth layer.
 
+use super::Architecture;
 use crate::Result;
 use crate::graph::{Ffn, LlmGraph, MoeOptions, floats};
 use crate::hparams::{Hparams, limits};
 use crate::keys::Keys;
 use crate::names::Kind;
 use vramfit_ggml::{Flags, Op, TensorId, Type, Unary};
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[
+    Architecture::new("qwen35", qwen35)
+        .reads(qwen35_hparams)
+        .large_graph()
+        .no_scan(),
+    Architecture::new("qwen3next", qwen3next)
+        .reads(hparams)
+        .large_graph()
+        .no_scan(),
+];
 
 pub(super) fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     let interval = keys

@@ -1,11 +1,17 @@
 //! RWKV-6: time mixing with a matrix state a head, channel mixing, both shifted by one token.
 
+use super::Architecture;
 use crate::Result;
 use crate::graph::LlmGraph;
 use crate::hparams::{Hparams, Ssm, limits};
 use crate::keys::Keys;
 use crate::names::{Global, Kind, Part};
 use vramfit_ggml::{Op, TensorId, Type, Unary};
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[Architecture::new("rwkv6", graph)
+    .reads(hparams)
+    .layer_norm()];
 
 /// Streams that time mixing interpolates at once: w, k, v, r, g.
 const N_MIX: i64 = 5;
