@@ -97,6 +97,9 @@ fn write_one(
         "{}.fa-{flash_attn}.tsv.gz",
         entry.file.trim_end_matches(".gguf")
     ));
+    if let Some(parent) = name.parent() {
+        fs::create_dir_all(parent).context(parent.display())?;
+    }
     fs::write(&name, &bytes).context(name.display())?;
     Ok(bytes.len())
 }

@@ -63,19 +63,32 @@ impl Engine {
             .arg(model)
             .args(flags)
             .stdin(Stdio::null());
-        let output = command.output().context("kit/oracle")?;
-        if !output.status.success() {
-            let log = String::from_utf8_lossy(&output.stderr);
-            let tail: Vec<&str> = log.lines().rev().take(6).collect();
-            let tail: Vec<&str> = tail.into_iter().rev().collect();
-            return Err(Error::new(format!(
-                "{}: {}: {}",
-                model.display(),
-                output.status,
-                tail.join(" | ")
-            )));
+        let output = finished(&mut command, model)?;
+        serde_json::from_slice(&output).context("the oracle's JSON")
+    }
+
+    /// Name and shape of each tensor that a model with these keys has (`oracle --tensors`).
+    pub fn tensors(
+        &self,
+        keys: &Path,
+        with: &[String],
+        without: &[String],
+    ) -> Result<Vec<(String, Vec<i64>)>> {
+        let mut command = self.command();
+        command.arg("--tensors").arg(keys).stdin(Stdio::null());
+        for (flag, names) in [("--with", with), ("--without", without)] {
+            command.args(names.iter().flat_map(|name| [flag, name.as_str()]));
         }
-        serde_json::from_slice(&output.stdout).context("the oracle's JSON")
+        let output = String::from_utf8(finished(&mut command, keys)?).context("--tensors")?;
+        let line = |line: &str| {
+            let (name, shape) = line.split_once('\t')?;
+            let ne: Option<_> = shape.split(',').map(|n| n.parse().ok()).collect();
+            Some((name.to_owned(), ne?))
+        };
+        output
+            .lines()
+            .map(|text| line(text).context(format!("--tensors: {text}")))
+            .collect()
     }
 
     /// A process that answers job lines, one at a time.
@@ -98,6 +111,24 @@ impl Engine {
             complaints,
         })
     }
+}
+
+/// What a run that ends well writes to stdout.
+fn finished(command: &mut Command, model: &Path) -> Result<Vec<u8>> {
+    let output = command.output().context("kit/oracle")?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let log = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = log.lines().filter(|line| !line.is_empty()).collect();
+    let tail = &lines[lines.len().saturating_sub(6)..];
+    let words = format!(
+        "{}: {}: {}",
+        model.display(),
+        output.status,
+        tail.join(" | ")
+    );
+    Err(Error::new(words))
 }
 
 fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {

@@ -8,6 +8,7 @@
 //! cargo run --release -p vramfit-oracle -- pool              fixtures/truth/pool-llama.cpp-v0.5.0-cuda13.tsv
 //! cargo run --release -p vramfit-oracle -- real-model        target/real-model: engine and estimate side by side
 //! cargo run --release -p vramfit-oracle -- plans             fixtures/truth/plans-llama.cpp-v0.5.0.tsv
+//! cargo run --release -p vramfit-oracle -- synth [NAME...]   fixtures/specs/NAME.toml to fixtures/gguf/made/NAME.gguf
 //! ```
 
 mod case;
@@ -24,6 +25,7 @@ mod random;
 mod real_model;
 mod row;
 mod settings;
+mod synth;
 mod truth;
 
 use std::ffi::OsString;
@@ -42,7 +44,8 @@ const USAGE: &str = "usage: oracle COMMAND
   real-model [--estimate PATH] [--compare no]
                          a downloaded model: engine and estimate side by side
   plans [--n N] [--workers N] [--estimate PATH] [--out FILE]
-                         estimate's plans, loaded for real on GPUs too small for comfort";
+                         estimate's plans, loaded for real on GPUs too small for comfort
+  synth [NAME...]        headers of models from the specs in fixtures/specs, all if none is named";
 
 fn main() -> ExitCode {
     match command() {
@@ -97,6 +100,13 @@ fn command() -> Result<i32> {
                 options.get("--compare") != Some("no"),
                 options.get("--estimate"),
             )
+        }
+        Some("synth") => {
+            let names: Vec<String> = args
+                .iter()
+                .map(|arg| arg.to_string_lossy().into_owned())
+                .collect();
+            synth::run(&names)
         }
         Some("-h" | "--help") => {
             println!("{USAGE}");

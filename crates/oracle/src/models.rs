@@ -3,21 +3,21 @@
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use vramfit_gguf::Header;
 
 use crate::error::{Context, Result};
 use crate::kit::Engine;
 
-/// One entry of `fixtures/gguf/index.json`.
-#[derive(Clone, Debug, Deserialize)]
+/// A model of `fixtures/gguf`, by its header.
+#[derive(Clone, Debug)]
 pub struct Entry {
-    /// File name of the header.
+    /// Path of the header below `fixtures/gguf`.
     pub file: String,
     /// `general.architecture`.
     pub arch: String,
     /// Repeating layers.
     pub n_layer: u32,
-    /// Size of the whole file the header was taken from.
+    /// Size of the whole file.
     pub file_bytes: u64,
 }
 
@@ -53,13 +53,39 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The index, sorted by file name.
+/// The headers of real models, then those that `synth` made; both sorted by file name.
 pub fn index() -> Result<Vec<Entry>> {
-    let path = fixtures().join("gguf/index.json");
-    let text = fs::read_to_string(&path).context(path.display())?;
-    let mut entries: Vec<Entry> = serde_json::from_str(&text).context(path.display())?;
-    entries.sort_by(|a, b| a.file.cmp(&b.file));
+    let mut entries = headers_in("")?;
+    entries.extend(headers_in("made/")?);
     Ok(entries)
+}
+
+fn headers_in(folder: &str) -> Result<Vec<Entry>> {
+    let path = fixtures().join("gguf").join(folder);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&path).context(path.display())? {
+        let name = entry.context(path.display())?.file_name();
+        names.extend(name.to_str().map(|name| format!("{folder}{name}")));
+    }
+    names.retain(|name| name.ends_with(".gguf"));
+    names.sort();
+    names.into_iter().map(entry).collect()
+}
+
+fn entry(file: String) -> Result<Entry> {
+    let header = Header::open(fixtures().join("gguf").join(&file)).context(&file)?;
+    let arch = header.architecture().context(&file)?.to_owned();
+    let n_layer = header
+        .get(&format!("{arch}.block_count"))
+        .and_then(|value| value.as_u64())
+        .and_then(|n| u32::try_from(n).ok())
+        .context(format!("{file}: block_count"))?;
+    Ok(Entry {
+        arch,
+        n_layer,
+        file_bytes: header.file_bytes(),
+        file,
+    })
 }
 
 /// Writes the sparse files into `folder`.
@@ -69,15 +95,23 @@ pub fn make_sparse(entries: &[Entry], folder: &Path) -> Result<()> {
             fixtures().join("gguf").join(&entry.file),
             folder.join(&entry.file),
         );
-        let header = fs::read(&from).context(from.display())?;
-        fs::write(&to, header).context(to.display())?;
-        let file = OpenOptions::new()
-            .write(true)
-            .open(&to)
-            .context(to.display())?;
-        file.set_len(entry.file_bytes).context(to.display())?;
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent).context(parent.display())?;
+        }
+        make_one_sparse(&from, &to, entry.file_bytes)?;
     }
     Ok(())
+}
+
+/// Copies a header, with a hole behind it for the tensor data.
+pub fn make_one_sparse(from: &Path, to: &Path, file_bytes: u64) -> Result<()> {
+    let header = fs::read(from).context(from.display())?;
+    fs::write(to, header).context(to.display())?;
+    let file = OpenOptions::new()
+        .write(true)
+        .open(to)
+        .context(to.display())?;
+    file.set_len(file_bytes).context(to.display())
 }
 
 /// Asks the engine about each model (a prediction, nothing is allocated).

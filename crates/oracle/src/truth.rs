@@ -35,7 +35,7 @@ pub fn engine_commit(engine: &Engine, entries: &[Entry], folder: &Path) -> Resul
     let smallest = entries
         .iter()
         .min_by_key(|entry| entry.file_bytes)
-        .context("fixtures/gguf/index.json")?;
+        .context("fixtures/gguf")?;
     let json = engine.ask(
         &[("VGPU", "G:1GiB:8.6")],
         &folder.join(&smallest.file),
