@@ -2,6 +2,8 @@
 #![allow(dead_code)] // each program uses its part
 
 #[allow(clippy::disallowed_methods, clippy::unwrap_used)]
+pub mod graphs;
+#[allow(clippy::disallowed_methods, clippy::unwrap_used)]
 pub mod truth;
 
 use std::path::PathBuf;

@@ -2,9 +2,24 @@
 
 use super::fixture;
 use regex::Regex;
+use std::fmt::Write;
 use vramfit_arch::{CpuRepack, Model, Pooling, TensorOverride};
-use vramfit_estimate::{FlashAttention, Layout, LayoutDevice, Outputs, RunConfig};
+use vramfit_estimate::{
+    Breakdown, EngineProfile, Error, FlashAttention, Layout, LayoutDevice, Outputs, RunConfig,
+};
 use vramfit_ggml::{BufferType, ComputeCapability, Type};
+
+/// The engine's reason for a refusal, and what ours says of the same.
+const REASONS: [(&str, &str); 2] = [
+    (
+        "quantized V cache requires flash_attn",
+        "needs flash attention",
+    ),
+    (
+        "model does not support different K",
+        "keeps K and V in one cache",
+    ),
+];
 
 /// How a case ended in the real engine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,7 +55,8 @@ pub fn rows(path: &str) -> Vec<Row> {
         .collect()
 }
 
-fn row(line: &str) -> Row {
+/// One line of a table.
+pub fn row(line: &str) -> Row {
     let columns: Vec<&str> = line.split('\t').collect();
     let status = match columns[3].split(':').next() {
         Some("ok") => Status::Ok,
@@ -145,6 +161,62 @@ impl Row {
             gpus = vec![gpus[self.number("-mg", 0usize)]];
         }
         gpus
+    }
+
+    /// What vramfit says, written as the table writes it.
+    pub fn estimate(&self, model: &Model) -> String {
+        let devices = self.devices();
+        let (run, layout) = match self.settings(&devices, model) {
+            Ok(settings) => settings,
+            Err(error) => return format!("refused: {error}"),
+        };
+        let breakdown = Breakdown::estimate(model, &run, &layout, &EngineProfile::LLAMA_CPP_V0_5_0);
+        let b = match breakdown {
+            Ok(b) => b,
+            Err(Error::Refused(refusal)) => return format!("refused: {refusal}"),
+            Err(error) => return format!("error: {error}"),
+        };
+        let p = &b.params;
+        let mut text = format!(
+            "n_ctx {} {} n_batch {} {} fa {} copies {} layers",
+            p.n_ctx, p.n_ctx_seq, p.n_batch, p.n_ubatch, p.flash_attn as u8, b.pipeline_copies
+        );
+        for (device, n) in runs(&b.layers) {
+            let name = device.map_or("host".to_string(), |d| format!("CUDA{}", devices[d].index));
+            let _ = write!(text, " {name}*{n}");
+        }
+        for (device, m) in devices.iter().zip(&b.devices) {
+            let _ = write!(
+                text,
+                " CUDA{}={}/{}/{}",
+                device.index, m.model, m.context, m.compute
+            );
+        }
+        let _ = write!(
+            text,
+            " host={}/{}/{}",
+            b.host.model, b.host.context, b.host.compute
+        );
+        if b.host_repacked_bytes > 0 {
+            let _ = write!(text, " CPU_REPACK={}/0/0", b.host_repacked_bytes);
+        }
+        let [pp, tg] = b.passes;
+        let _ = write!(
+            text,
+            " {}/{} {}/{}",
+            pp.n_nodes, pp.n_splits, tg.n_nodes, tg.n_splits
+        );
+        text
+    }
+
+    /// Whether vramfit's answer is the engine's: every figure, or the same reason to refuse.
+    pub fn agrees(&self, got: &str) -> bool {
+        match self.status {
+            Status::Refused => REASONS
+                .iter()
+                .any(|(theirs, ours)| self.expected.contains(theirs) && got.contains(ours)),
+            _ => got == self.expected,
+        }
     }
 
     pub fn settings(&self, gpus: &[Gpu], model: &Model) -> Result<(RunConfig, Layout), String> {

@@ -39,6 +39,32 @@ impl Case {
 
     /// The line for `oracle --jobs`: a real load that never runs out of GPU memory.
     pub fn job_line(&self, folder: &str) -> String {
+        let environment = self.environment();
+        format!(
+            "{environment} '{folder}/{}' {} --real",
+            self.model, self.flags
+        )
+    }
+
+    /// The same for a person to type.
+    pub fn command(&self, model: &str) -> String {
+        let quoted = |word: &str| {
+            if word.contains(['\\', '*', '(', '|', '[']) {
+                format!("'{word}'")
+            } else {
+                word.to_owned()
+            }
+        };
+        let flags: Vec<String> = self.flags.split(' ').map(quoted).collect();
+        let environment = self.environment();
+        format!(
+            "{environment} cargo run -p vramfit-oracle -- run {} {} --real",
+            model,
+            flags.join(" ")
+        )
+    }
+
+    fn environment(&self) -> String {
         let mut line = String::from("VGPU_NO_OOM=1 VGPU=");
         if self.gpus.is_empty() {
             line += "unused:1GiB:8.6"; // the stub needs one; the flags then say -dev none
@@ -51,7 +77,6 @@ impl Case {
                 gpu.total_bytes, gpu.compute_capability
             );
         }
-        let _ = write!(line, " '{folder}/{}' {} --real", self.model, self.flags);
         line
     }
 }

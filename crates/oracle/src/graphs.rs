@@ -105,7 +105,7 @@ fn write_one(
 }
 
 /// The kit's table without what is not needed, `tg` told as differences from `pp`.
-fn shortened(table: &str) -> Result<String> {
+pub fn shortened(table: &str) -> Result<String> {
     let mut prompt: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     let mut in_generation = BTreeSet::new();

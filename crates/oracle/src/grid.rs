@@ -1,5 +1,7 @@
 //! The cases of the truth table: a core that every model gets, then seeded random combinations.
 
+use std::collections::{BTreeSet, VecDeque};
+
 use crate::case::{Case, Gpu};
 use crate::models::Model;
 use crate::random::Random;
@@ -22,21 +24,52 @@ fn gpus(n: usize, mib: u64, compute_capability: &str) -> Vec<Gpu> {
 
 /// All cases of one model: the core, then `n_random` random ones, none twice.
 pub fn cases(model: &Model, n_random: usize) -> Vec<Case> {
-    let mut random = Random::new(SEED, &model.entry.file);
-    let mut seen = std::collections::BTreeSet::new();
-    let mut cases: Vec<Case> = core(model)
-        .into_iter()
-        .map(|settings| settings.case(model))
-        .collect();
-    cases.retain(|case| seen.insert(case.key()));
-    let n = cases.len() + n_random;
-    while cases.len() < n {
-        let case = combination(&mut random, model).case(model);
-        if seen.insert(case.key()) {
-            cases.push(case);
+    let mut cases = Cases::new(model.clone(), 0);
+    let n = cases.core.len() + n_random;
+    (0..n).map(|_| cases.next_case().1).collect()
+}
+
+/// The cases of one model without end, none twice. Seed 0 is the truth table's.
+pub struct Cases {
+    model: Model,
+    random: Random,
+    seen: BTreeSet<String>,
+    core: VecDeque<(Settings, Case)>,
+}
+
+impl Cases {
+    /// The core comes first, whatever the seed.
+    pub fn new(model: Model, seed: u64) -> Self {
+        let mut seen = BTreeSet::new();
+        let with_case = |settings: Settings| (settings.clone(), settings.case(&model));
+        let core = core(&model).into_iter().map(with_case);
+        let core = core.filter(|(_, case)| seen.insert(case.key())).collect();
+        Self {
+            random: Random::new(SEED.wrapping_add(seed), &model.entry.file),
+            seen,
+            core,
+            model,
         }
     }
-    cases
+
+    /// What the engine said about the model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The next one.
+    pub fn next_case(&mut self) -> (Settings, Case) {
+        if let Some(next) = self.core.pop_front() {
+            return next;
+        }
+        loop {
+            let settings = combination(&mut self.random, &self.model);
+            let case = settings.clone().case(&self.model);
+            if self.seen.insert(case.key()) {
+                return (settings, case);
+            }
+        }
+    }
 }
 
 /// The fixed cases, the most telling first.

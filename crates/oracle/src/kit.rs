@@ -9,8 +9,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use serde_json::Value;
+use vramfit_gguf::{DataState, Header};
 
 use crate::error::{Context, Error, Result};
+use crate::models::make_one_sparse;
 
 fn kit() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kit")
@@ -21,8 +23,23 @@ pub fn setup(args: &[OsString]) -> Result<i32> {
     pass_through(Command::new(kit().join("setup.sh")).args(args), "setup.sh")
 }
 
-/// Runs the kit's driver with these arguments, on this terminal. Returns its exit code.
+/// Runs the kit's driver with these arguments, on this terminal. Returns its exit code. A header-only model, which
+/// the engine would call cut short, is replaced by a copy with a hole for the tensor data.
 pub fn run(args: &[OsString]) -> Result<i32> {
+    let folder = tempfile::tempdir().context("a temporary folder")?;
+    let mut args = args.to_vec();
+    for arg in &mut args {
+        let path = Path::new(arg);
+        let header_only = path.extension().is_some_and(|e| e == "gguf")
+            && Header::open(path)
+                .is_ok_and(|h| h.data_state() != DataState::Complete && h.parts() == 1);
+        if let (true, Some(name)) = (header_only, path.file_name()) {
+            let copy = folder.path().join(name);
+            let bytes = Header::open(path).context(path.display())?.file_bytes();
+            make_one_sparse(path, &copy, bytes)?;
+            *arg = copy.into();
+        }
+    }
     pass_through(Command::new(kit().join("oracle")).args(args), "oracle")
 }
 

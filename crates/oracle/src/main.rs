@@ -7,11 +7,16 @@
 //! cargo run --release -p vramfit-oracle -- graphs            fixtures/graphs
 //! cargo run --release -p vramfit-oracle -- pool              fixtures/truth/pool-llama.cpp-v0.5.0-cuda13.tsv
 //! cargo run --release -p vramfit-oracle -- real-model        target/real-model: engine and estimate side by side
+//! cargo run -p vramfit-oracle -- diff [MODEL..]              random settings until stopped, engine against estimate
 //! cargo run --release -p vramfit-oracle -- plans             fixtures/truth/plans-llama.cpp-v0.5.0.tsv
 //! cargo run --release -p vramfit-oracle -- synth [NAME...]   fixtures/specs/NAME.toml to fixtures/gguf/made/NAME.gguf
 //! ```
 
 mod case;
+/// How the tests turn a row into settings, and hold two answers side by side.
+#[path = "../../../tests/common/mod.rs"]
+mod common;
+mod diff;
 mod error;
 mod estimate;
 mod graphs;
@@ -43,6 +48,9 @@ const USAGE: &str = "usage: oracle COMMAND
                          what ggml-cuda takes beside the buffers while it computes
   real-model [--estimate PATH] [--compare no]
                          a downloaded model: engine and estimate side by side
+  diff [MODEL.gguf ..] [--cases N] [--minutes M] [--seed S] [--workers N] [--graph]
+                         random settings on random devices until stopped, engine against estimate; N cases a model;
+                         models: of fixtures/gguf, or a path; none: all of them; --graph: node lists alone
   plans [--n N] [--workers N] [--estimate PATH] [--out FILE]
                          estimate's plans, loaded for real on GPUs too small for comfort
   synth [NAME...]        headers of models from the specs in fixtures/specs, all if none is named";
@@ -70,6 +78,7 @@ fn command() -> Result<i32> {
             &args,
             &["--random", "--per-model", "--workers", "--work", "--out"],
         )?),
+        Some("diff") => diff::run(&diff::Request::of(&texts(&args)?)?),
         Some("graphs") => {
             let options = Options::of(&args, &["--out"])?;
             graphs::make(
@@ -147,15 +156,18 @@ fn plans_command(options: &Options) -> Result<i32> {
     })
 }
 
+fn texts(args: &[OsString]) -> Result<Vec<&str>> {
+    args.iter()
+        .map(|arg| arg.to_str().context("an argument that is not UTF-8"))
+        .collect()
+}
+
 /// `--name value` pairs.
 struct Options(Vec<(String, String)>);
 
 impl Options {
     fn of(args: &[OsString], known: &[&str]) -> Result<Self> {
-        let texts: Vec<&str> = args
-            .iter()
-            .map(|arg| arg.to_str().context("an argument that is not UTF-8"))
-            .collect::<Result<_>>()?;
+        let texts = texts(args)?;
         let mut pairs = Vec::new();
         for pair in texts.chunks(2) {
             match *pair {

@@ -6,7 +6,7 @@ use crate::case::{Case, Gpu};
 use crate::models::Model;
 
 /// llama.cpp's settings, with the oracle's defaults.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The GPUs; empty for a machine without (`-dev none` is added).
     pub gpus: Vec<Gpu>,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::case::Case;
 use crate::error::{Context, Error, Result};
 use crate::grid;
-use crate::kit::{Answer, Engine};
+use crate::kit::{Answer, Engine, Jobs};
 use crate::models::{self, Entry};
 use crate::row::{COLUMNS, Outcome, Row};
 
@@ -129,6 +129,20 @@ impl Journal {
     }
 }
 
+/// The row of one job line; a driver that is lost is started again.
+pub fn answer(engine: &Engine, jobs: &mut Jobs, line: &str, limit: Duration) -> Result<Row> {
+    Ok(match jobs.ask(line, limit) {
+        Answer::Json(json) if json["error"] == "crashed" => {
+            Row::without_numbers(Outcome::Crashed, &jobs.last_words())
+        }
+        Answer::Json(json) => Row::of(&json),
+        Answer::Lost(reason) => {
+            *jobs = engine.start_jobs()?;
+            Row::without_numbers(Outcome::Crashed, &reason)
+        }
+    })
+}
+
 fn sweep(
     engine: &Engine,
     cases: &[&Case],
@@ -147,16 +161,7 @@ fn sweep(
             let Some(case) = cases.get(i) else {
                 return Ok(());
             };
-            let row = match jobs.ask(&case.job_line(&folder), JOB_LIMIT) {
-                Answer::Json(json) if json["error"] == "crashed" => {
-                    Row::without_numbers(Outcome::Crashed, &jobs.last_words())
-                }
-                Answer::Json(json) => Row::of(&json),
-                Answer::Lost(reason) => {
-                    jobs = engine.start_jobs()?;
-                    Row::without_numbers(Outcome::Crashed, &reason)
-                }
-            };
+            let row = answer(engine, &mut jobs, &case.job_line(&folder), JOB_LIMIT)?;
             if row.outcome == Outcome::Crashed {
                 eprintln!(
                     "{}: {}",

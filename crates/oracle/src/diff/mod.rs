@@ -1,0 +1,384 @@
+//! `oracle diff`: random settings on random devices, the real engine against our estimate, until stopped.
+//!
+//! Every difference is made as small as it gets and printed with the first node where the graphs part.
+
+mod check;
+mod minimise;
+mod nodes;
+mod show;
+mod subject;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::case::{Case, Gpu};
+use crate::error::{Context, Error, Result};
+use crate::grid::Cases;
+use crate::kit::Engine;
+use crate::models;
+use crate::row::Outcome;
+use crate::settings::Settings;
+use check::{Verdict, Worker};
+use subject::Subject;
+
+/// Differences of one model that are minimised; the rest are counted.
+const MINIMISED: usize = 5;
+/// Cases of one model in a row.
+const CHUNK: usize = 8;
+
+/// What `oracle diff` was asked for.
+#[derive(Debug, Default, PartialEq)]
+pub struct Request {
+    models: Vec<PathBuf>,
+    cases: Option<usize>,
+    minutes: Option<u64>,
+    seed: u64,
+    workers: usize,
+    graph_only: bool,
+}
+
+impl Request {
+    /// Reads the command's arguments.
+    pub fn of(args: &[&str]) -> Result<Self> {
+        let mut request = Self {
+            workers: 2,
+            ..Self::default()
+        };
+        let mut words = args.iter();
+        while let Some(&word) = words.next() {
+            let mut number = || -> Result<u64> {
+                let text = words.next().context(word)?;
+                text.parse().context(format!("{word} {text}"))
+            };
+            match word {
+                "--cases" => request.cases = Some(number()? as usize),
+                "--seed" => request.seed = number()?,
+                "--workers" => request.workers = number()?.max(1) as usize,
+                "--minutes" => request.minutes = Some(number()?),
+                "--graph" => request.graph_only = true,
+                _ if word.starts_with('-') => {
+                    return Err(Error::new(format!("cannot read {word}")));
+                }
+                _ => request.models.push(word.into()),
+            }
+        }
+        Ok(request)
+    }
+}
+
+/// Runs until done or stopped; 1 where anything differs.
+pub fn run(request: &Request) -> Result<i32> {
+    let folder = tempfile::tempdir().context("a temporary folder")?;
+    let engine = Engine;
+    let subjects = subject::all(&request.models, folder.path())?;
+    let session = Session {
+        request,
+        engine: &engine,
+        folder: folder.path(),
+        subjects: &subjects,
+        started: Instant::now(),
+        state: Mutex::new(State::new(subjects.len())),
+    };
+    let results: Vec<Result<()>> = std::thread::scope(|scope| {
+        let n = request.workers;
+        let threads: Vec<_> = (0..n)
+            .map(|i| {
+                let session = &session;
+                scope.spawn(move || session.work(i))
+            })
+            .collect();
+        let died = || Err(Error::new("a worker died"));
+        let ends = threads
+            .into_iter()
+            .map(|t| t.join().unwrap_or_else(|_| died()));
+        ends.collect()
+    });
+    results.into_iter().collect::<Result<()>>()?;
+    Ok(session.summary())
+}
+
+/// What came of one model.
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    cases: usize,
+    refused: usize,
+    crashed: usize,
+    differences: usize,
+    unloadable: bool,
+}
+
+/// What the workers share.
+struct State {
+    tallies: Vec<Tally>,
+    streams: Vec<Option<Cases>>,
+    begun: usize,
+    at: usize,
+    told: Instant,
+}
+
+impl State {
+    fn new(n: usize) -> Self {
+        Self {
+            tallies: vec![Tally::default(); n],
+            streams: (0..n).map(|_| None).collect(),
+            begun: 0,
+            at: 0,
+            told: Instant::now(),
+        }
+    }
+}
+
+/// What a worker does next.
+enum Work {
+    /// Both node lists of a model, before anything else.
+    Begin(usize),
+    Case(usize, Box<(Settings, Case)>),
+}
+
+struct Session<'a> {
+    request: &'a Request,
+    engine: &'a Engine,
+    folder: &'a Path,
+    subjects: &'a [Subject],
+    started: Instant,
+    state: Mutex<State>,
+}
+
+impl Session<'_> {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self, number: usize) -> Result<()> {
+        let mut worker = Worker::start(self.engine, self.folder, number)?;
+        while let Some(work) = self.next() {
+            match work {
+                Work::Begin(i) => self.begin(&mut worker, i)?,
+                Work::Case(i, case) => self.case(&mut worker, i, *case)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// First every model's node lists, then cases, a few of each model in turn.
+    fn next(&self) -> Option<Work> {
+        let minutes = self.request.minutes.unwrap_or(u64::MAX / 60);
+        if self.started.elapsed() >= Duration::from_secs(minutes * 60) {
+            return None;
+        }
+        let mut state = self.lock();
+        let state = &mut *state;
+        if state.begun < self.subjects.len() {
+            state.begun += 1;
+            return Some(Work::Begin(state.begun - 1));
+        }
+        if self.request.graph_only {
+            return None;
+        }
+        let wanted = self.request.cases.unwrap_or(usize::MAX);
+        for _ in 0..=self.subjects.len() {
+            let i = state.at % self.subjects.len();
+            let tally = &mut state.tallies[i];
+            match &mut state.streams[i] {
+                Some(stream) if tally.cases < wanted => {
+                    tally.cases += 1;
+                    if tally.cases.is_multiple_of(CHUNK) {
+                        state.at += 1;
+                    }
+                    return Some(Work::Case(i, Box::new(stream.next_case())));
+                }
+                _ => state.at += 1,
+            }
+        }
+        None
+    }
+
+    /// The node lists with flash attention and without; then the model's cases may come.
+    fn begin(&self, worker: &mut Worker<'_>, i: usize) -> Result<()> {
+        let subject = &self.subjects[i];
+        let entry = std::slice::from_ref(&subject.entry);
+        let known = match models::probe(self.engine, entry, self.folder) {
+            Ok(known) => known,
+            Err(error) => {
+                println!("{}: the engine does not load it: {error}", subject.shown);
+                self.lock().tallies[i].unloadable = true;
+                return Ok(());
+            }
+        };
+        for flash_attn in ["on", "off"] {
+            let gpu = Gpu {
+                total_bytes: 80 << 30,
+                compute_capability: "8.6".to_owned(),
+            };
+            let mut settings = Settings::plain(vec![gpu; 2]);
+            settings.flash_attn = flash_attn;
+            let case = settings.case(&known[0]);
+            let report = match &subject.model {
+                Ok(model) => nodes::report(worker, &case, model)?,
+                Err(_) => Some(String::new()),
+            };
+            let Some(report) = report else { continue };
+            self.lock().tallies[i].differences += 1;
+            let row = worker.ask(&case)?;
+            let ours = subject.estimate(&check::truth_row(&case, &row));
+            self.print(subject, &case, &row, &ours, &report);
+            if subject.model.is_err() {
+                return Ok(());
+            }
+        }
+        self.lock().streams[i] = known
+            .into_iter()
+            .next()
+            .map(|model| Cases::new(model, self.request.seed));
+        Ok(())
+    }
+
+    fn case(
+        &self,
+        worker: &mut Worker<'_>,
+        i: usize,
+        (settings, case): (Settings, Case),
+    ) -> Result<()> {
+        let subject = &self.subjects[i];
+        let verdict = worker.compare(subject, &case)?;
+        let minimised = {
+            let mut state = self.lock();
+            let tally = &mut state.tallies[i];
+            tally.refused += usize::from(verdict.row.outcome == Outcome::Refused);
+            tally.crashed += usize::from(verdict.row.outcome == Outcome::Crashed);
+            tally.differences += usize::from(verdict.differs());
+            let minimised = verdict.differs() && tally.differences <= MINIMISED;
+            self.tell(&mut state);
+            minimised
+        };
+        if minimised {
+            self.minimise(worker, i, settings, &case, verdict)?;
+        }
+        Ok(())
+    }
+
+    fn minimise(
+        &self,
+        worker: &mut Worker<'_>,
+        i: usize,
+        settings: Settings,
+        case: &Case,
+        found: Verdict,
+    ) -> Result<()> {
+        let subject = &self.subjects[i];
+        let Some(facts) = self.lock().streams[i].as_ref().map(|s| s.model().clone()) else {
+            return Ok(());
+        };
+        let kind = found.kind();
+        let mut smallest = (case.clone(), found);
+        let mut failed = None;
+        minimise::minimise(settings, |candidate| {
+            let case = candidate.clone().case(&facts);
+            match worker.compare(subject, &case) {
+                Ok(verdict) if verdict.differs() && verdict.kind() == kind => {
+                    smallest = (case, verdict);
+                    true
+                }
+                Ok(_) => false,
+                Err(error) => {
+                    failed = Some(error);
+                    false
+                }
+            }
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let (small, verdict) = smallest;
+        let graphs = match &subject.model {
+            Ok(model) if verdict.row.outcome == Outcome::Loaded => {
+                let equal =
+                    || "  graphs: nodes, splits, inputs and dependencies are equal\n".into();
+                nodes::report(worker, &small, model)?.unwrap_or_else(equal)
+            }
+            _ => String::new(),
+        };
+        let from = format!(
+            "  found with {} {}\n{graphs}",
+            crate::case::gpus_text(&case.gpus),
+            case.flags
+        );
+        self.print(subject, &small, &verdict.row, &verdict.ours, &from);
+        Ok(())
+    }
+
+    fn print(&self, subject: &Subject, case: &Case, row: &crate::row::Row, ours: &str, more: &str) {
+        let engine = check::truth_row(case, row).expected;
+        println!(
+            "DIFFERENCE {} seed {}\n  {}\n{}{more}",
+            subject.shown,
+            self.request.seed,
+            case.command(&subject.shown),
+            show::side_by_side(&engine, ours)
+        );
+    }
+
+    /// A line of progress every half minute.
+    fn tell(&self, state: &mut State) {
+        if state.told.elapsed() >= Duration::from_secs(30) {
+            state.told = Instant::now();
+            let sum = |f: fn(&Tally) -> usize| state.tallies.iter().map(f).sum::<usize>();
+            eprintln!(
+                "{} cases, {} differ, {:.0} s",
+                sum(|t| t.cases),
+                sum(|t| t.differences),
+                self.started.elapsed().as_secs_f64()
+            );
+        }
+    }
+
+    fn summary(&self) -> i32 {
+        let state = self.lock();
+        let mut all = Tally::default();
+        for (subject, tally) in self.subjects.iter().zip(&state.tallies) {
+            all.cases += tally.cases;
+            all.refused += tally.refused;
+            all.crashed += tally.crashed;
+            all.differences += tally.differences;
+            if tally.differences > 0 || tally.unloadable {
+                let word = if tally.unloadable {
+                    ", not loaded by the engine"
+                } else {
+                    ""
+                };
+                println!(
+                    "{}: {} of {} cases differ{word}",
+                    subject.shown, tally.differences, tally.cases
+                );
+            }
+        }
+        let seconds = self.started.elapsed().as_secs_f64();
+        println!(
+            "{} models, {} node lists, {} cases: {} refused, {} crashed (no truth), {} differences; seed {}, {seconds:.0} s, {:.1} cases/s",
+            self.subjects.len(),
+            4 * state.begun,
+            all.cases,
+            all.refused,
+            all.crashed,
+            all.differences,
+            self.request.seed,
+            all.cases as f64 / seconds
+        );
+        i32::from(all.differences > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_read_and_unknown_ones_refused() {
+        let request = Request::of(&["a.gguf", "--cases", "7", "--graph", "b.gguf"]).unwrap();
+        assert_eq!(request.models, [Path::new("a.gguf"), Path::new("b.gguf")]);
+        assert_eq!((request.cases, request.graph_only), (Some(7), true));
+        assert!(Request::of(&["--case", "7"]).is_err());
+        assert!(Request::of(&["--cases"]).is_err());
+    }
+}
