@@ -62,6 +62,7 @@ ggml_tensor * llama_model_loader::create_tensor(const llama_hparams &, const buf
     const string name = tn.str();
     if (auto * known = ggml_get_tensor(ASKED, name.c_str())) return known;
     if (!has(name, tn, flags)) return nullptr;
+    if (ne.size() == 0) return nullptr; // not used, whatever its shape
     for (int64_t n : ne) if (n <= 0) {
         if (flags & TENSOR_NOT_REQUIRED) return nullptr;
         throw std::runtime_error("tensor " + name + " would be empty: a key that says one of its dimensions is missing");

@@ -138,14 +138,29 @@ fn finished(command: &mut Command, model: &Path) -> Result<Vec<u8>> {
     }
     let log = String::from_utf8_lossy(&output.stderr);
     let lines: Vec<&str> = log.lines().filter(|line| !line.is_empty()).collect();
-    let tail = &lines[lines.len().saturating_sub(6)..];
+    let why: Vec<&str> = lines
+        .iter()
+        .copied()
+        .filter(|line| says_why(line) || line.contains("error loading model"))
+        .collect();
+    let why = match why[..] {
+        [] => &lines[lines.len().saturating_sub(6)..],
+        _ => &why[..],
+    };
     let words = format!(
         "{}: {}: {}",
         model.display(),
         output.status,
-        tail.join(" | ")
+        why.join(" | ")
     );
     Err(Error::new(words))
+}
+
+/// Whether a line is a failed assertion.
+fn says_why(line: &str) -> bool {
+    ["GGML_ASSERT", "GGML_ABORT", "fatal error"]
+        .iter()
+        .any(|word| line.contains(word))
 }
 
 fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
@@ -187,11 +202,7 @@ impl Jobs {
     pub fn last_words(&self) -> String {
         std::thread::sleep(Duration::from_millis(30)); // the reading thread may be a little behind
         let lines: Vec<String> = self.complaints.try_iter().collect();
-        let telling = lines.iter().find(|line| {
-            line.contains("GGML_ASSERT")
-                || line.contains("GGML_ABORT")
-                || line.contains("fatal error")
-        });
+        let telling = lines.iter().find(|line| says_why(line));
         let text = telling
             .or(lines.iter().rev().find(|line| !line.trim().is_empty()))
             .map_or("", String::as_str);

@@ -25,6 +25,10 @@ impl Entry {
     /// Made to embed texts, not to write them.
     pub fn is_embedding_model(&self) -> bool {
         self.arch.contains("bert")
+            || self.arch == "t5encoder"
+            || ["-embed", "-embedding"]
+                .iter()
+                .any(|end| self.arch.ends_with(end))
     }
 }
 

@@ -136,10 +136,11 @@ impl Spec {
         if let Some(model) = &self.model {
             key("general.name", model.as_str().into())?;
         }
-        if !self.keys.contains_key("tokenizer") {
+        let keys = flat(&self.keys);
+        if !keys.contains_key("tokenizer.ggml.model") {
             key("tokenizer.ggml.model", "no_vocab".into())?;
         }
-        for (name, toml) in &flat(&self.keys) {
+        for (name, toml) in &keys {
             let is_whole = ["general.", "tokenizer.", "xielu."]
                 .iter()
                 .any(|prefix| name.starts_with(prefix));
@@ -197,7 +198,7 @@ impl Spec {
 
 /// Matrices that are never stored in fewer than 32 bits.
 fn is_small(name: &str) -> bool {
-    const PARTS: [&str; 14] = [
+    const PARTS: [&str; 15] = [
         "ffn_gate_inp",
         "altup_correct_coef",
         "altup_predict_coef",
@@ -211,6 +212,7 @@ fn is_small(name: &str) -> bool {
         "time_mix_decay_w",
         "attn_rel_b",
         "_norm",
+        ".norm",
         "hc_",
     ];
     let is_weight = [".weight", ".lora_a", ".lora_b"]
