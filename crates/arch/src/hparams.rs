@@ -182,6 +182,8 @@ pub struct Hparams {
     pub rescale_every_n_layers: i64,
     /// `pooling_type` of the file.
     pub pooling_type: Option<i64>,
+    /// Recurrent layers have a KV cache too (Falcon-H1).
+    pub recurrent_attends: bool,
     /// Layers come in two kinds, with and without a window, and so do the caches.
     pub has_swa_layers: bool,
 }
@@ -204,7 +206,8 @@ impl Hparams {
     /// `has_kv`: layer `il` has a KV cache of its own.
     pub fn has_kv(&self, il: usize) -> bool {
         let layer = &self.layers[il];
-        self.has_memory && !layer.is_recurrent && layer.n_head_kv > 0 && il < self.n_layer_kv
+        let attends = !layer.is_recurrent || self.recurrent_attends;
+        self.has_memory && attends && layer.n_head_kv > 0 && il < self.n_layer_kv
     }
 
     /// What every architecture reads (`llama_model::load_hparams`).
@@ -246,6 +249,7 @@ impl Hparams {
             no_rope: keys.flag("rope.scaling.finetuned")? == Some(false),
             rescale_every_n_layers: keys.int("rescale_every_n_layers", LAYERS)?.unwrap_or(0),
             pooling_type: keys.int("pooling_type", 16)?,
+            recurrent_attends: false,
             has_swa_layers: false,
         })
     }

@@ -5,6 +5,7 @@ mod bert;
 mod cohere;
 mod deepseek;
 mod falcon;
+mod falcon_h1;
 mod gemma;
 mod gemma3n;
 mod glm;
@@ -15,9 +16,12 @@ mod llama;
 mod mamba;
 mod minicpm3;
 mod olmo2;
+mod plamo2;
 mod qwen;
 mod qwen3next;
+mod rwkv;
 mod rwkv6;
+mod rwkv7;
 
 use crate::Result;
 use crate::graph::{LlmGraph, Norm};
@@ -30,6 +34,7 @@ const FAMILIES: &[&[Architecture]] = &[
     cohere::ALL,
     deepseek::ALL,
     falcon::ALL,
+    falcon_h1::ALL,
     gemma::ALL,
     gemma3n::ALL,
     glm::ALL,
@@ -40,9 +45,10 @@ const FAMILIES: &[&[Architecture]] = &[
     mamba::ALL,
     minicpm3::ALL,
     olmo2::ALL,
+    plamo2::ALL,
     qwen::ALL,
     qwen3next::ALL,
-    rwkv6::ALL,
+    rwkv::ALL,
 ];
 
 /// An architecture of llama.cpp: `general.architecture` and what follows from it.

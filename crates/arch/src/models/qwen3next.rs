@@ -14,6 +14,10 @@ pub(super) const ALL: &[Architecture] = &[
         .reads(qwen35_hparams)
         .large_graph()
         .no_scan(),
+    Architecture::new("qwen35moe", qwen35)
+        .reads(qwen35_hparams)
+        .large_graph()
+        .no_scan(),
     Architecture::new("qwen3next", qwen3next)
         .reads(hparams)
         .large_graph()
@@ -41,7 +45,7 @@ pub(super) fn qwen35(g: &mut LlmGraph<'_>) {
     graph(g, false);
 }
 
-/// `next`: Qwen3-Next packs beta with alpha and Q with its gate, and has experts.
+/// `next`: Qwen3-Next packs beta with alpha, and repeats Q and K to V's heads.
 fn graph(g: &mut LlmGraph<'_>, next: bool) {
     let mut x = g.embed(false);
     for il in 0..g.hp.n_layer() {
@@ -54,7 +58,7 @@ fn graph(g: &mut LlmGraph<'_>, next: bool) {
         };
         let h = g.add(cur, x);
         let n = g.norm(h, Kind::AttnPostNorm, il);
-        let cur = if next {
+        let cur = if g.has(il, Kind::FfnGateInp) {
             experts(g, n, il)
         } else {
             g.ffn(n, Ffn::Silu, il)

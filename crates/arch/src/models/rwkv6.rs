@@ -1,90 +1,55 @@
-//! RWKV-6: time mixing with a matrix state a head, channel mixing, both shifted by one token.
+//! Time mixing of RWKV-6, and of Qwen 2 remade after it (QRWKV 6).
 
-use super::Architecture;
-use crate::Result;
+use super::rwkv::{head_norm, lerp, wkv};
 use crate::graph::LlmGraph;
-use crate::hparams::{Hparams, Ssm, limits};
-use crate::keys::Keys;
-use crate::names::{Global, Kind, Part};
-use vramfit_ggml::{Op, TensorId, Type, Unary};
-
-/// Its architectures.
-pub(super) const ALL: &[Architecture] = &[Architecture::new("rwkv6", graph)
-    .reads(hparams)
-    .layer_norm()];
+use crate::names::Kind;
+use vramfit_ggml::{Op, TensorId, Unary};
 
 /// Streams that time mixing interpolates at once: w, k, v, r, g.
 const N_MIX: i64 = 5;
 
-pub(super) fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
-    let n_shift = keys.int("token_shift_count", 16)?.unwrap_or(2);
-    let head = keys.require("wkv.head_size", limits::WIDTH)?;
-    hp.ssm = Some(Ssm {
-        d_conv: n_shift + 1,
-        d_inner: hp.n_embd,
-        d_state: head,
-        ..Ssm::default()
+/// RWKV-6 has a bonus for the current token (`time_mix_first`); without it the recurrence is gated
+/// linear attention.
+pub(super) fn time_mix(g: &mut LlmGraph<'_>, cur: TensorId, prev: TensorId, il: usize) -> TensorId {
+    let ssm = g.ssm();
+    let (n_embd, head, n_seqs, n_tokens) = (ssm.d_inner, ssm.d_state, g.cp.n_seq_max, g.n_tokens);
+    let n_head = n_embd / head.max(1);
+    let heads = [head, n_head, n_tokens, 1];
+    let is_gla = !g.has(il, Kind::TimeMixFirst);
+    let [xw, xk, xv, xr, xg] = mixed_streams(g, cur, prev, il);
+    let r = g.linear(xr, Kind::TimeMixReceptance, il);
+    let [k, v] = [(xk, Kind::TimeMixKey), (xv, Kind::TimeMixValue)].map(|(x, kind)| {
+        let t = g.linear(x, kind, il);
+        repeat_heads(g, t, head, n_head, il)
     });
-    hp.set_recurrent(|_, _| true);
-    Ok(())
+    let gate = g.linear(xg, Kind::TimeMixGate, il);
+    let gate = g.unary(if is_gla { Unary::Sigmoid } else { Unary::Silu }, gate);
+    let [mut k, v, r] = [k, v, r].map(|t| g.reshape(t, heads));
+    let w = decay(g, xw, il);
+    let w = g.reshape(w, heads);
+
+    let cur = if is_gla {
+        let faded = g.mul(k, w);
+        k = g.sub(k, faded);
+        wkv(g, Op::GatedLinearAttn, &[k, v, r, w], il)
+    } else {
+        let first = g.weight(il, Kind::TimeMixFirst);
+        wkv(g, Op::RwkvWkv6, &[k, v, r, first, w], il)
+    };
+    let cur = head_norm(g, cur, il);
+    let cur = g.mul(cur, gate);
+    let cur = g.linear(cur, Kind::TimeMixOutput, il);
+    g.reshape(cur, [n_embd, n_tokens / n_seqs.max(1), n_seqs, 1])
 }
 
-pub(super) fn graph(g: &mut LlmGraph<'_>) {
-    let x = g.embed(false);
-    let w = g.global_of_layer(Global::TokenEmbdNorm, Part::Weight, 0);
-    let b = g.global_of_layer(Global::TokenEmbdNorm, Part::Bias, 0);
-    let mut x = g.norm_with(x, w, b, Some(0));
-    let every = g.hp.rescale_every_n_layers;
-    for il in 0..g.hp.n_layer() {
-        x = layer(g, x, il);
-        if every != 0 && (il as i64 + 1) % every == 0 {
-            x = g.scale(x);
-        }
+/// K or V, repeated to all heads where heads share them.
+fn repeat_heads(g: &mut LlmGraph<'_>, t: TensorId, head: i64, n_head: i64, il: usize) -> TensorId {
+    let (n_head_kv, n_tokens) = (g.hp.layers[il].n_head_kv, g.n_tokens);
+    if n_head_kv == 0 || n_head_kv == n_head {
+        return t;
     }
-    let embd = g.final_norm(x);
-    g.lm_head(embd, embd);
-}
-
-fn layer(g: &mut LlmGraph<'_>, x: TensorId, il: usize) -> TensorId {
-    let (n_embd, n_seqs, n_time, n_tokens) =
-        (g.hp.n_embd, g.cp.n_seq_max, g.n_seq_tokens(), g.n_tokens);
-    let x = g.reshape(x, [n_embd, n_time, n_seqs, 1]);
-    let (shift_state, wkv_state) = (g.conv_state(il), g.scan_state(il));
-    let shift = g.gather_state(shift_state);
-    let shift = g.reshape(shift, [n_embd, 2, n_seqs, 1]);
-    let nb = g[shift].nb;
-    let [att_before, ffn_before] =
-        [(); 2].map(|()| g.view_3d(shift, [n_embd, 1, n_seqs], [nb[1], nb[2]]));
-
-    let att = g.norm(x, Kind::AttnNorm, il);
-    let att_prev = shifted(g, att, att_before);
-    let cur = time_mix(g, att, att_prev, wkv_state, il);
-    let h = g.add(cur, x);
-    let ffn = g.norm(h, Kind::AttnNorm2, il);
-    let ffn_prev = shifted(g, ffn, ffn_before);
-
-    let [att_last, ffn_last] = [att, ffn].map(|t| {
-        let nb = g[t].nb;
-        g.view_3d(t, [n_embd, 1, n_seqs], [nb[1], nb[2]])
-    });
-    let last = g.concat(att_last, ffn_last, 1);
-    let n = 2 * n_embd * n_seqs;
-    let last = g.view_1d(last, n);
-    let target = g.view_1d(shift_state, n);
-    let kept = g.cpy(last, target);
-    g.expand(kept);
-
-    let [h, ffn, ffn_prev] = [h, ffn, ffn_prev].map(|t| g.reshape(t, [n_embd, n_tokens, 1, 1]));
-    let [h, ffn, ffn_prev] = [h, ffn, ffn_prev].map(|t| g.last_rows(il, t));
-    let cur = channel_mix(g, ffn, ffn_prev, il);
-    g.add(cur, h)
-}
-
-/// Each token's predecessor; the first one's is from the batch before.
-fn shifted(g: &mut LlmGraph<'_>, x: TensorId, before: TensorId) -> TensorId {
-    let (ne, nb) = (g[x].ne, g[x].nb);
-    let earlier = g.view_3d(x, [ne[0], ne[1] - 1, ne[2]], [nb[1], nb[2]]);
-    g.concat(before, earlier, 1)
+    let t = g.reshape(t, [head, 1, n_head_kv, n_tokens]);
+    g.repeat(t, [head, n_head / n_head_kv, n_head_kv, n_tokens])
 }
 
 /// What time mixing attends to, interpolated between a token and its predecessor.
@@ -98,9 +63,7 @@ fn mixed_streams(
     let diff = g.sub(prev, cur);
     let diff = g.reshape(diff, [n_embd, n_tokens, 1, 1]);
     let cur = g.reshape(cur, [n_embd, n_tokens, 1, 1]);
-    let lerp_x = g.weight(il, Kind::TimeMixLerpX);
-    let mix = g.mul(diff, lerp_x);
-    let mix = g.add(mix, cur);
+    let mix = lerp(g, diff, cur, Kind::TimeMixLerpX, il);
     let w1 = g.weight(il, Kind::TimeMixW1);
     let rank = g[w1].ne[1] / N_MIX;
     let mix = g.mul_mat(w1, mix);
@@ -122,54 +85,6 @@ fn mixed_streams(
     [(); N_MIX as usize].map(|()| g.view_2d(mix, [n_embd, n_tokens], row))
 }
 
-fn time_mix(
-    g: &mut LlmGraph<'_>,
-    cur: TensorId,
-    prev: TensorId,
-    state: TensorId,
-    il: usize,
-) -> TensorId {
-    let ssm = g.ssm();
-    let (n_embd, head, n_seqs, n_tokens) = (ssm.d_inner, ssm.d_state, g.cp.n_seq_max, g.n_tokens);
-    let n_head = n_embd / head.max(1);
-    let heads = [head, n_head, n_tokens, 1];
-    let [xw, xk, xv, xr, xg] = mixed_streams(g, cur, prev, il);
-    let r = g.linear(xr, Kind::TimeMixReceptance, il);
-    let k = g.linear(xk, Kind::TimeMixKey, il);
-    let v = g.linear(xv, Kind::TimeMixValue, il);
-    let gate = g.linear(xg, Kind::TimeMixGate, il);
-    let gate = g.unary(Unary::Silu, gate);
-    let [k, v, r] = [k, v, r].map(|t| g.reshape(t, heads));
-    let w = decay(g, xw, il);
-    let w = g.reshape(w, heads);
-
-    let before = g.gather_state(state);
-    let first = g.weight(il, Kind::TimeMixFirst);
-    let out = g.new_tensor(
-        Op::RwkvWkv6,
-        Type::F32,
-        [n_embd, n_tokens + head * n_seqs, 1, 1],
-        &[k, v, r, first, w, before],
-    );
-    let cur = g.view_1d(out, n_embd * n_tokens);
-    let n = n_embd * head * n_seqs;
-    let after = g.view_1d(out, n);
-    let target = g.view_1d(state, n);
-    let kept = g.cpy(after, target);
-    g.expand(kept);
-
-    let cur = g.reshape(cur, heads);
-    let cur = g.norm_with(cur, None, None, None);
-    let cur = g.reshape(cur, [n_embd, n_tokens, 1, 1]);
-    let ln = g.weight(il, Kind::TimeMixLn);
-    let ln_b = g.bias(il, Kind::TimeMixLn);
-    let cur = g.mul(cur, ln);
-    let cur = g.add(cur, ln_b);
-    let cur = g.mul(cur, gate);
-    let cur = g.linear(cur, Kind::TimeMixOutput, il);
-    g.reshape(cur, [n_embd, n_tokens / n_seqs, n_seqs, 1])
-}
-
 /// `exp(-exp(w))` of a low-rank map of the stream.
 fn decay(g: &mut LlmGraph<'_>, x: TensorId, il: usize) -> TensorId {
     let w = g.linear(x, Kind::TimeMixDecayW1, il);
@@ -180,21 +95,4 @@ fn decay(g: &mut LlmGraph<'_>, x: TensorId, il: usize) -> TensorId {
     let w = g.unary(Unary::Exp, w);
     let w = g.unary(Unary::Neg, w);
     g.unary(Unary::Exp, w)
-}
-
-fn channel_mix(g: &mut LlmGraph<'_>, cur: TensorId, prev: TensorId, il: usize) -> TensorId {
-    let diff = g.sub(prev, cur);
-    let lerp_k = g.weight(il, Kind::ChannelMixLerpK);
-    let xk = g.mul(diff, lerp_k);
-    let xk = g.add(xk, cur);
-    let lerp_r = g.weight(il, Kind::ChannelMixLerpR);
-    let xr = g.mul(diff, lerp_r);
-    let xr = g.add(xr, cur);
-    let r = g.linear(xr, Kind::ChannelMixReceptance, il);
-    let r = g.unary(Unary::Sigmoid, r);
-    let k = g.linear(xk, Kind::ChannelMixKey, il);
-    let k = g.unary(Unary::Relu, k);
-    let k = g.map(Op::Sqr, k);
-    let v = g.linear(k, Kind::ChannelMixValue, il);
-    g.mul(r, v)
 }

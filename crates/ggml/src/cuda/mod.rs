@@ -155,7 +155,7 @@ impl Cuda {
             Op::Cpy => supports_cpy(a, src(1)),
             Op::Repeat => is_float(a.ty),
             Op::Concat => a.ty == src(1).ty,
-            Op::Norm | Op::RmsNorm => a.has_contiguous_rows(),
+            Op::L2Norm | Op::Norm | Op::RmsNorm => a.has_contiguous_rows(),
             Op::Add | Op::Sub | Op::Mul | Op::Div => {
                 is_float(a.ty) && is_float(src(1).ty) && is_float(t.ty)
             }
