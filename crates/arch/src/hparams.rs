@@ -32,6 +32,8 @@ pub struct LayerHparams {
     pub n_embd_head_k: i64,
     /// Width of a V head.
     pub n_embd_head_v: i64,
+    /// Experts a token, where the layer has any.
+    pub n_expert_used: i64,
     /// Attends to a sliding window only.
     pub is_swa: bool,
     /// Keeps a recurrent state instead of a KV cache.
@@ -66,8 +68,6 @@ pub enum Gating {
 pub struct Moe {
     /// Experts a layer.
     pub n_expert: i64,
-    /// Experts a token.
-    pub n_expert_used: i64,
     /// Groups of experts; more than one: groups are chosen first.
     pub n_expert_groups: i64,
     /// Groups a token.
@@ -224,7 +224,6 @@ impl Hparams {
         let n_ctx_orig = keys.positive("rope.scaling.original_context_length", CONTEXT)?;
         let layers = load_layers(keys, n_layer, n_embd)?;
         Ok(Hparams {
-            layers,
             n_layer_all: n_layer_all as usize,
             n_embd,
             n_vocab,
@@ -233,7 +232,7 @@ impl Hparams {
             n_rot: keys.positive("rope.dimension_count", WIDTH)?,
             n_swa: 0,
             n_layer_kv: n_layer,
-            moe: load_moe(keys)?,
+            moe: load_moe(keys, &layers)?,
             mla: load_mla(keys)?,
             kv_lora_rank: keys.positive("attention.kv_lora_rank", WIDTH)?,
             ssm: load_ssm(keys)?,
@@ -251,6 +250,7 @@ impl Hparams {
             pooling_type: keys.int("pooling_type", 16)?,
             recurrent_attends: false,
             has_swa_layers: false,
+            layers,
         })
     }
 
@@ -322,25 +322,37 @@ fn load_layers(keys: &Keys<'_>, n_layer: usize, n_embd: i64) -> Result<Vec<Layer
     let head_v = keys
         .positive("attention.value_length", WIDTH)?
         .unwrap_or(width);
-    let layer = |(n_head, n_head_kv)| LayerHparams {
+    let n_used = keys.per_layer("expert_used_count", n_layer, EXPERTS)?;
+    let n_used = n_used.unwrap_or_else(|| vec![0; n_layer]);
+    let layer = |((n_head, n_head_kv), n_expert_used)| LayerHparams {
         n_head,
         n_head_kv,
         n_embd_head_k: head_k,
         n_embd_head_v: head_v,
+        n_expert_used,
         is_swa: false,
         is_recurrent: false,
     };
-    Ok(n_head.into_iter().zip(n_head_kv).map(layer).collect())
+    let heads = n_head.into_iter().zip(n_head_kv);
+    Ok(heads.zip(n_used).map(layer).collect())
 }
 
-fn load_moe(keys: &Keys<'_>) -> Result<Option<Moe>> {
+fn load_moe(keys: &Keys<'_>, layers: &[LayerHparams]) -> Result<Option<Moe>> {
     let Some(n_expert) = keys.positive("expert_count", EXPERTS)? else {
         return Ok(None);
     };
+    let used = layers.iter().map(|l| l.n_expert_used).max().unwrap_or(0);
+    if !(1..=n_expert).contains(&used) {
+        return Err(Error::KeyRange {
+            key: "expert_used_count".to_string(),
+            value: used,
+            min: 1,
+            max: n_expert,
+        });
+    }
     let scale = keys.float("expert_weights_scale")?.unwrap_or(0.0);
     Ok(Some(Moe {
         n_expert,
-        n_expert_used: keys.require("expert_used_count", n_expert)?,
         n_expert_groups: keys.int("expert_group_count", n_expert)?.unwrap_or(0),
         n_group_used: keys.int("expert_group_used_count", n_expert)?.unwrap_or(0),
         scales_weights: scale != 0.0 && scale != 1.0,

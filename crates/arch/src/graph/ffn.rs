@@ -5,7 +5,7 @@ use crate::hparams::{Gating, Moe};
 use crate::names::{Kind, Part};
 use vramfit_ggml::{Glu, Op, TensorId, Unary};
 
-/// Activation of a dense feed-forward block.
+/// Activation of a feed-forward block, dense or of experts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ffn {
     /// SiLU, gated where the layer has a gate.
@@ -16,6 +16,13 @@ pub enum Ffn {
     ReluSqr,
     /// SwiGLU with gate and up in one matrix.
     SwigluFused,
+    /// gpt-oss's gated SiLU with limits.
+    SwigluOai,
+    /// Kimi K3's SiLU with soft limits on the gate and, where asked for, on what is gated.
+    Situ {
+        /// Both are limited.
+        limits_up: bool,
+    },
 }
 
 /// How a mixture of experts departs from the file's own settings.
@@ -27,8 +34,8 @@ pub struct MoeOptions {
     pub norms_weights: bool,
     /// Weights go in before the experts, not behind them (Llama 4).
     pub weights_before: bool,
-    /// Activation of gated experts.
-    pub glu: Glu,
+    /// Activation of the experts.
+    pub activation: Ffn,
 }
 
 impl MoeOptions {
@@ -39,7 +46,7 @@ impl MoeOptions {
             gating,
             norms_weights,
             weights_before: false,
-            glu: Glu::Swiglu,
+            activation: Ffn::Silu,
         }
     }
 
@@ -59,27 +66,38 @@ impl LlmGraph<'_> {
     /// The dense block of layer `il` (`build_ffn`).
     pub fn ffn(&mut self, x: TensorId, kind: Ffn, il: usize) -> TensorId {
         let up = self.linear(x, Kind::FfnUp, il);
-        let cur = if self.has(il, Kind::FfnGate) {
-            let gate = self.linear(x, Kind::FfnGate, il);
-            let glu = if kind == Ffn::Gelu {
-                Glu::Geglu
-            } else {
-                Glu::Swiglu
-            };
-            self.glu_split(glu, gate, up)
-        } else {
-            match kind {
-                Ffn::Silu => self.unary(Unary::Silu, up),
-                Ffn::Gelu => self.unary(Unary::Gelu, up),
-                Ffn::SwigluFused => self.glu(Glu::Swiglu, up),
-                Ffn::ReluSqr => {
-                    let relu = self.unary(Unary::Relu, up);
-                    self.map(Op::Sqr, relu)
-                }
-            }
-        };
+        let gate = self
+            .has(il, Kind::FfnGate)
+            .then(|| self.linear(x, Kind::FfnGate, il));
+        let cur = self.activate(kind, gate, up);
         self.name_layer(cur, "ffn_act", il);
         self.linear(cur, Kind::FfnDown, il)
+    }
+
+    /// What goes into the last matrix of a block.
+    pub fn activate(&mut self, kind: Ffn, gate: Option<TensorId>, up: TensorId) -> TensorId {
+        match (kind, gate) {
+            (Ffn::Situ { limits_up }, Some(gate)) => self.situ(gate, up, limits_up),
+            (Ffn::Gelu, Some(gate)) => self.glu_split(Glu::Geglu, gate, up),
+            (Ffn::SwigluOai, Some(gate)) => self.glu_split(Glu::SwigluOai, gate, up),
+            (_, Some(gate)) => self.glu_split(Glu::Swiglu, gate, up),
+            (Ffn::Gelu, None) => self.unary(Unary::Gelu, up),
+            (Ffn::SwigluFused, None) => self.glu(Glu::Swiglu, up),
+            (Ffn::ReluSqr, None) => {
+                let relu = self.unary(Unary::Relu, up);
+                self.map(Op::Sqr, relu)
+            }
+            (_, None) => self.unary(Unary::Silu, up),
+        }
+    }
+
+    /// `b tanh(gate / b) sigmoid(gate) c tanh(up / c)`.
+    fn situ(&mut self, gate: TensorId, up: TensorId, limits_up: bool) -> TensorId {
+        let limited = self.softcap(gate);
+        let open = self.unary(Unary::Sigmoid, gate);
+        let act = self.mul(limited, open);
+        let up = if limits_up { self.softcap(up) } else { up };
+        self.mul(act, up)
     }
 
     /// Experts where layer `il` has a router (and shared ones, if any, added), else the dense block.
@@ -91,38 +109,50 @@ impl LlmGraph<'_> {
         if !self.has(il, Kind::FfnUpShexp) {
             return routed;
         }
-        let shared = self.shared_expert(x, il);
+        let shared = self.shared_expert(x, options.activation, il);
         self.add(routed, shared)
     }
 
     /// The expert that every token takes.
-    pub fn shared_expert(&mut self, x: TensorId, il: usize) -> TensorId {
+    pub fn shared_expert(&mut self, x: TensorId, kind: Ffn, il: usize) -> TensorId {
         let up = self.linear(x, Kind::FfnUpShexp, il);
-        let gate = self.linear(x, Kind::FfnGateShexp, il);
-        let cur = self.glu_split(Glu::Swiglu, gate, up);
+        let gate = self
+            .has(il, Kind::FfnGateShexp)
+            .then(|| self.linear(x, Kind::FfnGateShexp, il));
+        let cur = self.activate(kind, gate, up);
         self.linear(cur, Kind::FfnDownShexp, il)
     }
 
     /// Experts of layer `il` (`build_moe_ffn`).
     pub fn moe(&mut self, x: TensorId, options: MoeOptions, il: usize) -> TensorId {
+        let logits = self.linear(x, Kind::FfnGateInp, il);
+        self.moe_routed(x, logits, options, il)
+    }
+
+    /// [`moe`](Self::moe) where the router's `logits` are made of something else than `x`.
+    pub fn moe_routed(
+        &mut self,
+        x: TensorId,
+        logits: TensorId,
+        options: MoeOptions,
+        il: usize,
+    ) -> TensorId {
         let Some(moe) = self.hp.moe else {
             return self.missing("expert_count".to_string());
         };
         let (n_embd, n_tokens) = (self[x].ne[0], self[x].ne[1]);
-        let n_used = moe.n_expert_used;
-        let (ids, weights) = self.route(x, &moe, options, il);
+        let n_used = self.hp.layers[il].n_expert_used;
+        let (ids, weights) = self.route(logits, &moe, options, il);
         let mut cur = self.reshape(x, [n_embd, 1, n_tokens, 1]);
         if options.weights_before {
             let repeated = self.repeat(cur, [n_embd, n_used, n_tokens, 1]);
             cur = self.mul(repeated, weights);
         }
         let up = self.expert_linear(cur, Kind::FfnUpExps, ids, il);
-        let hidden = if self.has(il, Kind::FfnGateExps) {
-            let gate = self.expert_linear(cur, Kind::FfnGateExps, ids, il);
-            self.glu_split(options.glu, gate, up)
-        } else {
-            self.unary(Unary::Silu, up)
-        };
+        let gate = self
+            .has(il, Kind::FfnGateExps)
+            .then(|| self.expert_linear(cur, Kind::FfnGateExps, ids, il));
+        let hidden = self.activate(options.activation, gate, up);
         self.name_layer(hidden, "ffn_moe_act", il);
         let mut experts = self.expert_linear(hidden, Kind::FfnDownExps, ids, il);
         if !options.weights_before {
@@ -147,13 +177,12 @@ impl LlmGraph<'_> {
     /// Chosen experts and their weights, `[n_used, n_tokens]` and `[1, n_used, n_tokens]`.
     fn route(
         &mut self,
-        x: TensorId,
+        logits: TensorId,
         moe: &Moe,
         options: MoeOptions,
         il: usize,
     ) -> (TensorId, TensorId) {
-        let (n_used, n_tokens) = (moe.n_expert_used, self[x].ne[1]);
-        let logits = self.linear(x, Kind::FfnGateInp, il);
+        let (n_used, n_tokens) = (self.hp.layers[il].n_expert_used, self[logits].ne[1]);
         let probs = match options.gating {
             Gating::Softmax => self.soft_max(logits, None, None),
             Gating::Sigmoid => self.unary(Unary::Sigmoid, logits),

@@ -7,7 +7,7 @@ use crate::graph::{Ffn, LlmGraph, MoeOptions};
 use crate::hparams::{Gating, Hparams};
 use crate::keys::Keys;
 use crate::names::{Global, Kind};
-use vramfit_ggml::{Flags, Glu, TensorId};
+use vramfit_ggml::{Flags, TensorId};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
@@ -54,7 +54,7 @@ pub(super) fn gpt_oss(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     let options = MoeOptions {
         gating: Gating::SoftmaxWeight,
-        glu: Glu::SwigluOai,
+        activation: Ffn::SwigluOai,
         ..MoeOptions::softmax(false)
     };
     g.layers(x, |g, x, il| {

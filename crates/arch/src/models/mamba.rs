@@ -1,9 +1,9 @@
-//! Mamba, Mamba 2, Jamba and Nemotron-H: layers with a state, alone or between attention.
+//! Mamba, Mamba 2, Jamba and Nemotron-H (also with experts): layers with a state, alone or between attention.
 
 use super::Architecture;
 use crate::Result;
 use crate::graph::{Ffn, LlmGraph, MoeOptions};
-use crate::hparams::{Hparams, limits};
+use crate::hparams::{Gating, Hparams, limits};
 use crate::keys::Keys;
 use crate::names::Kind;
 use vramfit_ggml::{Flags, TensorId};
@@ -14,6 +14,7 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("mamba", mamba).reads(hybrid_hparams),
     Architecture::new("mamba2", mamba2).reads(hybrid_hparams),
     Architecture::new("nemotron_h", nemotron_h).reads(nemotron_h_hparams),
+    Architecture::new("nemotron_h_moe", nemotron_h).reads(nemotron_h_hparams),
 ];
 
 /// Layers without KV heads are recurrent.
@@ -79,11 +80,11 @@ pub(super) fn nemotron_h(g: &mut LlmGraph<'_>) {
         let n = g.norm(x, Kind::AttnNorm, il);
         let cur = if g.hp.layers[il].is_recurrent {
             g.mamba2(n, il)
-        } else if g.has(il, Kind::AttnQ) {
+        } else if g.has(il, Kind::AttnOutput) {
             let qkv = g.qkv(n, il);
             g.attention(qkv, il)
         } else {
-            g.ffn(n, Ffn::ReluSqr, il)
+            relu_sqr_ffn(g, n, il)
         };
         x = g.add(cur, x);
     }
@@ -91,4 +92,27 @@ pub(super) fn nemotron_h(g: &mut LlmGraph<'_>) {
     g[h].flags.insert(Flags::OUTPUT);
     let embd = g.output_rows(h);
     g.lm_head(embd, embd);
+}
+
+/// Dense, or experts which may work on a narrower stream, and a shared one.
+fn relu_sqr_ffn(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
+    if !g.has(il, Kind::FfnGateInp) {
+        return g.ffn(n, Ffn::ReluSqr, il);
+    }
+    let options = MoeOptions {
+        activation: Ffn::ReluSqr,
+        gating: Gating::Sigmoid,
+        ..MoeOptions::of_file(&g.hp.moe)
+    };
+    let mut cur = n;
+    if g.has(il, Kind::FfnLatentDown) {
+        cur = g.linear(n, Kind::FfnLatentDown, il);
+    }
+    let logits = g.linear(n, Kind::FfnGateInp, il);
+    let mut routed = g.moe_routed(cur, logits, options, il);
+    if g.has(il, Kind::FfnLatentUp) {
+        routed = g.linear(routed, Kind::FfnLatentUp, il);
+    }
+    let shared = g.shared_expert(n, Ffn::ReluSqr, il);
+    g.add(routed, shared)
 }

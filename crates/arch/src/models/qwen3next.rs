@@ -74,7 +74,7 @@ fn graph(g: &mut LlmGraph<'_>, next: bool) {
 /// Routed experts and a shared one with a gate of its own.
 fn experts(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
     let routed = g.moe(n, MoeOptions::softmax(true), il);
-    let shared = g.shared_expert(n, il);
+    let shared = g.shared_expert(n, Ffn::Silu, il);
     let gate = g.linear(n, Kind::FfnGateInpShexp, il);
     let gate = g.unary(Unary::Sigmoid, gate);
     let shared = g.mul(shared, gate);
