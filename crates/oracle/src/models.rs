@@ -2,11 +2,13 @@
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use vramfit_gguf::Header;
 
-use crate::error::{Context, Result};
-use crate::kit::Engine;
+use crate::error::{Context, Error, Result};
+use crate::kit::{Answer, Engine, Jobs};
+use crate::row::Row;
 
 /// A model of `fixtures/gguf`, by its header.
 #[derive(Clone, Debug)]
@@ -120,41 +122,41 @@ pub fn make_one_sparse(from: &Path, to: &Path, file_bytes: u64) -> Result<()> {
 
 /// Asks the engine about each model (a prediction, nothing is allocated).
 pub fn probe(engine: &Engine, entries: &[Entry], folder: &Path) -> Result<Vec<Model>> {
+    let mut jobs = engine.start_jobs()?;
+    let one = |entry| probe_one(&mut jobs, entry, folder);
+    entries.iter().map(one).collect()
+}
+
+/// Asks the engine about one model.
+pub fn probe_one(jobs: &mut Jobs, entry: &Entry, folder: &Path) -> Result<Model> {
     const TOKENS: u64 = 4096;
-    entries
+    let model = folder.join(&entry.file);
+    let line = format!(
+        "VGPU=G:80GiB:8.6 '{}' -ngl 99 -c {TOKENS} --swa-full 1 -fa on",
+        model.display()
+    );
+    let json = match jobs.ask(&line, Duration::from_secs(60)) {
+        Answer::Json(json) => json,
+        Answer::Lost(reason) => return Err(Error::new(reason)),
+    };
+    if json["error"].is_string() {
+        return Err(Error::new(Row::of(&json).tail)).context(&entry.file);
+    }
+    let facts = &json["result"]["model"];
+    let number = |key: &str| {
+        facts[key]
+            .as_u64()
+            .context(format!("{}: {key}", entry.file))
+    };
+    let devices = json["result"]["devices"].as_array().context("devices")?;
+    let contexts = devices
         .iter()
-        .map(|entry| {
-            let model = folder.join(&entry.file);
-            let flags = [
-                "-ngl",
-                "99",
-                "-c",
-                &TOKENS.to_string(),
-                "--swa-full",
-                "1",
-                "-fa",
-                "on",
-            ]
-            .map(str::to_owned);
-            let json = engine.ask(&[("VGPU", "G:80GiB:8.6")], &model, &flags)?;
-            let facts = &json["result"]["model"];
-            let number = |key: &str| {
-                facts[key]
-                    .as_u64()
-                    .context(format!("{}: {key}", entry.file))
-            };
-            let devices = json["result"]["devices"].as_array().context("devices")?;
-            let cache: u64 = devices
-                .iter()
-                .filter_map(|device| device["context"].as_u64())
-                .sum();
-            Ok(Model {
-                entry: entry.clone(),
-                n_ctx_train: number("n_ctx_train")?,
-                n_head: number("n_head")?,
-                n_expert: number("n_expert")?,
-                cache_bytes_per_token: cache / TOKENS,
-            })
-        })
-        .collect()
+        .filter_map(|device| device["context"].as_u64());
+    Ok(Model {
+        entry: entry.clone(),
+        n_ctx_train: number("n_ctx_train")?,
+        n_head: number("n_head")?,
+        n_expert: number("n_expert")?,
+        cache_bytes_per_token: contexts.sum::<u64>() / TOKENS,
+    })
 }

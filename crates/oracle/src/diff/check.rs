@@ -8,6 +8,7 @@ use crate::case::Case;
 use crate::common::truth;
 use crate::error::Result;
 use crate::kit::{Engine, Jobs};
+use crate::models::{self, Entry, Model};
 use crate::row::{Outcome, Row};
 use crate::truth::answer;
 
@@ -57,6 +58,11 @@ impl<'e> Worker<'e> {
             folder: folder.to_owned(),
             number,
         })
+    }
+
+    /// What the engine says about a model.
+    pub fn probe(&mut self, entry: &Entry) -> Result<Model> {
+        models::probe_one(&mut self.jobs, entry, &self.folder)
     }
 
     /// The engine's answer.

@@ -16,7 +16,6 @@ use crate::case::{Case, Gpu};
 use crate::error::{Context, Error, Result};
 use crate::grid::Cases;
 use crate::kit::Engine;
-use crate::models;
 use crate::row::Outcome;
 use crate::settings::Settings;
 use check::{Verdict, Worker};
@@ -104,8 +103,10 @@ struct Tally {
     cases: usize,
     refused: usize,
     crashed: usize,
+    /// Node lists and cases.
     differences: usize,
-    unloadable: bool,
+    /// Why there are no cases: the engine does not load it, or we do not.
+    left_out: Option<String>,
 }
 
 /// What the workers share.
@@ -197,12 +198,18 @@ impl Session<'_> {
     /// The node lists with flash attention and without; then the model's cases may come.
     fn begin(&self, worker: &mut Worker<'_>, i: usize) -> Result<()> {
         let subject = &self.subjects[i];
-        let entry = std::slice::from_ref(&subject.entry);
-        let known = match models::probe(self.engine, entry, self.folder) {
+        if let Err(error) = &subject.model {
+            self.lock().tallies[i].left_out = Some(format!("ours: {error}"));
+            // Among all fixtures a line in the summary will do; somebody who asks for a model wants the figures.
+            if self.request.models.is_empty() {
+                return Ok(());
+            }
+        }
+        let known = match worker.probe(&subject.entry) {
             Ok(known) => known,
             Err(error) => {
-                println!("{}: the engine does not load it: {error}", subject.shown);
-                self.lock().tallies[i].unloadable = true;
+                let reason = format!("not loaded by the engine: {error}");
+                self.lock().tallies[i].left_out = Some(reason);
                 return Ok(());
             }
         };
@@ -213,13 +220,13 @@ impl Session<'_> {
             };
             let mut settings = Settings::plain(vec![gpu; 2]);
             settings.flash_attn = flash_attn;
-            let case = settings.case(&known[0]);
+            let case = settings.case(&known);
             let report = match &subject.model {
                 Ok(model) => nodes::report(worker, &case, model)?,
                 Err(_) => Some(String::new()),
             };
             let Some(report) = report else { continue };
-            self.lock().tallies[i].differences += 1;
+            self.lock().tallies[i].differences += usize::from(subject.model.is_ok());
             let row = worker.ask(&case)?;
             let ours = subject.estimate(&check::truth_row(&case, &row));
             self.print(subject, &case, &row, &ours, &report);
@@ -227,10 +234,7 @@ impl Session<'_> {
                 return Ok(());
             }
         }
-        self.lock().streams[i] = known
-            .into_iter()
-            .next()
-            .map(|model| Cases::new(model, self.request.seed));
+        self.lock().streams[i] = Some(Cases::new(known, self.request.seed));
         Ok(())
     }
 
@@ -341,23 +345,25 @@ impl Session<'_> {
             all.refused += tally.refused;
             all.crashed += tally.crashed;
             all.differences += tally.differences;
-            if tally.differences > 0 || tally.unloadable {
-                let word = if tally.unloadable {
-                    ", not loaded by the engine"
-                } else {
-                    ""
-                };
+            if let Some(reason) = &tally.left_out {
+                println!("{}: {reason}", subject.shown);
+            } else if tally.differences > 0 {
+                let (n, cases) = (tally.differences, tally.cases);
                 println!(
-                    "{}: {} of {} cases differ{word}",
-                    subject.shown, tally.differences, tally.cases
+                    "{}: {n} differences in 4 node lists and {cases} cases",
+                    subject.shown
                 );
             }
         }
+        let left_out = state
+            .tallies
+            .iter()
+            .filter(|t| t.left_out.is_some())
+            .count();
         let seconds = self.started.elapsed().as_secs_f64();
         println!(
-            "{} models, {} node lists, {} cases: {} refused, {} crashed (no truth), {} differences; seed {}, {seconds:.0} s, {:.1} cases/s",
-            self.subjects.len(),
-            4 * state.begun,
+            "{} models compared, {left_out} left out; {} cases: {} refused, {} crashed (no truth); {} differences; seed {}, {seconds:.0} s, {:.1} cases/s",
+            state.begun - left_out,
             all.cases,
             all.refused,
             all.crashed,
@@ -365,7 +371,7 @@ impl Session<'_> {
             self.request.seed,
             all.cases as f64 / seconds
         );
-        i32::from(all.differences > 0)
+        i32::from(all.differences + left_out > 0)
     }
 }
 
