@@ -114,6 +114,8 @@ struct State {
     tallies: Vec<Tally>,
     streams: Vec<Option<Cases>>,
     begun: usize,
+    /// Models whose node lists are being compared.
+    beginning: usize,
     at: usize,
     told: Instant,
 }
@@ -124,6 +126,7 @@ impl State {
             tallies: vec![Tally::default(); n],
             streams: (0..n).map(|_| None).collect(),
             begun: 0,
+            beginning: 0,
             at: 0,
             told: Instant::now(),
         }
@@ -135,6 +138,8 @@ enum Work {
     /// Both node lists of a model, before anything else.
     Begin(usize),
     Case(usize, Box<(Settings, Case)>),
+    /// Another worker still begins what will have cases.
+    Wait,
 }
 
 struct Session<'a> {
@@ -155,7 +160,12 @@ impl Session<'_> {
         let mut worker = Worker::start(self.engine, self.folder, number)?;
         while let Some(work) = self.next() {
             match work {
-                Work::Begin(i) => self.begin(&mut worker, i)?,
+                Work::Begin(i) => {
+                    let result = self.begin(&mut worker, i);
+                    self.lock().beginning -= 1;
+                    result?;
+                }
+                Work::Wait => std::thread::sleep(Duration::from_millis(20)),
                 Work::Case(i, case) => self.case(&mut worker, i, *case)?,
             }
         }
@@ -172,6 +182,7 @@ impl Session<'_> {
         let state = &mut *state;
         if state.begun < self.subjects.len() {
             state.begun += 1;
+            state.beginning += 1;
             return Some(Work::Begin(state.begun - 1));
         }
         if self.request.graph_only {
@@ -192,7 +203,7 @@ impl Session<'_> {
                 _ => state.at += 1,
             }
         }
-        None
+        (state.beginning > 0).then_some(Work::Wait)
     }
 
     /// The node lists with flash attention and without; then the model's cases may come.
