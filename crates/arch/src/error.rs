@@ -48,7 +48,7 @@ pub enum Error {
     #[error("the key 'general.architecture' is missing: this file does not say what model it is")]
     NoArchitecture,
     /// An architecture whose graph vramfit does not know.
-    #[error("architecture '{name}' is not supported yet")]
+    #[error("architecture '{name}' is not known: there are bounds of what it takes, but no graph")]
     UnknownArchitecture {
         /// As the file names it.
         name: String,

@@ -129,6 +129,19 @@ pub struct Altup {
     pub n_embd_altup: i64,
 }
 
+/// What the keys of an architecture that is not known say, as far as known ones use them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Unknown {
+    /// Elements of a recurrent state, one sequence and layer, at most.
+    pub n_state: i64,
+    /// Residual streams.
+    pub n_streams: i64,
+    /// Layers attend to the caches of others, which may be on other devices.
+    pub shares_caches: bool,
+    /// Heads that only choose what to attend to.
+    pub n_indexer_head: i64,
+}
+
 /// The model's shape.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Hparams {
@@ -186,6 +199,8 @@ pub struct Hparams {
     pub recurrent_attends: bool,
     /// Layers come in two kinds, with and without a window, and so do the caches.
     pub has_swa_layers: bool,
+    /// Only of an architecture that is not known.
+    pub unknown: Option<Unknown>,
 }
 
 impl Hparams {
@@ -251,6 +266,7 @@ impl Hparams {
             recurrent_attends: false,
             has_swa_layers: false,
             layers,
+            unknown: None,
         })
     }
 

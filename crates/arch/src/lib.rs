@@ -16,9 +16,9 @@ mod placement;
 
 pub use error::{Error, Result};
 pub use graph::{Batch, BuiltGraph, Norm, build};
-pub use hparams::Hparams;
+pub use hparams::{Hparams, Unknown};
 pub use model::{Model, ModelTensor};
 pub use models::Architecture;
-pub use names::{Global, Kind, Name, Part};
+pub use names::{Global, Kind, Name, Part, Use};
 pub use params::{ContextParams, Pooling, pad_256};
 pub use placement::{CpuRepack, LoadedTensor, TensorOverride, WeightMap};

@@ -39,7 +39,9 @@ const fn key(kind: Kind, part: Part) -> u16 {
 /// What a GGUF header says, understood.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// Its family.
+    /// `general.architecture`.
+    pub architecture_name: String,
+    /// What is known of it; [`Architecture::UNKNOWN`] if nothing is.
     pub architecture: &'static Architecture,
     /// `general.name`.
     pub name: Option<String>,
@@ -59,13 +61,25 @@ impl Model {
     /// Reads what the header says. All that llama.cpp needs must be there; see [`Error`].
     pub fn load(header: &Header) -> Result<Model> {
         let name = header.architecture().ok_or(Error::NoArchitecture)?;
-        let architecture = Architecture::find(name).ok_or_else(|| Error::UnknownArchitecture {
-            name: name.to_string(),
-        })?;
+        Model::load_as(
+            header,
+            name,
+            Architecture::find(name).unwrap_or(Architecture::UNKNOWN),
+        )
+    }
+
+    /// [`load`](Self::load) as if the architecture were not known: the way to test bounds.
+    pub fn load_as_unknown(header: &Header) -> Result<Model> {
+        let name = header.architecture().ok_or(Error::NoArchitecture)?;
+        Model::load_as(header, name, Architecture::UNKNOWN)
+    }
+
+    fn load_as(header: &Header, name: &str, architecture: &'static Architecture) -> Result<Model> {
         let keys = Keys::new(header, name);
         let mut hparams = Hparams::load(&keys)?;
         (architecture.hparams)(&keys, &mut hparams)?;
         let mut model = Model {
+            architecture_name: name.to_string(),
             architecture,
             name: header
                 .get("general.name")
@@ -105,10 +119,11 @@ impl Model {
             Name::Global(global, part) => {
                 self.globals[Part::COUNT * global as usize + part as usize] = index;
             }
+            Name::Other(_) if !self.is_known() => {}
             _ => {
                 return Err(Error::UnexpectedTensor {
                     name: tensor.name,
-                    architecture: self.architecture.name.to_string(),
+                    architecture: self.architecture_name.clone(),
                 });
             }
         }
@@ -119,6 +134,26 @@ impl Model {
         self.n_params = self.n_params.saturating_add(n);
         self.tensors.push(tensor);
         Ok(())
+    }
+
+    /// Its graph is known.
+    pub fn is_known(&self) -> bool {
+        self.architecture.graph.is_some()
+    }
+
+    /// Of an architecture that is not known: a tensor that names do not place for sure, so that it is counted
+    /// wherever it may go.
+    pub fn has_two_homes(&self, index: usize) -> bool {
+        let role = self.tensors[index].role;
+        let is_ambiguous = match role {
+            Name::Layer(_, kind, _) => kind == Kind::SsmA,
+            Name::Global(global, _) => {
+                global == Global::TokenEmbdNorm
+                    || (global == Global::TokenEmbd && self.has_tied_output())
+            }
+            Name::Other(_) => true,
+        };
+        is_ambiguous && !self.is_known()
     }
 
     /// Index of a tensor of layer `il`.
@@ -154,7 +189,7 @@ impl Model {
                 il < self.hparams.n_layer() && kind.used_by() != Use::Unused
             }
             Name::Global(global, _) => global.used_by() != Use::Unused,
-            Name::Other => true,
+            Name::Other(_) => true,
         }
     }
 

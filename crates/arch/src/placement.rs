@@ -164,8 +164,12 @@ impl WeightMap {
                 });
             };
             match info.role {
-                Name::Layer(il, ..) => {
-                    put(self.buffer(tensor, self.layer(il)));
+                Name::Layer(il, ..) | Name::Other(Some(il)) => {
+                    let home = self.buffer(tensor, self.layer(il));
+                    put(home);
+                    if home != BufferType::HOST && model.has_two_homes(tensor) {
+                        put(BufferType::HOST); // whether a device can read it is not known
+                    }
                 }
                 Name::Global(
                     Global::RopeFreqs | Global::RopeFactorsLong | Global::RopeFactorsShort,
@@ -177,11 +181,17 @@ impl WeightMap {
                 Name::Global(global, _) => {
                     let home = self.buffer(tensor, self.global_home(model, global));
                     put(home);
+                    if global == Global::TokenEmbdNorm && home != self.output && !model.is_known() {
+                        put(self.output); // a layer's norm, or the last
+                    }
                     if global == Global::TokenEmbd && model.has_tied_output() {
                         loaded.extend(self.tied_output(model, tensor, home));
                     }
                 }
-                Name::Other => put(self.buffer(tensor, BufferType::HOST)),
+                Name::Other(None) => {
+                    put(self.buffer(tensor, self.output));
+                    put(BufferType::HOST);
+                }
             }
         }
         loaded
@@ -231,10 +241,12 @@ impl WeightMap {
 /// `weight_buft_supported` for CUDA: the operation that reads the tensor can run on a device.
 fn runs_on_cuda(model: &Model, tensor: &ModelTensor) -> bool {
     let (used_by, part) = match tensor.role {
-        Name::Layer(_, Kind::SsmA, _) if !model.architecture.scans => (Use::Mul, Part::Weight),
+        Name::Layer(_, Kind::SsmA, _) if !model.architecture.scans || !model.is_known() => {
+            (Use::Mul, Part::Weight)
+        }
         Name::Layer(_, kind, part) => (kind.used_by(), part),
         Name::Global(global, part) => (global.used_by(), part),
-        Name::Other => return true,
+        Name::Other(_) => return true,
     };
     let is_float = matches!(tensor.ty, Type::F32 | Type::F16);
     if part == Part::Bias {

@@ -64,6 +64,25 @@ pub struct PassStats {
     pub n_splits: usize,
 }
 
+/// Which figures are upper bounds, since the architecture is not known.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Bounded {
+    /// None.
+    #[default]
+    Nothing,
+    /// Caches, compute buffers and runtime. The passes are empty.
+    AllButWeights,
+    /// Weights, too: some names do not say where their tensors go.
+    Everything,
+}
+
+impl Bounded {
+    /// Whether caches, compute buffers and runtime are bounds.
+    pub fn is_bound(self) -> bool {
+        self != Bounded::Nothing
+    }
+}
+
 /// Bytes in every memory, and the settings that llama.cpp settles on.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Breakdown {
@@ -84,6 +103,8 @@ pub struct Breakdown {
     pub layers: Vec<Option<usize>>,
     /// Prompt and generation.
     pub passes: [PassStats; 2],
+    /// What is only an upper bound.
+    pub bounded: Bounded,
 }
 
 impl Breakdown {

@@ -1,6 +1,7 @@
 //! `(Model, RunConfig, Layout) -> Breakdown`: bytes of weights, cache and compute buffers on each
 //! device and the host, as llama.cpp would allocate them. How much memory is free is not asked.
 
+mod bound;
 mod breakdown;
 mod config;
 mod explain;
@@ -10,7 +11,7 @@ mod profile;
 mod refusal;
 mod simulate;
 
-pub use breakdown::{Breakdown, MemoryBytes, Pass, PassStats, Runtime};
+pub use breakdown::{Bounded, Breakdown, MemoryBytes, Pass, PassStats, Runtime};
 pub use config::{CACHE_TYPES, FlashAttention, MAX_SEQ, Outputs, RunConfig};
 pub use explain::{AliveTensor, Peak};
 pub use layout::{Layout, LayoutDevice};

@@ -32,6 +32,10 @@ impl Breakdown {
         profile: &EngineProfile,
     ) -> Result<Breakdown, Error> {
         let context = Context::new(model, run, layout, profile)?;
+        if !model.is_known() {
+            let needs = context.bound();
+            return Ok(context.breakdown(&needs, [PassStats::default(); 2]));
+        }
         let reserve = |pass| context.reserve(pass, &mut Unwatched);
         let (prompt, generation) =
             rayon::join(|| reserve(Pass::Prompt), || reserve(Pass::Generation));
@@ -47,11 +51,11 @@ impl Breakdown {
 
 /// What one pass takes on one backend.
 #[derive(Clone, Copy)]
-struct Needs {
+pub(crate) struct Needs {
     /// Compute buffer.
-    compute_bytes: u64,
+    pub compute_bytes: u64,
     /// While it computes.
-    pool: PoolUse,
+    pub pool: PoolUse,
 }
 
 impl Needs {
@@ -101,7 +105,7 @@ impl<'a> Context<'a> {
             use_mmap: run.use_mmap && !layout.devices.iter().any(|d| d.integrated),
         };
         if run.probes_flash_attention() {
-            context.params.flash_attn = context.flash_attention_fits()?;
+            context.params.flash_attn = model.is_known() && context.flash_attention_fits()?;
         }
         Ok(context)
     }
@@ -210,7 +214,7 @@ impl<'a> Context<'a> {
                 runtime[i] = runtime_of(cuda, &needs.pool);
             }
         }
-        let host = memory[0];
+        let (host, bounded) = (memory[0], self.bounded());
         Breakdown {
             params: self.params,
             pipeline_copies: self.n_copies as u32,
@@ -220,6 +224,7 @@ impl<'a> Context<'a> {
             host_repacked_bytes,
             layers: self.layers.iter().map(|b| b.device_index()).collect(),
             passes,
+            bounded,
         }
     }
 
@@ -259,6 +264,10 @@ impl<'a> Context<'a> {
             } else {
                 BufferType::HOST
             };
+            if !self.model.is_known() {
+                memory[home.index()].context += self.cache_bound(il);
+                continue;
+            }
             for t in cache_tensors(&self.model.hparams, &self.params, il) {
                 let size = self.backend_of(home).placed_size(t.ty, t.ne, t.n_bytes());
                 memory[home.index()].context += size;

@@ -2,7 +2,6 @@
 
 use crate::fit::{Problem, Scored, required_bytes};
 use crate::{Certainty, Device, DevicePlacement, Placement, Rejected, Verdict, flags};
-use vramfit_arch::Name;
 use vramfit_estimate::Error;
 use vramfit_ggml::BufferType;
 
@@ -104,7 +103,7 @@ fn keeps_tensors_back(problem: &Problem, scored: &Scored) -> Result<bool, Error>
     let used = scored.candidate.used();
     let overrides = problem.overrides(&scored.candidate, &used)?;
     let is_kept = |t: &vramfit_arch::ModelTensor| {
-        let of_layer = matches!(t.role, Name::Layer(..));
+        let of_layer = t.role.layer().is_some();
         let first = || overrides.iter().find(|o| o.pattern.is_match(&t.name));
         of_layer && first().is_some_and(|o| o.buffer == BufferType::HOST)
     };

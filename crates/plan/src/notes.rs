@@ -3,11 +3,12 @@
 use crate::fit::{NO_COPIES, Problem};
 use crate::words::{count, names, size};
 use crate::{LayoutMode, Placement, Verdict};
-use vramfit_estimate::FlashAttention;
+use vramfit_estimate::{Bounded, FlashAttention};
 
 /// Adds the notes.
 pub(crate) fn explain(problem: &Problem, placement: &mut Placement) {
     let mut notes = Vec::new();
+    notes.extend(unknown(problem, placement));
     notes.extend(why_not(problem, placement));
     notes.extend(host_part(placement));
     notes.extend(copies(placement));
@@ -16,6 +17,21 @@ pub(crate) fn explain(problem: &Problem, placement: &mut Placement) {
     notes.extend(numbering(problem, placement));
     notes.extend(engine_split(problem, placement));
     placement.notes.extend(notes);
+}
+
+/// The architecture is not known: what is a bound, and what that means for the answer.
+fn unknown(problem: &Problem, placement: &Placement) -> Option<String> {
+    let bounded = placement.breakdown.bounded;
+    let figures = match bounded {
+        Bounded::Nothing => return None,
+        Bounded::AllButWeights => "weights are exact, caches and compute buffers upper bounds",
+        Bounded::Everything => "all figures are upper bounds",
+    };
+    Some(format!(
+        "architecture '{}' is not known: {figures}, judged by the keys and tensors that known architectures use; \
+         it may need far less, and whether the engine loads it is not known",
+        problem.model.architecture_name
+    ))
 }
 
 /// What the context has to do with the first choice not being taken.

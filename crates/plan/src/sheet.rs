@@ -5,7 +5,7 @@ use crate::OverrideTarget;
 use crate::fit::{Candidate, HostExperts, Problem};
 use std::collections::BTreeMap;
 use vramfit_arch::cache::cache_tensors;
-use vramfit_arch::{CpuRepack, LoadedTensor, ModelTensor, Name, WeightMap};
+use vramfit_arch::{CpuRepack, LoadedTensor, ModelTensor, WeightMap};
 use vramfit_estimate::Error;
 use vramfit_ggml::cuda::Cuda;
 use vramfit_ggml::{Backend, BufferType, ComputeCapability};
@@ -66,10 +66,10 @@ impl Sheet {
             let tensor = &model.tensors[t.tensor];
             let bytes = CUDA.placed_size(tensor.ty, tensor.ne, tensor.n_bytes);
             if t.buffer == probe {
-                let at = match tensor.role {
-                    Name::Layer(il, ..) => il,
-                    _ if of_output.contains(&t.tensor) => n - 1,
-                    _ => 0,
+                let at = match tensor.role.layer() {
+                    Some(il) => il,
+                    None if of_output.contains(&t.tensor) => n - 1,
+                    None => 0,
                 };
                 sheet.layers[at] += bytes;
                 let is_expert = experts_pattern
@@ -171,7 +171,7 @@ fn kinds(problem: &Problem, n: usize) -> Vec<u32> {
     let shape = |t: &ModelTensor| (t.name.split('.').skip(2).collect::<String>(), t.ty, t.ne);
     let mut tensors = vec![Vec::new(); n];
     for t in &problem.model.tensors {
-        if let Name::Layer(il, ..) = t.role
+        if let Some(il) = t.role.layer()
             && let Some(of_layer) = tensors.get_mut(il)
         {
             of_layer.push(shape(t));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use vramfit_arch::{Model, Pooling};
-use vramfit_estimate::{EngineProfile, MemoryBytes};
+use vramfit_estimate::{Bounded, EngineProfile, MemoryBytes};
 use vramfit_ggml::BufferType;
 use vramfit_plan::{
     Certainty, Device, DevicePlacement, LayoutMode, Placement, Policy, Prefer, Rejected, SplitMode,
@@ -39,7 +39,7 @@ impl ModelReport {
     pub(crate) fn new(path: &Path, model: &Model) -> ModelReport {
         ModelReport {
             path: path.to_string_lossy().into_owned(),
-            architecture: model.architecture.name.to_string(),
+            architecture: model.architecture_name.clone(),
             name: model.name.clone(),
             n_layer: model.hparams.n_layer_all as u64,
             n_params: model.n_params,
@@ -54,7 +54,11 @@ impl Estimate {
         let path = subject.path.to_string_lossy().into_owned();
         let command = ["llama-server", "-m", &path];
         let command = command.into_iter().map(str::to_string);
-        let gpus = placement.devices.iter().map(|d| gpu(subject.devices, d));
+        let bounded = placement.breakdown.bounded;
+        let gpus = placement
+            .devices
+            .iter()
+            .map(|d| gpu(subject.devices, d, bounded));
         let notes = subject.notes.iter().chain(&placement.notes);
         Estimate {
             schema: SCHEMA_ESTIMATE.to_string(),
@@ -75,11 +79,15 @@ impl Estimate {
     }
 }
 
-fn words(runtime: Certainty) -> CertaintyWords {
+fn words(runtime: Certainty, bounded: Bounded) -> CertaintyWords {
+    let sure = |limit: Bounded| match bounded >= limit {
+        true => Sure::Bound,
+        false => Sure::Exact,
+    };
     CertaintyWords {
-        model: Sure::Exact,
-        context: Sure::Exact,
-        compute: Sure::Exact,
+        model: sure(Bounded::Everything),
+        context: sure(Bounded::AllButWeights),
+        compute: sure(Bounded::AllButWeights),
         runtime: match runtime {
             Certainty::Exact => Sure::Exact,
             Certainty::Modelled => Sure::Modelled,
@@ -96,7 +104,7 @@ fn cuda(index: usize) -> String {
     format!("CUDA{index}")
 }
 
-fn gpu(devices: &[Device], placed: &DevicePlacement) -> DeviceReport {
+fn gpu(devices: &[Device], placed: &DevicePlacement, bounded: Bounded) -> DeviceReport {
     let device = devices.get(placed.device);
     let total = device.map_or(0, |d| d.total_bytes);
     let source = device.filter(|_| placed.overhead_bytes > 0);
@@ -115,7 +123,7 @@ fn gpu(devices: &[Device], placed: &DevicePlacement) -> DeviceReport {
         repacked_bytes: 0,
         required_bytes: placed.required_bytes,
         headroom_bytes: Some(placed.headroom_bytes),
-        certainty: words(placed.runtime_certainty),
+        certainty: words(placed.runtime_certainty, bounded),
     }
 }
 
@@ -140,7 +148,7 @@ fn host(placement: &Placement) -> DeviceReport {
         repacked_bytes: placement.breakdown.host_repacked_bytes,
         required_bytes: placement.host.sum(),
         headroom_bytes: None,
-        certainty: words(Certainty::Exact),
+        certainty: words(Certainty::Exact, placement.breakdown.bounded),
     }
 }
 

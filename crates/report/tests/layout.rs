@@ -86,6 +86,7 @@ fn placement(model: &Model) -> Placement {
             host_repacked_bytes: 0,
             layers: vec![Some(0); 49],
             passes: [PassStats::default(); 2],
+            bounded: Default::default(),
         },
         run,
         layout: Layout {

@@ -74,7 +74,7 @@ pub enum Error {
     #[error(transparent)]
     Open(#[from] gguf::OpenError),
     /// The file is sound, but no model that can be sized.
-    #[error("{}: {source}{}", report::one_line(&path.to_string_lossy()), hint(source))]
+    #[error("{}: {source}", report::one_line(&path.to_string_lossy()))]
     Model {
         /// The file.
         path: PathBuf,
@@ -99,15 +99,6 @@ pub enum Error {
     /// No layout can be computed, or llama.cpp refuses the settings.
     #[error(transparent)]
     Plan(#[from] estimate::Error),
-}
-
-fn hint(error: &arch::Error) -> &'static str {
-    match error {
-        arch::Error::UnknownArchitecture { .. } => {
-            "; its weights are known, but not what it computes with them"
-        }
-        _ => "",
-    }
 }
 
 /// Reads the model at `path`: one file, or any part of a split model.

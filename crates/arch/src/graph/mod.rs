@@ -53,8 +53,13 @@ pub fn build(
     weights: &WeightMap,
     batch: Batch,
 ) -> Result<BuiltGraph> {
+    let Some(graph) = model.architecture.graph else {
+        return Err(Error::UnknownArchitecture {
+            name: model.architecture_name.clone(),
+        });
+    };
     let mut g = LlmGraph::new(model, cparams, weights, batch);
-    (model.architecture.graph)(&mut g);
+    graph(&mut g);
     g.pool();
     g.finish()
 }

@@ -22,6 +22,7 @@ mod qwen3next;
 mod rwkv;
 mod rwkv6;
 mod rwkv7;
+mod unknown;
 
 use crate::Result;
 use crate::graph::{LlmGraph, Norm};
@@ -59,8 +60,8 @@ pub struct Architecture {
     pub norm: Norm,
     /// Reads what is particular to it.
     pub hparams: fn(&Keys<'_>, &mut Hparams) -> Result<()>,
-    /// Builds its graph.
-    pub graph: fn(&mut LlmGraph<'_>),
+    /// Builds its graph; none for an architecture that is not known.
+    pub graph: Option<fn(&mut LlmGraph<'_>)>,
     /// Ends in logits over the vocabulary.
     pub has_lm_head: bool,
     /// Its graph may have many more nodes than tensors.
@@ -97,7 +98,7 @@ impl Architecture {
             name,
             norm: Norm::Rms,
             hparams: nothing,
-            graph,
+            graph: Some(graph),
             has_lm_head: true,
             has_large_graph: false,
             scans: true,

@@ -87,11 +87,20 @@ pub enum Name {
     Layer(usize, Kind, Part),
     /// Outside the layers.
     Global(Global, Part),
-    /// Of no known kind.
-    Other,
+    /// Of no known kind, in a layer or outside.
+    Other(Option<usize>),
 }
 
 impl Name {
+    /// The layer it belongs to.
+    pub fn layer(self) -> Option<usize> {
+        match self {
+            Name::Layer(il, ..) => Some(il),
+            Name::Other(layer) => layer,
+            Name::Global(..) => None,
+        }
+    }
+
     /// Reads a tensor's name.
     pub fn parse(name: &str) -> Name {
         let of_layer = |rest: &str, stack: &str| {
@@ -104,14 +113,15 @@ impl Name {
             Some(Name::Layer(layer.parse().ok()?, kind?, part))
         };
         if let Some(rest) = name.strip_prefix("blk.") {
-            return of_layer(rest, "").unwrap_or(Name::Other);
+            let layer = || rest.split_once('.')?.0.parse().ok();
+            return of_layer(rest, "").unwrap_or_else(|| Name::Other(layer()));
         }
         let stacks = STACKS
             .iter()
             .find_map(|&(prefix, stack)| of_layer(name.strip_prefix(prefix)?, stack));
         stacks.unwrap_or_else(|| {
             let (base, part) = Part::split(name);
-            Global::from_name(base).map_or(Name::Other, |g| Name::Global(g, part))
+            Global::from_name(base).map_or(Name::Other(None), |g| Name::Global(g, part))
         })
     }
 }
@@ -182,9 +192,9 @@ mod tests {
                 "enc.output_norm.weight",
                 Name::Global(Global::EncOutputNorm, Part::Weight),
             ),
-            ("blk.x.attn_q.weight", Name::Other),
-            ("blk.0.attn_q_of_tomorrow.weight", Name::Other),
-            ("v.patch_embd.weight", Name::Other),
+            ("blk.x.attn_q.weight", Name::Other(None)),
+            ("blk.1.attn_q_of_tomorrow.weight", Name::Other(Some(1))),
+            ("v.patch_embd.weight", Name::Other(None)),
         ] {
             assert_eq!(Name::parse(name), want, "{name}");
             if let Name::Layer(il, kind, part) = want
