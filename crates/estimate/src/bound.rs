@@ -79,6 +79,16 @@ impl Context<'_> {
         tensors.filter(move |t| t.role.layer() == Some(il))
     }
 
+    /// Experts a token, of the layer that has the most.
+    fn n_expert_used(&self) -> u64 {
+        let layers = self.model.hparams.layers.iter();
+        layers
+            .map(|l| count(l.n_expert_used))
+            .max()
+            .unwrap_or(0)
+            .max(1)
+    }
+
     /// Elements that layer `il` caches a token.
     fn cached_row(&self, il: usize) -> u64 {
         let hp = &self.model.hparams;
@@ -140,7 +150,7 @@ impl Context<'_> {
     /// All results of one layer.
     fn layer_bound(&self, il: usize, shape: &Shape) -> u64 {
         let hp = &self.model.hparams;
-        let n_used = hp.moe.map_or(1, |m| count(m.n_expert_used).max(1));
+        let n_used = self.n_expert_used();
         let applied = |t: &ModelTensor| match t.role {
             Name::Layer(_, kind, _) if kind.used_by() == Use::MulMatId => {
                 product([count(t.ne[1]), n_used])
@@ -281,11 +291,7 @@ impl Context<'_> {
     fn pool_bound(&self, shape: &Shape) -> u64 {
         let matrices = self.model.tensors.iter().filter(|t| t.ne[1] > 1);
         let half = Type::F16.type_size();
-        let n_used = self
-            .model
-            .hparams
-            .moe
-            .map_or(1, |m| count(m.n_expert_used).max(1));
+        let n_used = self.n_expert_used();
         let of = |t: &ModelTensor| {
             let weight = product([half, count(t.ne[0]), count(t.ne[1])]);
             let rows = product([
