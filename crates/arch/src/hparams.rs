@@ -24,6 +24,8 @@ use limits::{CONTEXT, EXPERTS, HEADS, LAYERS, VOCAB, WIDTH};
 /// One layer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LayerHparams {
+    /// The block of the file whose tensors it reads; loops read the same ones again.
+    pub block: usize,
     /// Attention heads.
     pub n_head: i64,
     /// Heads of K and V; 0 for a layer without attention.
@@ -38,6 +40,12 @@ pub struct LayerHparams {
     pub is_swa: bool,
     /// Keeps a recurrent state instead of a KV cache.
     pub is_recurrent: bool,
+    /// Rotates Q and K by position, where the architecture has a pattern of its own for that.
+    pub has_rope: bool,
+    /// Activations of the experts are limited (`swiglu_clamp_exp`).
+    pub clamps_experts: bool,
+    /// A slice of the input embedding is added to what the layer reads (deepstack).
+    pub adds_input: bool,
 }
 
 impl LayerHparams {
@@ -120,6 +128,18 @@ impl Ssm {
     }
 }
 
+/// The hierarchy of HRM-Text: the low stack runs `l_cycles` times, the high stack once, and all that
+/// `h_cycles` times.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hrm {
+    /// Layers of each stack.
+    pub n_stack: usize,
+    /// Rounds of the high stack.
+    pub h_cycles: usize,
+    /// Rounds of the low stack before each of them.
+    pub l_cycles: usize,
+}
+
 /// Per-layer inputs of Gemma 3n.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Altup {
@@ -151,6 +171,8 @@ pub struct Hparams {
     pub n_layer_all: usize,
     /// Width of the residual stream.
     pub n_embd: i64,
+    /// Further slices of that width that an input embedding has (`n_deepstack_layers`).
+    pub n_deepstack: i64,
     /// Tokens of the vocabulary.
     pub n_vocab: i64,
     /// Context the model was trained for.
@@ -175,6 +197,8 @@ pub struct Hparams {
     pub altup: Option<Altup>,
     /// Attention logits are soft-capped.
     pub attn_softcap: bool,
+    /// Queries are multiplied by a temperature that grows with the position.
+    pub attn_temperature: bool,
     /// Final logits are soft-capped.
     pub final_softcap: bool,
     /// Embeddings are multiplied by a constant (`embedding_scale`).
@@ -183,6 +207,12 @@ pub struct Hparams {
     pub scales_residual: bool,
     /// Logits are multiplied by a constant (`logit_scale`).
     pub scales_logits: bool,
+    /// Norms come behind their blocks, not before them (`swin_norm`).
+    pub norms_behind: bool,
+    /// Between two loops over the same blocks the stream is normalised.
+    pub norms_loops: bool,
+    /// Two stacks in turns.
+    pub hrm: Option<Hrm>,
     /// Attends to earlier tokens only.
     pub is_causal: bool,
     /// Keeps a memory of earlier tokens; encoders do not.
@@ -241,6 +271,7 @@ impl Hparams {
         Ok(Hparams {
             n_layer_all: n_layer_all as usize,
             n_embd,
+            n_deepstack: 0,
             n_vocab,
             n_ctx_train,
             n_ctx_orig_yarn: n_ctx_orig.unwrap_or(n_ctx_train),
@@ -253,10 +284,14 @@ impl Hparams {
             ssm: load_ssm(keys)?,
             altup: None,
             attn_softcap: false,
+            attn_temperature: false,
             final_softcap: keys.is_set("final_logit_softcapping")?,
             scales_embeddings: keys.is_set("embedding_scale")?,
             scales_residual: keys.is_set("residual_scale")?,
             scales_logits: keys.is_set("logit_scale")?,
+            norms_behind: false,
+            norms_loops: false,
+            hrm: None,
             is_causal: keys.flag("attention.causal")?.unwrap_or(true),
             has_memory: true,
             n_pos_per_embd: 1,
@@ -318,6 +353,15 @@ impl Hparams {
         Ok(())
     }
 
+    /// M-RoPE where the file has sections for it (`use_mrope`).
+    pub(crate) fn set_mrope(&mut self, keys: &Keys<'_>) -> Result<()> {
+        let sections = keys.per_layer("rope.dimension_sections", 2, i64::MAX)?;
+        if sections.is_some_and(|s| s.iter().all(|&n| n > 0)) {
+            self.n_pos_per_embd = 4;
+        }
+        Ok(())
+    }
+
     /// Layers for which `is_recurrent` holds keep a state.
     pub(crate) fn set_recurrent(&mut self, is_recurrent: impl Fn(usize, &LayerHparams) -> bool) {
         for (il, layer) in self.layers.iter_mut().enumerate() {
@@ -340,7 +384,8 @@ fn load_layers(keys: &Keys<'_>, n_layer: usize, n_embd: i64) -> Result<Vec<Layer
         .unwrap_or(width);
     let n_used = keys.per_layer("expert_used_count", n_layer, EXPERTS)?;
     let n_used = n_used.unwrap_or_else(|| vec![0; n_layer]);
-    let layer = |((n_head, n_head_kv), n_expert_used)| LayerHparams {
+    let layer = |(block, ((n_head, n_head_kv), n_expert_used))| LayerHparams {
+        block,
         n_head,
         n_head_kv,
         n_embd_head_k: head_k,
@@ -348,9 +393,12 @@ fn load_layers(keys: &Keys<'_>, n_layer: usize, n_embd: i64) -> Result<Vec<Layer
         n_expert_used,
         is_swa: false,
         is_recurrent: false,
+        has_rope: true,
+        clamps_experts: false,
+        adds_input: false,
     };
     let heads = n_head.into_iter().zip(n_head_kv);
-    Ok(heads.zip(n_used).map(layer).collect())
+    Ok(heads.zip(n_used).enumerate().map(layer).collect())
 }
 
 fn load_moe(keys: &Keys<'_>, layers: &[LayerHparams]) -> Result<Option<Moe>> {

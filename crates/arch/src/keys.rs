@@ -107,6 +107,22 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// [`per_layer`](Self::per_layer) for numbers that may be negative; the array may be shorter.
+    pub fn signed_per_layer(&self, key: &str, n: usize) -> Result<Option<Vec<i64>>> {
+        let Some(Value::Array(a)) = self.value(key) else {
+            return Ok(None);
+        };
+        let number = |v: Value<'_>| {
+            v.as_i64()
+                .ok_or_else(|| self.wrong_type(key, "an integer", &v))
+        };
+        a.iter()
+            .take(n)
+            .map(number)
+            .collect::<Result<_>>()
+            .map(Some)
+    }
+
     /// A float (or integer); `None` when absent.
     pub fn float(&self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.value(key) else {
@@ -116,6 +132,20 @@ impl<'a> Keys<'a> {
         number
             .map(Some)
             .ok_or_else(|| self.wrong_type(key, "a float", &value))
+    }
+
+    /// One float a layer, from an array or one for all; 0 where there is none.
+    pub fn floats(&self, key: &str, n: usize) -> Result<Vec<f64>> {
+        let Some(Value::Array(a)) = self.value(key) else {
+            return Ok(vec![self.float(key)?.unwrap_or(0.0); n]);
+        };
+        let number = |v: Value<'_>| {
+            v.as_f64()
+                .ok_or_else(|| self.wrong_type(key, "a float", &v))
+        };
+        let mut floats: Vec<f64> = a.iter().take(n).map(number).collect::<Result<_>>()?;
+        floats.resize(n, 0.0);
+        Ok(floats)
     }
 
     /// Whether a float is there and not 0.

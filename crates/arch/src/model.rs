@@ -178,7 +178,9 @@ impl Model {
 
     /// Whether the output matrix is the token embedding used again.
     pub fn has_tied_output(&self) -> bool {
-        self.architecture.has_lm_head && self.global_tensor(Global::Output, Part::Weight).is_none()
+        let architecture = self.architecture;
+        let reads_one = architecture.has_lm_head && !architecture.embd_is_output;
+        reads_one && self.global_tensor(Global::Output, Part::Weight).is_none()
     }
 
     /// Whether llama.cpp loads tensor `index` at all: those of the multi-token-prediction layers
@@ -197,12 +199,11 @@ impl Model {
     /// `n_tokens` may have before llama.cpp aborts.
     pub fn max_graph_tensors(&self, n_tokens: i64) -> u64 {
         let n_tensors = self.tensors.len() as u64;
-        let wanted = if self.architecture.has_large_graph {
-            (n_tokens.max(0) as u64)
-                .saturating_mul(40)
-                .max(32 * n_tensors)
-        } else {
-            (8 * n_tensors).max(1024)
+        let wanted = match self.architecture.graph_room {
+            Some((per_token, per_tensor)) => (n_tokens.max(0) as u64)
+                .saturating_mul(per_token)
+                .max(per_tensor * n_tensors),
+            None => (8 * n_tensors).max(1024),
         };
         hash_table_size(wanted)
     }

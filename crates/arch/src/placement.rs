@@ -227,8 +227,8 @@ impl WeightMap {
     /// One copy of the factors in each memory that holds a layer which rotates with them.
     fn rope_factor_homes(&self, model: &Model, tensor: usize) -> Vec<BufferType> {
         let mut homes = Vec::new();
-        for (il, layer) in model.hparams.layers.iter().enumerate() {
-            let home = self.buffer(tensor, self.layer(il));
+        for layer in &model.hparams.layers {
+            let home = self.buffer(tensor, self.layer(layer.block));
             let used = !(model.architecture.rope_freqs_skip_swa && layer.is_swa);
             if used && !homes.contains(&home) {
                 homes.push(home);

@@ -107,6 +107,11 @@ impl Graph {
         self.new_tensor(Op::GetRows, ty, [x[0], i[0], i[1], i[2]], &[a, ids])
     }
 
+    /// A copy of `a` with `b` written over a part of it.
+    pub fn set(&mut self, a: TensorId, b: TensorId) -> TensorId {
+        self.like(Op::Set, a, &[a, b])
+    }
+
     /// Writes the rows of `b` into `a` at the places `ids`; the result is a view of `a`.
     pub fn set_rows(&mut self, a: TensorId, b: TensorId, ids: TensorId) -> TensorId {
         let (x, y) = (self[a].ne, self[b].ne);

@@ -95,6 +95,8 @@ impl Flags {
     pub const PREC_F32: Flags = Flags(8);
     /// A product with a Hadamard matrix, which CUDA computes without the matrix.
     pub const HADAMARD: Flags = Flags(16);
+    /// A matrix product that asks for its second source in f32 (`ggml_prec_set_src`).
+    pub const SRC_F32: Flags = Flags(64);
     const VISITED: Flags = Flags(32);
 
     /// Whether every mark of `other` is set.

@@ -24,6 +24,7 @@ pub enum Glu {
     Geglu,
     Swiglu,
     SwigluOai,
+    SwigluClamp,
 }
 
 /// `ggml_op`. What matters to memory is the shape of the result, whether it may take its source's
@@ -62,6 +63,7 @@ pub enum Op {
     RwkvWkv6,
     RwkvWkv7,
     Scale,
+    Set,
     SetRows,
     SoftMax,
     Sqr,
@@ -126,6 +128,7 @@ impl Op {
             Op::Glu(Glu::Swiglu) => "GLU:SWIGLU",
             Op::Glu(Glu::SwigluOai) => "GLU:SWIGLU_OAI",
             Op::L2Norm => "L2_NORM",
+            Op::Glu(Glu::SwigluClamp) => "GLU:SWIGLU_CLAMP",
             Op::Mean => "MEAN",
             Op::Mul => "MUL",
             Op::MulMat => "MUL_MAT",
@@ -140,6 +143,7 @@ impl Op {
             Op::RwkvWkv6 => "RWKV_WKV6",
             Op::RwkvWkv7 => "RWKV_WKV7",
             Op::Scale => "SCALE",
+            Op::Set => "SET",
             Op::SetRows => "SET_ROWS",
             Op::SoftMax => "SOFT_MAX",
             Op::Sqr => "SQR",

@@ -59,6 +59,9 @@ impl LlmGraph<'_> {
 
     /// Attention of layer `il` and its output matrix.
     pub fn attention(&mut self, qkv: Qkv, il: usize) -> TensorId {
+        if !self.hp.has_memory {
+            return self.attention_no_cache(qkv, il);
+        }
         let cur = self.attend(qkv, il);
         if self.has(il, Kind::AttnOutput) {
             self.linear(cur, Kind::AttnOutput, il)

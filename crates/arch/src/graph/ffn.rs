@@ -3,7 +3,7 @@
 use super::LlmGraph;
 use crate::hparams::{Gating, Moe};
 use crate::names::{Kind, Part};
-use vramfit_ggml::{Glu, Op, TensorId, Unary};
+use vramfit_ggml::{Flags, Glu, Op, TensorId, Unary};
 
 /// Activation of a feed-forward block, dense or of experts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +16,8 @@ pub enum Ffn {
     ReluSqr,
     /// SwiGLU with gate and up in one matrix.
     SwigluFused,
+    /// SwiGLU with limits on both sides (Maple).
+    SwigluClamp,
     /// gpt-oss's gated SiLU with limits.
     SwigluOai,
     /// Kimi K3's SiLU with soft limits on the gate and, where asked for, on what is gated.
@@ -79,6 +81,7 @@ impl LlmGraph<'_> {
         match (kind, gate) {
             (Ffn::Situ { limits_up }, Some(gate)) => self.situ(gate, up, limits_up),
             (Ffn::Gelu, Some(gate)) => self.glu_split(Glu::Geglu, gate, up),
+            (Ffn::SwigluClamp, Some(gate)) => self.glu_split(Glu::SwigluClamp, gate, up),
             (Ffn::SwigluOai, Some(gate)) => self.glu_split(Glu::SwigluOai, gate, up),
             (_, Some(gate)) => self.glu_split(Glu::Swiglu, gate, up),
             (Ffn::Gelu, None) => self.unary(Unary::Gelu, up),
@@ -148,10 +151,16 @@ impl LlmGraph<'_> {
             let repeated = self.repeat(cur, [n_embd, n_used, n_tokens, 1]);
             cur = self.mul(repeated, weights);
         }
-        let up = self.expert_linear(cur, Kind::FfnUpExps, ids, il);
-        let gate = self
-            .has(il, Kind::FfnGateExps)
-            .then(|| self.expert_linear(cur, Kind::FfnGateExps, ids, il));
+        let (gate, up) = if self.has(il, Kind::FfnGateUpExps) {
+            let [gate, up] = self.expert_gate_up(cur, ids, il);
+            (Some(gate), up)
+        } else {
+            let up = self.expert_linear(cur, Kind::FfnUpExps, ids, il);
+            let gate = self
+                .has(il, Kind::FfnGateExps)
+                .then(|| self.expert_linear(cur, Kind::FfnGateExps, ids, il));
+            (gate, up)
+        };
         let hidden = self.activate(options.activation, gate, up);
         self.name_layer(hidden, "ffn_moe_act", il);
         let mut experts = self.expert_linear(hidden, Kind::FfnDownExps, ids, il);
@@ -167,11 +176,27 @@ impl LlmGraph<'_> {
     fn expert_linear(&mut self, x: TensorId, kind: Kind, ids: TensorId, il: usize) -> TensorId {
         let w = self.weight(il, kind);
         let mut cur = self.mul_mat_id(w, x, ids);
+        if kind == Kind::FfnDownExps && self.model.architecture.experts_in_f32 {
+            self[cur].flags.insert(Flags::SRC_F32);
+        }
         if let Some(b) = self.optional(il, kind, Part::Bias) {
             cur = self.add_id(cur, b, ids);
         }
-        self.name_layer(cur, kind.name(), il);
+        let name = match kind {
+            Kind::FfnGateExps => "ffn_moe_gate",
+            Kind::FfnUpExps => "ffn_moe_up",
+            Kind::FfnGateUpExps => "ffn_moe_gate_up",
+            _ => "ffn_moe_down",
+        };
+        self.name_layer(cur, name, il);
         cur
+    }
+
+    /// Gate and up of each chosen expert, the halves of one matrix.
+    fn expert_gate_up(&mut self, x: TensorId, ids: TensorId, il: usize) -> [TensorId; 2] {
+        let both = self.expert_linear(x, Kind::FfnGateUpExps, ids, il);
+        let (ne, nb) = (self[both].ne, self[both].nb);
+        [(); 2].map(|()| self.view_3d(both, [ne[0] / 2, ne[1], ne[2]], [nb[1], nb[2]]))
     }
 
     /// Chosen experts and their weights, `[n_used, n_tokens]` and `[1, n_used, n_tokens]`.

@@ -27,11 +27,23 @@ impl LlmGraph<'_> {
         let table = self.input_weight(Global::TokenEmbd);
         let table = self.required(Global::TokenEmbd, table);
         let tokens = self.input("inp_tokens", Type::I32, [n_tokens, 1, 1, 1]);
-        let embd = self.input("inp_embd", Type::F32, [n_embd, n_tokens, 1, 1]);
+        let width = n_embd.saturating_mul(1 + self.hp.n_deepstack);
+        let embd = self.input("inp_embd", Type::F32, [width, n_tokens, 1, 1]);
         let mut cur = self.get_rows(table, tokens);
+        if width != n_embd {
+            cur = self.pad_to(cur, width);
+        }
         self.expand(cur);
         self.expand(embd);
+        if width != n_embd {
+            let row = self[cur].nb[1];
+            cur = self.view_2d(cur, [n_embd, n_tokens], row);
+        }
+        self.input_embd = Some(cur);
         if self.hp.scales_embeddings {
+            if !self[cur].is_contiguous() {
+                cur = self.cont(cur);
+            }
             cur = self.scale(cur);
         }
         if scaled {
@@ -50,6 +62,13 @@ impl LlmGraph<'_> {
         let n_outputs = self.n_outputs;
         self.out_ids = Some(self.input("inp_out_ids", Type::I32, [n_outputs, 1, 1, 1]));
         cur
+    }
+
+    /// A temperature a token for its queries, where the model has one (`build_inp_attn_scale`).
+    pub fn attn_temperature(&mut self) -> Option<TensorId> {
+        let n_tokens = self.n_tokens;
+        let has_one = self.hp.attn_temperature;
+        has_one.then(|| self.input("inp_attn_scale", Type::F32, [1, 1, n_tokens, 1]))
     }
 
     fn build_attn_inputs(&mut self) {

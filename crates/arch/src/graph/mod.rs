@@ -29,6 +29,15 @@ pub enum Norm {
     Layer,
 }
 
+impl Norm {
+    const fn op(self) -> Op {
+        match self {
+            Norm::Rms => Op::RmsNorm,
+            Norm::Layer => Op::Norm,
+        }
+    }
+}
+
 /// The batch that a graph is built for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Batch {
@@ -80,6 +89,7 @@ pub struct LlmGraph<'a> {
     pub n_outputs: i64,
     /// Positions.
     pub pos: Option<TensorId>,
+    input_embd: Option<TensorId>,
     out_ids: Option<TensorId>,
     attn_inputs: [Option<AttnInput>; 2],
     no_cache_mask: Option<TensorId>,
@@ -122,6 +132,7 @@ impl<'a> LlmGraph<'a> {
             n_tokens: batch.n_tokens,
             n_outputs: batch.n_outputs,
             pos: None,
+            input_embd: None,
             out_ids: None,
             attn_inputs: [None, None],
             no_cache_mask: None,
@@ -196,8 +207,9 @@ impl<'a> LlmGraph<'a> {
 
     /// A tensor of layer `il`, if the model has it.
     pub fn optional(&mut self, il: usize, kind: Kind, part: Part) -> Option<TensorId> {
-        let index = self.model.layer_tensor(il, kind, part)?;
-        Some(self.placed_weight(index, self.weights.layer(il)))
+        let block = self.hp.layers[il].block;
+        let index = self.model.layer_tensor(block, kind, part)?;
+        Some(self.placed_weight(index, self.weights.layer(block)))
     }
 
     /// The weight `kind` of layer `il`.
@@ -218,7 +230,7 @@ impl<'a> LlmGraph<'a> {
 
     /// Whether layer `il` has the weight `kind`.
     pub fn has(&self, il: usize, kind: Kind) -> bool {
-        self.model.has(il, kind)
+        self.model.has(self.hp.layers[il].block, kind)
     }
 
     fn global_in(&mut self, global: Global, part: Part, home: BufferType) -> Option<TensorId> {
@@ -233,7 +245,7 @@ impl<'a> LlmGraph<'a> {
 
     /// A tensor outside the layers that lies with layer `il`.
     pub fn global_of_layer(&mut self, global: Global, part: Part, il: usize) -> Option<TensorId> {
-        self.global_in(global, part, self.weights.layer(il))
+        self.global_in(global, part, self.weights.layer(self.hp.layers[il].block))
     }
 
     /// A tensor of the output layer.
@@ -267,13 +279,6 @@ impl<'a> LlmGraph<'a> {
 
     // ---- steps ----
 
-    fn norm_op(&self) -> Op {
-        match self.model.architecture.norm {
-            Norm::Rms => Op::RmsNorm,
-            Norm::Layer => Op::Norm,
-        }
-    }
-
     /// Normalises `x` and multiplies by `w`, adds `b`, where there are any (`build_norm`). With
     /// a layer given, llama.cpp keeps the normalisation on that layer's device.
     pub fn norm_with(
@@ -283,7 +288,19 @@ impl<'a> LlmGraph<'a> {
         b: Option<TensorId>,
         il: Option<usize>,
     ) -> TensorId {
-        let mut cur = self.graph.map(self.norm_op(), x);
+        self.norm_by(self.model.architecture.norm, x, w, b, il)
+    }
+
+    /// [`norm_with`](Self::norm_with) by another norm than the model's usual one.
+    pub fn norm_by(
+        &mut self,
+        norm: Norm,
+        x: TensorId,
+        w: Option<TensorId>,
+        b: Option<TensorId>,
+        il: Option<usize>,
+    ) -> TensorId {
+        let mut cur = self.graph.map(norm.op(), x);
         if let Some(il) = il
             && (w.is_some() || b.is_some())
             && (self.n_tokens < 32 || self.weights.full_offload)
@@ -330,8 +347,18 @@ impl<'a> LlmGraph<'a> {
         if sums && self.model.architecture.sums_in_f32 {
             self.graph[cur].flags.insert(Flags::PREC_F32);
         }
-        if let Some(b) = self.optional(il, kind, Part::Bias) {
-            cur = self.add(cur, b);
+        // The scale belongs to the matrix, but build_ffn applies it behind the bias.
+        let scale = self.optional(il, kind, Part::Scale);
+        let bias = self.optional(il, kind, Part::Bias);
+        let is_ffn = matches!(kind, Kind::FfnUp | Kind::FfnGate | Kind::FfnDown);
+        if let Some(scale) = scale.filter(|_| !is_ffn) {
+            cur = self.mul(cur, scale);
+        }
+        if let Some(bias) = bias {
+            cur = self.add(cur, bias);
+        }
+        if let Some(scale) = scale.filter(|_| is_ffn) {
+            cur = self.mul(cur, scale);
         }
         self.graph.name_layer(cur, kind.name(), il);
         cur
@@ -375,16 +402,34 @@ impl<'a> LlmGraph<'a> {
     }
 
     /// Runs `layer` for each layer, from the embedding to the head.
-    pub fn layers(
+    pub fn layers(&mut self, x: TensorId, layer: impl Fn(&mut Self, TensorId, usize) -> TensorId) {
+        let embd = self.layers_and_norm(x, layer);
+        self.lm_head(embd, embd);
+    }
+
+    /// [`layers`](Self::layers) without the head.
+    pub fn layers_and_norm(
         &mut self,
         mut x: TensorId,
         layer: impl Fn(&mut Self, TensorId, usize) -> TensorId,
-    ) {
+    ) -> TensorId {
         for il in 0..self.hp.n_layer() {
+            if self.hp.layers[il].adds_input {
+                x = self.add_input_slice(x);
+            }
             x = layer(self, x, il);
         }
-        let embd = self.final_norm(x);
-        self.lm_head(embd, embd);
+        self.final_norm(x)
+    }
+
+    /// What images have for one layer, behind their embedding proper.
+    fn add_input_slice(&mut self, x: TensorId) -> TensorId {
+        let Some(input) = self.input_embd else {
+            return x;
+        };
+        let (ne, row) = (self[input].ne, self[input].nb[1]);
+        let slice = self.view_2d(input, [ne[0], ne[1]], row);
+        self.add(x, slice)
     }
 
     // ---- output ----
@@ -408,6 +453,13 @@ impl<'a> LlmGraph<'a> {
             self.expand(x);
             return;
         }
+        let logits = self.logits(x);
+        self.graph.name_step(logits, "result_output");
+        self.set_output(logits);
+    }
+
+    /// The output matrix over `x`, with the bias, scale and cap that the model has.
+    pub fn logits(&mut self, x: TensorId) -> TensorId {
         let w = self.output_matrix();
         let mut cur = self.mul_mat(w, x);
         if let Some(b) = self.output_weight(Global::Output, Part::Bias) {
@@ -419,8 +471,7 @@ impl<'a> LlmGraph<'a> {
         if self.hp.final_softcap {
             cur = self.softcap(cur);
         }
-        self.graph.name_step(cur, "result_output");
-        self.set_output(cur);
+        cur
     }
 
     /// `tanh(x / c) * c`.
@@ -430,9 +481,22 @@ impl<'a> LlmGraph<'a> {
         self.scale(x)
     }
 
+    /// Rows of the output matrix.
+    pub fn n_output_rows(&self) -> i64 {
+        let model = self.model;
+        let index = model
+            .global_tensor(Global::Output, Part::Weight)
+            .or_else(|| model.global_tensor(Global::TokenEmbd, Part::Weight));
+        index.map_or(self.hp.n_vocab, |i| model.tensors[i].ne[1])
+    }
+
     fn output_matrix(&mut self) -> TensorId {
         if let Some(w) = self.output_weight(Global::Output, Part::Weight) {
             return w;
+        }
+        if self.model.architecture.embd_is_output {
+            let table = self.input_weight(Global::TokenEmbd);
+            return self.required(Global::TokenEmbd, table);
         }
         let Some(index) = self.model.global_tensor(Global::TokenEmbd, Part::Weight) else {
             return self.missing("token_embd.weight".to_string());

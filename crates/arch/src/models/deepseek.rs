@@ -11,16 +11,22 @@ pub(super) const ALL: &[Architecture] = &[Architecture::new("deepseek2", graph)]
 
 pub(super) fn graph(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
+    let temperature = g.attn_temperature();
     let options = MoeOptions::of_file(&g.hp.moe);
     g.layers(x, |g, x, il| {
-        let attention = |g: &mut LlmGraph<'_>, n| latent_attention(g, n, il);
+        let attention = |g: &mut LlmGraph<'_>, n| latent_attention(g, n, temperature, il);
         let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
         pre_norm_layer(g, x, il, attention, ffn)
     });
 }
 
 /// Q is taken through K's up-projection, so that the cache holds the compressed K alone.
-fn latent_attention(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
+fn latent_attention(
+    g: &mut LlmGraph<'_>,
+    n: TensorId,
+    temperature: Option<TensorId>,
+    il: usize,
+) -> TensorId {
     let Some(mla) = g.hp.mla else {
         return g.weight(il, Kind::AttnKB); // a file from before MLA: `attn_k_b` is missing
     };
@@ -49,7 +55,10 @@ fn latent_attention(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
     let k_b = g.weight(il, Kind::AttnKB);
     let absorbed = g.mul_mat(k_b, q_nope);
     let absorbed = g.permute(absorbed, [0, 2, 1, 3]);
-    let q = g.concat(absorbed, q_pe, 0);
+    let mut q = g.concat(absorbed, q_pe, 0);
+    if let Some(temperature) = temperature {
+        q = g.mul(q, temperature);
+    }
     let v = g.reshape(compressed, [mla.kv_lora_rank, 1, n_tokens, 1]);
     let k = g.concat(v, k_pe, 0);
     let v_b = g.weight(il, Kind::AttnVB);

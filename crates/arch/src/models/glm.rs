@@ -1,14 +1,24 @@
-//! GLM-4 and GLM-4.5.
+//! GLM-4 and GLM-4.5, and Seed-OSS, which names its norms as the latter does.
 
 use super::Architecture;
+use crate::Result;
 use crate::graph::{Ffn, LlmGraph, MoeOptions};
+use crate::hparams::Hparams;
+use crate::keys::Keys;
 use crate::names::Kind;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
-    Architecture::new("glm4", glm4).f32_sums(),
-    Architecture::new("glm4moe", glm4moe).f32_sums(),
+    Architecture::new("glm4", glm4).reads(hparams).f32_sums(),
+    Architecture::new("glm4moe", glm4moe)
+        .reads(hparams)
+        .f32_sums(),
+    Architecture::new("seed_oss", glm4moe),
 ];
+
+fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    hp.set_mrope(keys)
+}
 
 /// GLM-4: norms on both sides of each block.
 pub(super) fn glm4(g: &mut LlmGraph<'_>) {
@@ -30,6 +40,7 @@ pub(super) fn glm4(g: &mut LlmGraph<'_>) {
 }
 
 /// GLM-4.5: experts behind the first layers; the norm before them is named after attention.
+/// Seed-OSS: no experts at all.
 pub(super) fn glm4moe(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     let options = MoeOptions::of_file(&g.hp.moe);

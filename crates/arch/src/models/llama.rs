@@ -13,8 +13,10 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("ernie4_5", ernie),
     Architecture::new("ernie4_5-moe", ernie),
     Architecture::new("hunyuan-dense", hunyuan),
+    Architecture::new("hunyuan_vl", hunyuan).reads(hunyuan_vl_hparams),
     Architecture::new("llama", llama),
     Architecture::new("llama4", llama4).reads(llama4_hparams),
+    Architecture::new("pangu-embedded", ernie),
     Architecture::new("phi3", phi3),
     Architecture::new("smollm3", smollm3),
 ];
@@ -40,19 +42,31 @@ pub(super) fn pre_norm_layer(
 /// Llama 1 to 3, Mistral, Mixtral.
 pub(super) fn llama(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
-    g.layers(x, |g, x, il| {
-        let attention = |g: &mut LlmGraph<'_>, n| {
-            let factors = g.rope_factors(il);
-            let qkv = g.qkv(n, il);
-            let qkv = g.rotate_qk(qkv, factors);
-            g.attention(qkv, il)
-        };
-        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, MoeOptions::softmax(true), il);
-        pre_norm_layer(g, x, il, attention, ffn)
-    });
+    let temperature = g.attn_temperature();
+    g.layers(x, |g, x, il| layer(g, x, temperature, il));
 }
 
-/// ERNIE 4.5: experts with a selection bias and shared ones beside them.
+/// One layer, queries multiplied by `temperature` where the model has one (Mistral 3).
+pub(super) fn layer(
+    g: &mut LlmGraph<'_>,
+    x: TensorId,
+    temperature: Option<TensorId>,
+    il: usize,
+) -> TensorId {
+    let attention = |g: &mut LlmGraph<'_>, n| {
+        let factors = g.rope_factors(il);
+        let qkv = g.qkv(n, il);
+        let [mut q, k, v] = g.rotate_qk(qkv, factors);
+        if let Some(temperature) = temperature {
+            q = g.mul(q, temperature);
+        }
+        g.attention([q, k, v], il)
+    };
+    let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, MoeOptions::softmax(true), il);
+    pre_norm_layer(g, x, il, attention, ffn)
+}
+
+/// ERNIE 4.5: experts with a selection bias and shared ones beside them. openPangu: dense.
 pub(super) fn ernie(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
@@ -64,6 +78,10 @@ pub(super) fn ernie(g: &mut LlmGraph<'_>) {
         let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, MoeOptions::softmax(true), il);
         pre_norm_layer(g, x, il, attention, ffn)
     });
+}
+
+fn hunyuan_vl_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    hp.set_mrope(keys)
 }
 
 /// Hunyuan: K, then Q, normalised behind the rotation.

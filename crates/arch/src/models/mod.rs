@@ -2,10 +2,15 @@
 //! model's paper.
 
 mod bert;
+mod bitnet;
+mod chameleon;
+mod cogvlm;
 mod cohere;
 mod deepseek;
+mod diffusion;
 mod falcon;
 mod falcon_h1;
+mod gated;
 mod gemma;
 mod gemma3n;
 mod glm;
@@ -13,15 +18,20 @@ mod gpt;
 mod granite;
 mod lfm2;
 mod llama;
+mod looped;
 mod mamba;
+mod mellum;
 mod minicpm3;
+mod mistral;
 mod olmo2;
 mod plamo2;
 mod qwen;
 mod qwen3next;
+mod qwen_vl;
 mod rwkv;
 mod rwkv6;
 mod rwkv7;
+mod talkie;
 mod unknown;
 
 use crate::Result;
@@ -32,10 +42,15 @@ use std::fmt;
 
 const FAMILIES: &[&[Architecture]] = &[
     bert::ALL,
+    bitnet::ALL,
+    chameleon::ALL,
+    cogvlm::ALL,
     cohere::ALL,
     deepseek::ALL,
+    diffusion::ALL,
     falcon::ALL,
     falcon_h1::ALL,
+    gated::ALL,
     gemma::ALL,
     gemma3n::ALL,
     glm::ALL,
@@ -43,13 +58,18 @@ const FAMILIES: &[&[Architecture]] = &[
     granite::ALL,
     lfm2::ALL,
     llama::ALL,
+    looped::ALL,
     mamba::ALL,
+    mellum::ALL,
     minicpm3::ALL,
+    mistral::ALL,
     olmo2::ALL,
     plamo2::ALL,
     qwen::ALL,
     qwen3next::ALL,
+    qwen_vl::ALL,
     rwkv::ALL,
+    talkie::ALL,
 ];
 
 /// An architecture of llama.cpp: `general.architecture` and what follows from it.
@@ -64,19 +84,23 @@ pub struct Architecture {
     pub graph: Option<fn(&mut LlmGraph<'_>)>,
     /// Ends in logits over the vocabulary.
     pub has_lm_head: bool,
-    /// Its graph may have many more nodes than tensors.
-    pub has_large_graph: bool,
+    /// Nodes that its graph may have, a token and a tensor, where they are many.
+    pub graph_room: Option<(u64, u64)>,
     /// `ssm_a` is read by a scan (Mamba), not multiplied (gated delta nets).
     pub scans: bool,
     /// Leaves out the output matrix where embeddings are wanted.
     pub embeddings_skip_head: bool,
     /// Creates its tied output matrix before the token embedding, so the two are never one.
     pub makes_output_first: bool,
+    /// Its output matrix is the token embedding itself, where it lies with the input layer.
+    pub embd_is_output: bool,
     /// `token_embd_norm` is its final norm.
     pub embd_norm_is_output: bool,
     /// Asks for f32 sums behind attention and in the last matrix of a feed-forward block, which
     /// overflow in f16.
     pub sums_in_f32: bool,
+    /// Asks for f32 activations before the last matrix of its experts, which CUDA does not have.
+    pub experts_in_f32: bool,
     /// Layers with a sliding window rotate without frequency factors.
     pub rope_freqs_skip_swa: bool,
 }
@@ -100,12 +124,14 @@ impl Architecture {
             hparams: nothing,
             graph: Some(graph),
             has_lm_head: true,
-            has_large_graph: false,
+            graph_room: None,
             scans: true,
             embeddings_skip_head: false,
             makes_output_first: false,
+            embd_is_output: false,
             embd_norm_is_output: false,
             sums_in_f32: false,
+            experts_in_f32: false,
             rope_freqs_skip_swa: false,
         }
     }
@@ -125,8 +151,12 @@ impl Architecture {
         self
     }
 
-    const fn large_graph(mut self) -> Architecture {
-        self.has_large_graph = true;
+    const fn large_graph(self) -> Architecture {
+        self.graph_room(40, 32)
+    }
+
+    const fn graph_room(mut self, per_token: u64, per_tensor: u64) -> Architecture {
+        self.graph_room = Some((per_token, per_tensor));
         self
     }
 
@@ -145,6 +175,11 @@ impl Architecture {
         self
     }
 
+    const fn embd_output(mut self) -> Architecture {
+        self.embd_is_output = true;
+        self
+    }
+
     const fn embd_norm_output(mut self) -> Architecture {
         self.embd_norm_is_output = true;
         self
@@ -152,6 +187,11 @@ impl Architecture {
 
     const fn f32_sums(mut self) -> Architecture {
         self.sums_in_f32 = true;
+        self
+    }
+
+    const fn f32_experts(mut self) -> Architecture {
+        self.experts_in_f32 = true;
         self
     }
 

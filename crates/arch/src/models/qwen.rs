@@ -3,7 +3,7 @@
 use super::Architecture;
 use super::llama::pre_norm_layer;
 use crate::graph::{LlmGraph, MoeOptions};
-use crate::names::Kind;
+use vramfit_ggml::TensorId;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
@@ -14,21 +14,16 @@ pub(super) const ALL: &[Architecture] = &[
 
 pub(super) fn graph(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
-    g.layers(x, |g, x, il| {
-        let attention = |g: &mut LlmGraph<'_>, n| {
-            let [mut q, mut k, v] = g.qkv(n, il);
-            // Each is normalised and rotated before the other.
-            if g.has(il, Kind::AttnQNorm) {
-                q = g.norm(q, Kind::AttnQNorm, il);
-            }
-            q = g.rotate(q, None);
-            if g.has(il, Kind::AttnKNorm) {
-                k = g.norm(k, Kind::AttnKNorm, il);
-            }
-            k = g.rotate(k, None);
-            g.attention([q, k, v], il)
-        };
-        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, MoeOptions::softmax(true), il);
-        pre_norm_layer(g, x, il, attention, ffn)
-    });
+    g.layers(x, |g, x, il| layer(g, x, MoeOptions::softmax(true), il));
+}
+
+pub(super) fn layer(g: &mut LlmGraph<'_>, x: TensorId, options: MoeOptions, il: usize) -> TensorId {
+    let attention = |g: &mut LlmGraph<'_>, n| {
+        let qkv = g.qkv(n, il);
+        let qkv = g.qk_norm(qkv, il);
+        let qkv = g.rotate_qk(qkv, None);
+        g.attention(qkv, il)
+    };
+    let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
+    pre_norm_layer(g, x, il, attention, ffn)
 }

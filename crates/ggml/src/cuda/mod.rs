@@ -6,7 +6,7 @@ mod fusion;
 mod pool;
 
 use crate::graph::Tensor;
-use crate::{Graph, Op, TensorId, Type, align};
+use crate::{Flags, Graph, Op, TensorId, Type, align};
 use std::fmt;
 use std::str::FromStr;
 
@@ -149,6 +149,7 @@ impl Cuda {
         match t.op {
             Op::Unary(_) => a.is_contiguous(),
             Op::Glu(_) => a.is_contiguous_from(1),
+            Op::MulMatId if t.flags.contains(Flags::SRC_F32) => false,
             Op::MulMat | Op::MulMatId => supports_mul_mat(a, src(1)),
             Op::GetRows => supports_get_rows(a),
             Op::SetRows => supports_set_rows(t.ty, a.ty),

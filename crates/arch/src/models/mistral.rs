@@ -1,0 +1,19 @@
+//! Mistral 3 and 4: Llama and DeepSeek-V2 with a temperature on long contexts.
+
+use super::{Architecture, deepseek, llama};
+use crate::Result;
+use crate::hparams::Hparams;
+use crate::keys::Keys;
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[
+    Architecture::new("mistral3", llama::llama).reads(hparams),
+    Architecture::new("mistral4", deepseek::graph)
+        .reads(hparams)
+        .f32_experts(),
+];
+
+fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    hp.attn_temperature = keys.is_set("attention.temperature_scale")?;
+    Ok(())
+}
