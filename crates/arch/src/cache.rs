@@ -16,9 +16,22 @@ pub enum CacheKind {
     R,
     /// The state of scans.
     S,
+    /// Keys of the lightning indexer.
+    Index,
 }
 
 impl CacheKind {
+    /// Every kind.
+    pub const ALL: [CacheKind; 5] = [
+        CacheKind::K,
+        CacheKind::V,
+        CacheKind::R,
+        CacheKind::S,
+        CacheKind::Index,
+    ];
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
     /// As llama.cpp names it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -26,6 +39,7 @@ impl CacheKind {
             CacheKind::V => "cache_v",
             CacheKind::R => "cache_r",
             CacheKind::S => "cache_s",
+            CacheKind::Index => "cache_idx",
         }
     }
 }
@@ -76,6 +90,11 @@ pub fn cache_tensor(
             };
             tensor(Type::F32, [row, cp.n_seq_max, 1, 1])
         }
+        CacheKind::Index => {
+            let indexer = hp.indexer.filter(|_| layer.has_indexer)?;
+            let ne = [indexer.head, n_cells(hp, cp, il), cp.n_stream(), 1];
+            tensor(cp.type_k, ne)
+        }
         CacheKind::K | CacheKind::V if !hp.has_kv(il) => None,
         CacheKind::V if hp.mla.is_some() => None,
         CacheKind::K => {
@@ -100,7 +119,7 @@ pub fn cache_tensors(
     cp: &ContextParams,
     il: usize,
 ) -> impl Iterator<Item = CacheTensor> {
-    [CacheKind::K, CacheKind::V, CacheKind::R, CacheKind::S]
+    CacheKind::ALL
         .into_iter()
         .filter_map(move |kind| cache_tensor(hp, cp, il, kind))
 }

@@ -46,6 +46,8 @@ pub struct LayerHparams {
     pub clamps_experts: bool,
     /// A slice of the input embedding is added to what the layer reads (deepstack).
     pub adds_input: bool,
+    /// Has a lightning indexer of its own.
+    pub has_indexer: bool,
 }
 
 impl LayerHparams {
@@ -99,6 +101,17 @@ pub struct Mla {
     pub n_rot: i64,
     /// Width of the compressed K and V.
     pub kv_lora_rank: i64,
+}
+
+/// A lightning indexer: chooses the cells that a token attends to (DeepSeek sparse attention).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Indexer {
+    /// Heads of its Q; K has one.
+    pub n_head: i64,
+    /// Width of a head.
+    pub head: i64,
+    /// Cells that it chooses.
+    pub top_k: i64,
 }
 
 /// State space layers (Mamba 1 and 2, gated delta nets, short convolutions, RWKV).
@@ -189,8 +202,16 @@ pub struct Hparams {
     pub moe: Option<Moe>,
     /// Latent attention.
     pub mla: Option<Mla>,
+    /// Latent attention of the layers with a sliding window, where it is another.
+    pub mla_swa: Option<Mla>,
     /// Width of the compressed K and V, also without [`Mla`].
     pub kv_lora_rank: Option<i64>,
+    /// The indexer of sparse attention.
+    pub indexer: Option<Indexer>,
+    /// Streams of the residual that hyper connections keep; 0 for none.
+    pub n_streams: i64,
+    /// Hyper connections have operations of their own ([`FusedOp`](crate::FusedOp)).
+    pub fuses_hyper_connections: bool,
     /// Recurrent layers.
     pub ssm: Option<Ssm>,
     /// Per-layer inputs.
@@ -248,6 +269,12 @@ impl Hparams {
             .unwrap_or(0)
     }
 
+    /// Latent attention of layer `il`.
+    pub fn mla_of(&self, il: usize) -> Option<Mla> {
+        let swa = self.mla_swa.filter(|_| self.layers[il].is_swa);
+        swa.or(self.mla)
+    }
+
     /// `has_kv`: layer `il` has a KV cache of its own.
     pub fn has_kv(&self, il: usize) -> bool {
         let layer = &self.layers[il];
@@ -280,7 +307,11 @@ impl Hparams {
             n_layer_kv: n_layer,
             moe: load_moe(keys, &layers)?,
             mla: load_mla(keys)?,
+            mla_swa: None,
             kv_lora_rank: keys.positive("attention.kv_lora_rank", WIDTH)?,
+            indexer: None,
+            n_streams: keys.int("hyper_connection.count", 1024)?.unwrap_or(0),
+            fuses_hyper_connections: false,
             ssm: load_ssm(keys)?,
             altup: None,
             attn_softcap: false,
@@ -362,6 +393,23 @@ impl Hparams {
         Ok(())
     }
 
+    /// The indexer of the file, on the layers for which `has_indexer` holds.
+    pub(crate) fn set_indexer(
+        &mut self,
+        keys: &Keys<'_>,
+        has_indexer: impl Fn(usize) -> bool,
+    ) -> Result<()> {
+        self.indexer = Some(Indexer {
+            n_head: keys.require("attention.indexer.head_count", HEADS)?,
+            head: keys.require("attention.indexer.key_length", WIDTH)?,
+            top_k: keys.require("attention.indexer.top_k", CONTEXT)?,
+        });
+        for (il, layer) in self.layers.iter_mut().enumerate() {
+            layer.has_indexer = has_indexer(il);
+        }
+        Ok(())
+    }
+
     /// Layers for which `is_recurrent` holds keep a state.
     pub(crate) fn set_recurrent(&mut self, is_recurrent: impl Fn(usize, &LayerHparams) -> bool) {
         for (il, layer) in self.layers.iter_mut().enumerate() {
@@ -396,6 +444,7 @@ fn load_layers(keys: &Keys<'_>, n_layer: usize, n_embd: i64) -> Result<Vec<Layer
         has_rope: true,
         clamps_experts: false,
         adds_input: false,
+        has_indexer: false,
     };
     let heads = n_head.into_iter().zip(n_head_kv);
     Ok(heads.zip(n_used).enumerate().map(layer).collect())

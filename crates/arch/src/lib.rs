@@ -20,5 +20,5 @@ pub use hparams::{Hparams, Unknown};
 pub use model::{Model, ModelTensor};
 pub use models::Architecture;
 pub use names::{Global, Kind, Name, Part, Use};
-pub use params::{ContextParams, Pooling, pad_256};
+pub use params::{ContextParams, FusedOp, Pooling, Unfused, pad_256};
 pub use placement::{CpuRepack, LoadedTensor, TensorOverride, WeightMap};

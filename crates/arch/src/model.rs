@@ -188,7 +188,9 @@ impl Model {
     pub fn is_loaded(&self, index: usize) -> bool {
         match self.tensors[index].role {
             Name::Layer(il, kind, _) => {
-                il < self.hparams.n_layer() && kind.used_by() != Use::Unused
+                let of_main =
+                    il < self.hparams.n_layer() || self.architecture.loads_mtp.contains(&kind);
+                of_main && kind.used_by() != Use::Unused
             }
             Name::Global(global, _) => global.used_by() != Use::Unused,
             Name::Other(_) => true,

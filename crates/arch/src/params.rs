@@ -33,6 +33,47 @@ impl Pooling {
     }
 }
 
+/// What llama.cpp computes in one operation, where that runs on the device of its layer
+/// (`llm_fused_op`), in the order of its probes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum FusedOp {
+    /// Attention without the full matrix of scores.
+    FlashAttention,
+    /// Streams of hyper connections summed into what a block reads.
+    HcPre,
+    /// How the streams are mixed with each other.
+    HcComb,
+    /// What a block adds, spread over the streams.
+    HcPost,
+}
+
+impl FusedOp {
+    /// All of them.
+    pub const ALL: [FusedOp; 4] = [
+        FusedOp::FlashAttention,
+        FusedOp::HcPre,
+        FusedOp::HcComb,
+        FusedOp::HcPost,
+    ];
+}
+
+/// A set of operations that are not fused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Unfused(u8);
+
+impl Unfused {
+    /// Whether `op` is among them.
+    pub fn contains(self, op: FusedOp) -> bool {
+        self.0 & (1 << op as u8) != 0
+    }
+
+    /// Adds `op`.
+    pub fn insert(&mut self, op: FusedOp) {
+        self.0 |= 1 << op as u8;
+    }
+}
+
 /// Settings after llama.cpp has rounded and limited them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ContextParams {
@@ -52,6 +93,8 @@ pub struct ContextParams {
     pub kv_unified: bool,
     /// Attention without the full matrix of scores.
     pub flash_attn: bool,
+    /// Of the other operations that can be fused, those that are not.
+    pub unfused: Unfused,
     /// V is stored transposed. Decided before flash attention `auto` is, so not always its opposite.
     pub v_trans: bool,
     /// KV cache and attention on the devices.

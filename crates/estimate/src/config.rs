@@ -1,7 +1,7 @@
 //! What the user asks for, and what llama.cpp makes of it (`llama_context::llama_context`).
 
 use crate::refusal::Refusal;
-use vramfit_arch::{ContextParams, CpuRepack, Model, Pooling, pad_256};
+use vramfit_arch::{ContextParams, CpuRepack, Model, Pooling, Unfused, pad_256};
 use vramfit_ggml::Type;
 
 /// `LLAMA_MAX_SEQ`: most sequences of a context.
@@ -159,6 +159,7 @@ impl RunConfig {
             },
             kv_unified: self.kv_unified,
             flash_attn,
+            unfused: Unfused::default(),
             v_trans: !flash_attn,
             offload_kqv: self.offload_kqv,
             swa_full: self.swa_full,

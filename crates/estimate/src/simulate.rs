@@ -3,7 +3,9 @@
 use crate::breakdown::{Breakdown, MemoryBytes, Pass, PassStats, Runtime};
 use crate::{EngineProfile, Error, Layout, Refusal, RunConfig};
 use vramfit_arch::cache::cache_tensors;
-use vramfit_arch::{Batch, BuiltGraph, ContextParams, CpuRepack, Model, WeightMap, build};
+use vramfit_arch::{
+    Batch, BuiltGraph, ContextParams, CpuRepack, FusedOp, Model, Unfused, WeightMap, build,
+};
 use vramfit_ggml::cuda::{Cuda, PoolUse};
 use vramfit_ggml::{
     Backend, BackendId, BufferType, Observer, Schedule, Scheduler, Unwatched, align, reserve,
@@ -104,26 +106,54 @@ impl<'a> Context<'a> {
             n_copies: if pipelined { PIPELINE_COPIES } else { 1 },
             use_mmap: run.use_mmap && !layout.devices.iter().any(|d| d.integrated),
         };
-        if run.probes_flash_attention() {
-            context.params.flash_attn = model.is_known() && context.flash_attention_fits()?;
-        }
+        context.settle_fused_ops(run.probes_flash_attention())?;
         Ok(context)
     }
 
-    /// `auto`: a graph of one token a sequence is split, and flash attention stays on when every
-    /// node lands on the device of its layer.
-    fn flash_attention_fits(&self) -> Result<bool, Error> {
+    /// `resolve_fused_ops`, one operation after the other: it stays fused when every node of its
+    /// kind lands on the device of its layer.
+    fn settle_fused_ops(&mut self, auto_flash_attention: bool) -> Result<(), Error> {
+        if !self.model.is_known() {
+            self.params.flash_attn &= !auto_flash_attention;
+            return Ok(());
+        }
+        let probed = |op: &FusedOp| match op {
+            FusedOp::FlashAttention => auto_flash_attention,
+            _ => self.model.hparams.fuses_hyper_connections,
+        };
+        let probed: Vec<FusedOp> = FusedOp::ALL.into_iter().filter(probed).collect();
+        let mut misplaced = None;
+        for op in probed {
+            let found = match &misplaced {
+                Some(found) => found,
+                None => misplaced.insert(self.misplaced_ops()?),
+            };
+            if found.contains(op) {
+                match op {
+                    FusedOp::FlashAttention => self.params.flash_attn = false,
+                    _ => self.params.unfused.insert(op),
+                }
+                misplaced = None; // the next one is probed in another graph
+            }
+        }
+        Ok(())
+    }
+
+    /// Fused operations of a graph of one token a sequence that are not on their layer's device.
+    fn misplaced_ops(&self) -> Result<Unfused, Error> {
         let n = self.params.n_seq_max;
         let (built, schedule) = self.schedule(Batch {
             n_tokens: n,
             n_outputs: n,
         })?;
-        let at_home = |&(node, il): &(_, usize)| {
-            schedule.backend_of(node) == Some(self.weights.backend(self.layers[il]))
-        };
-        let fits = built.flash_attn.iter().all(at_home);
+        let mut misplaced = Unfused::default();
+        for &(op, node, il) in &built.fused {
+            if schedule.backend_of(node) != Some(self.weights.backend(self.layers[il])) {
+                misplaced.insert(op);
+            }
+        }
         built.graph.recycle();
-        Ok(fits)
+        Ok(misplaced)
     }
 
     /// The largest batch, or one token a sequence.

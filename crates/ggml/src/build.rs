@@ -331,6 +331,33 @@ impl Graph {
         self.view_4d(sorted, [k, ne[1], ne[2], ne[3]], [nb[1], nb[2], nb[3]])
     }
 
+    /// Indices of the `k` largest of each row, in no order.
+    pub fn top_k(&mut self, a: TensorId, k: i64) -> TensorId {
+        let [n, rows @ ..] = self[a].ne;
+        if k > n {
+            let error = GraphError::Shapes {
+                op: Op::TopK,
+                a: self[a].ne,
+                b: [k, rows[0], rows[1], rows[2]],
+            };
+            self.fail(error);
+        }
+        self.new_tensor(Op::TopK, Type::I32, [k, rows[0], rows[1], rows[2]], &[a])
+    }
+
+    /// How well each cell answers each token: q `[d, h, t, s]`, k `[d, 1, n_kv, s]`, weights
+    /// `[h, t, 1, s]` and mask `[n_kv, t, 1, s]` give `[n_kv, t, 1, s]`.
+    pub fn lightning_indexer(&mut self, src: [TensorId; 4]) -> TensorId {
+        let [q, k, w, m] = src.map(|t| self[t].ne);
+        let fits = q[0] == k[0] && k[1] == 1 && q[1] == w[0] && q[2] == w[1] && q[3] == k[3];
+        if !fits || [m[0], m[1], m[2]] != [k[2], q[2], 1] || w[2] != 1 || w[3] != k[3] {
+            let op = Op::LightningIndexer;
+            self.fail(GraphError::Shapes { op, a: q, b: k });
+        }
+        let ne = [k[2], q[2], 1, q[3]];
+        self.new_tensor(Op::LightningIndexer, Type::F32, ne, &src)
+    }
+
     /// The sum of each row.
     pub fn sum_rows(&mut self, a: TensorId) -> TensorId {
         self.rows_to_one(Op::SumRows, a)

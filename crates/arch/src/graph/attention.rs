@@ -4,6 +4,7 @@ use super::LlmGraph;
 use super::inputs::AttnInput;
 use crate::cache::CacheKind;
 use crate::names::{Kind, Part};
+use crate::params::FusedOp;
 use vramfit_ggml::{BufferType, Flags, TensorId, Type};
 
 /// Queries, keys and values: `[head, n_head, n_tokens]`.
@@ -171,9 +172,14 @@ impl LlmGraph<'_> {
 
     fn store_k(&mut self, k: TensorId, input: &AttnInput, il: usize) {
         let cache = self.cache(il, CacheKind::K);
-        let rows = self.flat_heads(k);
+        self.store_rows(k, cache, input.k_idxs);
+    }
+
+    /// Writes the tokens of `x` `[head, n_head, n_tokens]` to the cells `idxs` of `cache`.
+    pub(super) fn store_rows(&mut self, x: TensorId, cache: TensorId, idxs: TensorId) {
+        let rows = self.flat_heads(x);
         let cache = self.merge_streams(cache);
-        let stored = self.set_rows(cache, rows, input.k_idxs);
+        let stored = self.set_rows(cache, rows, idxs);
         self.expand(stored);
     }
 
@@ -266,16 +272,32 @@ impl LlmGraph<'_> {
 
     /// Latent attention: the cache holds one compressed K for all heads, V is a part of it, and
     /// `v_b` expands the result.
-    pub fn attention_mla(&mut self, [q, k, v]: Qkv, v_b: TensorId, il: usize) -> TensorId {
+    pub fn attention_mla(&mut self, qkv: Qkv, v_b: TensorId, il: usize) -> TensorId {
+        let cur = self.attend_mla(qkv, v_b, None, il);
+        self.linear(cur, Kind::AttnOutput, il)
+    }
+
+    /// Latent attention without its output matrix, to the `chosen` cells of each token or to all.
+    pub fn attend_mla(
+        &mut self,
+        [q, k, v]: Qkv,
+        v_b: TensorId,
+        chosen: Option<TensorId>,
+        il: usize,
+    ) -> TensorId {
         let input = self.attn_input_of(il);
+        let sinks = self.optional(il, Kind::AttnSinks, Part::Weight);
         [q, v, k].into_iter().for_each(|t| self.expand(t));
         self.store_k(k, &input, il);
+        let mask = match chosen {
+            Some(cells) => self.mask_others(input.mask, cells),
+            None => input.mask,
+        };
         let k = self.cache_k_view(input.n_kv, il);
         let (ne, nb) = (self[k].ne, self[k].nb);
         let rank = self[v].ne[0];
         let v = self.view_4d(k, [rank, ne[1], ne[2], ne[3]], [nb[1], nb[2], nb[3]]);
-        let cur = self.attend_over([q, k, v], input.mask, None, Some(v_b), il);
-        self.linear(cur, Kind::AttnOutput, il)
+        self.attend_over([q, k, v], mask, sinks, Some(v_b), il)
     }
 
     /// `build_attn_mha`: q `[d, h, t]` against k and v `[d, h, n_kv, streams]`.
@@ -323,7 +345,7 @@ impl LlmGraph<'_> {
         });
         let mut cur = self.flash_attn([q, k, v], mask, sinks);
         self.name_layer(cur, "fattn", il);
-        self.flash_attn.push((cur, il));
+        self.fused.push((FusedOp::FlashAttention, cur, il));
         if let Some(v_b) = v_b {
             cur = self.permute(cur, [0, 2, 1, 3]);
             cur = self.mul_mat(v_b, cur);

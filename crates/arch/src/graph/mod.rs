@@ -3,6 +3,7 @@
 
 mod attention;
 mod ffn;
+mod indexer;
 mod inputs;
 mod recurrent;
 
@@ -10,13 +11,15 @@ use crate::cache::{CacheKind, cache_tensor};
 use crate::hparams::Hparams;
 use crate::model::Model;
 use crate::names::{Global, Kind, Part};
-use crate::params::{ContextParams, Pooling};
+use crate::params::{ContextParams, FusedOp, Pooling};
 use crate::placement::WeightMap;
 use crate::{Error, Result};
+use indexer::IndexInput;
 use inputs::AttnInput;
 use std::ops::{Deref, DerefMut};
 use vramfit_ggml::{BufferType, Flags, Graph, Label, Op, TensorId, Type};
 
+pub use attention::Qkv;
 pub use ffn::{Ffn, MoeOptions};
 pub(crate) use recurrent::floats;
 
@@ -51,8 +54,8 @@ pub struct Batch {
 pub struct BuiltGraph {
     /// The graph.
     pub graph: Graph,
-    /// Its flash attention nodes and their layers.
-    pub flash_attn: Vec<(TensorId, usize)>,
+    /// Its fused operations and their layers.
+    pub fused: Vec<(FusedOp, TensorId, usize)>,
 }
 
 /// Builds the graph of `model` for one batch.
@@ -92,12 +95,13 @@ pub struct LlmGraph<'a> {
     input_embd: Option<TensorId>,
     out_ids: Option<TensorId>,
     attn_inputs: [Option<AttnInput>; 2],
+    index_input: Option<IndexInput>,
     no_cache_mask: Option<TensorId>,
     state_ids: Option<[TensorId; 3]>,
     placed: Vec<Option<TensorId>>,
     copies: Vec<(usize, TensorId)>,
-    caches: Vec<[Option<TensorId>; 4]>,
-    flash_attn: Vec<(TensorId, usize)>,
+    caches: Vec<[Option<TensorId>; CacheKind::COUNT]>,
+    fused: Vec<(FusedOp, TensorId, usize)>,
     embd: Option<TensorId>,
     error: Option<Error>,
 }
@@ -135,12 +139,13 @@ impl<'a> LlmGraph<'a> {
             input_embd: None,
             out_ids: None,
             attn_inputs: [None, None],
+            index_input: None,
             no_cache_mask: None,
             state_ids: None,
             placed: vec![None; n_tensors],
             copies: Vec::new(),
-            caches: vec![[None; 4]; model.hparams.n_layer()],
-            flash_attn: Vec::new(),
+            caches: vec![[None; CacheKind::COUNT]; model.hparams.n_layer()],
+            fused: Vec::new(),
             embd: None,
             error: None,
         }
@@ -155,7 +160,7 @@ impl<'a> LlmGraph<'a> {
         }
         Ok(BuiltGraph {
             graph: self.graph,
-            flash_attn: self.flash_attn,
+            fused: self.fused,
         })
     }
 
@@ -324,6 +329,13 @@ impl<'a> LlmGraph<'a> {
         let cur = self.norm_with(x, w, b, Some(il));
         self.graph.name_layer(cur, kind.name(), il);
         cur
+    }
+
+    /// [`norm`](Self::norm) by mean and variance, whatever the model's other norms are.
+    pub fn layer_norm(&mut self, x: TensorId, kind: Kind, il: usize) -> TensorId {
+        let w = self.optional(il, kind, Part::Weight);
+        let b = self.optional(il, kind, Part::Bias);
+        self.norm_by(Norm::Layer, x, w, b, Some(il))
     }
 
     /// [`norm`](Self::norm) that llama.cpp does not tie to its layer's device.

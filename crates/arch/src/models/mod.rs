@@ -8,6 +8,7 @@ mod cogvlm;
 mod cohere;
 mod deepseek;
 mod diffusion;
+mod dsa;
 mod falcon;
 mod falcon_h1;
 mod gated;
@@ -38,6 +39,7 @@ use crate::Result;
 use crate::graph::{LlmGraph, Norm};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
+use crate::names::Kind;
 use std::fmt;
 
 const FAMILIES: &[&[Architecture]] = &[
@@ -48,6 +50,7 @@ const FAMILIES: &[&[Architecture]] = &[
     cohere::ALL,
     deepseek::ALL,
     diffusion::ALL,
+    dsa::ALL,
     falcon::ALL,
     falcon_h1::ALL,
     gated::ALL,
@@ -103,6 +106,8 @@ pub struct Architecture {
     pub experts_in_f32: bool,
     /// Layers with a sliding window rotate without frequency factors.
     pub rope_freqs_skip_swa: bool,
+    /// Tensors of the multi-token-prediction layers that are loaded all the same.
+    pub loads_mtp: &'static [Kind],
 }
 
 impl fmt::Debug for Architecture {
@@ -133,6 +138,7 @@ impl Architecture {
             sums_in_f32: false,
             experts_in_f32: false,
             rope_freqs_skip_swa: false,
+            loads_mtp: &[],
         }
     }
 
@@ -197,6 +203,11 @@ impl Architecture {
 
     const fn plain_rope_in_window(mut self) -> Architecture {
         self.rope_freqs_skip_swa = true;
+        self
+    }
+
+    const fn loads_of_mtp(mut self, kinds: &'static [Kind]) -> Architecture {
+        self.loads_mtp = kinds;
         self
     }
 

@@ -164,6 +164,7 @@ impl Cuda {
             Op::SsmConv => a.ne[1] % 128 == 0,
             Op::Rope => a.nb[0] == a.ty.type_size() && a.is_contiguous_from(2),
             Op::SumRows | Op::Mean => a.ty == Type::F32 && a.has_contiguous_rows(),
+            Op::LightningIndexer => supports_lightning_indexer(a, src(1)),
             Op::FlashAttnExt => self.flash_attn_kernel(graph, t) != FlashAttnKernel::Unsupported,
             _ => true,
         }
@@ -232,6 +233,16 @@ fn supports_ssm_scan(state: [i64; 4], a: [i64; 4], b: [i64; 4]) -> bool {
     } else {
         d_state == 16 && head_dim == 1 && n_head % 128 == 0 && b[1] == 1
     }
+}
+
+/// `ggml_cuda_lightning_indexer_supported`: 32 or 64 heads of 128, K of a common type.
+fn supports_lightning_indexer(q: &Tensor, k: &Tensor) -> bool {
+    use Type::*;
+    let aligned = |t: &&Tensor| t.ty.is_quantized() || t.nb[1..].iter().all(|nb| nb % 16 == 0);
+    q.ne[0] == 128
+        && matches!(q.ne[1], 32 | 64)
+        && [q, k].iter().all(aligned)
+        && matches!(k.ty, F32 | BF16 | F16 | Q8_0 | Q5_1 | Q5_0 | Q4_1 | Q4_0)
 }
 
 #[cfg(test)]
