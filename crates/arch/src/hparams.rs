@@ -238,6 +238,8 @@ pub struct Hparams {
     pub is_causal: bool,
     /// Keeps a memory of earlier tokens; encoders do not.
     pub has_memory: bool,
+    /// Attends to the batch alone even so.
+    pub ignores_memory: bool,
     /// Positions a token (4 for M-RoPE).
     pub n_pos_per_embd: i64,
     /// Attention without rotation (`rope.scaling.finetuned` = false).
@@ -248,6 +250,8 @@ pub struct Hparams {
     pub pooling_type: Option<i64>,
     /// Recurrent layers have a KV cache too (Falcon-H1).
     pub recurrent_attends: bool,
+    /// `hidden_activation` of the file.
+    pub hidden_act: Option<String>,
     /// Layers come in two kinds, with and without a window, and so do the caches.
     pub has_swa_layers: bool,
     /// Only of an architecture that is not known.
@@ -325,11 +329,13 @@ impl Hparams {
             hrm: None,
             is_causal: keys.flag("attention.causal")?.unwrap_or(true),
             has_memory: true,
+            ignores_memory: false,
             n_pos_per_embd: 1,
             no_rope: keys.flag("rope.scaling.finetuned")? == Some(false),
             rescale_every_n_layers: keys.int("rescale_every_n_layers", LAYERS)?.unwrap_or(0),
             pooling_type: keys.int("pooling_type", 16)?,
             recurrent_attends: false,
+            hidden_act: keys.text("hidden_activation")?.map(str::to_string),
             has_swa_layers: false,
             layers,
             unknown: None,
@@ -342,6 +348,26 @@ impl Hparams {
         &mut self,
         keys: &Keys<'_>,
         window: Option<i64>,
+        period: i64,
+    ) -> Result<()> {
+        self.set_swa_pattern(keys, window, |i, n| i % n < n - 1, period)
+    }
+
+    /// [`set_swa`](Self::set_swa) with the layers that see everything in front (`dense_first`).
+    pub(crate) fn set_swa_dense_first(
+        &mut self,
+        keys: &Keys<'_>,
+        window: Option<i64>,
+        period: i64,
+    ) -> Result<()> {
+        self.set_swa_pattern(keys, window, |i, n| i % n != 0, period)
+    }
+
+    fn set_swa_pattern(
+        &mut self,
+        keys: &Keys<'_>,
+        window: Option<i64>,
+        is_swa: impl Fn(i64, i64) -> bool,
         period: i64,
     ) -> Result<()> {
         const PATTERN: &str = "attention.sliding_window_pattern";
@@ -357,7 +383,7 @@ impl Hparams {
         } else {
             let period = keys.int(PATTERN, LAYERS)?.unwrap_or(period);
             (0..n_layer as i64)
-                .map(|i| period == 0 || i % period < period - 1)
+                .map(|i| period == 0 || is_swa(i, period))
                 .collect()
         };
         self.n_swa = window;

@@ -158,6 +158,15 @@ impl<'a> Keys<'a> {
         Ok(self.int(key, i64::MAX)?.map(|n| n != 0))
     }
 
+    /// A text; `None` when absent.
+    pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        let text = value.as_str().map(Some);
+        text.ok_or_else(|| self.wrong_type(key, "a string", &value))
+    }
+
     /// Whether the value is an array.
     pub fn is_array(&self, key: &str) -> bool {
         matches!(self.value(key), Some(Value::Array(_)))

@@ -60,7 +60,7 @@ impl LlmGraph<'_> {
 
     /// Attention of layer `il` and its output matrix.
     pub fn attention(&mut self, qkv: Qkv, il: usize) -> TensorId {
-        if !self.hp.has_memory {
+        if !self.hp.has_memory || self.hp.ignores_memory {
             return self.attention_no_cache(qkv, il);
         }
         let cur = self.attend(qkv, il);
@@ -251,23 +251,27 @@ impl LlmGraph<'_> {
     }
 
     /// Attention over the batch itself, as encoders do, and its output matrix.
-    pub fn attention_no_cache(&mut self, qkv: Qkv, il: usize) -> TensorId {
-        let mask = match self.no_cache_mask {
-            Some(mask) => mask,
-            None => {
-                let ty = if self.cp.flash_attn {
-                    Type::F16
-                } else {
-                    Type::F32
-                };
-                let n = self.n_tokens;
-                let mask = self.input("attn_inp_kq_mask", ty, [n, n, 1, 1]);
-                *self.no_cache_mask.insert(mask)
-            }
-        };
+    fn attention_no_cache(&mut self, qkv: Qkv, il: usize) -> TensorId {
+        let mask = self.no_cache_mask(il);
         qkv.into_iter().for_each(|t| self.expand(t));
         let cur = self.attend_over(qkv, mask, None, None, il);
         self.linear(cur, Kind::AttnOutput, il)
+    }
+
+    /// Who sees whom in the batch; layers with a window have a mask of their own.
+    fn no_cache_mask(&mut self, il: usize) -> TensorId {
+        let swa = self.hp.has_swa_layers && self.hp.layers[il].is_swa;
+        if let Some(mask) = self.no_cache_masks[swa as usize] {
+            return mask;
+        }
+        let ty = if self.cp.flash_attn {
+            Type::F16
+        } else {
+            Type::F32
+        };
+        let n = self.n_tokens;
+        let mask = self.input("attn_inp_kq_mask", ty, [n, n, 1, 1]);
+        *self.no_cache_masks[swa as usize].insert(mask)
     }
 
     /// Latent attention: the cache holds one compressed K for all heads, V is a part of it, and

@@ -12,6 +12,8 @@ pub enum Ffn {
     Silu,
     /// GELU, gated where the layer has a gate.
     Gelu,
+    /// ReLU.
+    Relu,
     /// Squared ReLU.
     ReluSqr,
     /// SwiGLU with gate and up in one matrix.
@@ -25,6 +27,10 @@ pub enum Ffn {
         /// Both are limited.
         limits_up: bool,
     },
+    /// GeGLU with gate and up in one matrix.
+    GegluFused,
+    /// ReGLU with gate and up in one matrix.
+    RegluFused,
 }
 
 /// How a mixture of experts departs from the file's own settings.
@@ -85,7 +91,10 @@ impl LlmGraph<'_> {
             (Ffn::SwigluOai, Some(gate)) => self.glu_split(Glu::SwigluOai, gate, up),
             (_, Some(gate)) => self.glu_split(Glu::Swiglu, gate, up),
             (Ffn::Gelu, None) => self.unary(Unary::Gelu, up),
+            (Ffn::Relu, None) => self.unary(Unary::Relu, up),
             (Ffn::SwigluFused, None) => self.glu(Glu::Swiglu, up),
+            (Ffn::GegluFused, None) => self.glu(Glu::Geglu, up),
+            (Ffn::RegluFused, None) => self.glu(Glu::Reglu, up),
             (Ffn::ReluSqr, None) => {
                 let relu = self.unary(Unary::Relu, up);
                 self.map(Op::Sqr, relu)

@@ -5,13 +5,14 @@ mod attention;
 mod ffn;
 mod indexer;
 mod inputs;
+mod pooling;
 mod recurrent;
 
 use crate::cache::{CacheKind, cache_tensor};
 use crate::hparams::Hparams;
 use crate::model::Model;
 use crate::names::{Global, Kind, Part};
-use crate::params::{ContextParams, FusedOp, Pooling};
+use crate::params::{ContextParams, FusedOp};
 use crate::placement::WeightMap;
 use crate::{Error, Result};
 use indexer::IndexInput;
@@ -21,6 +22,7 @@ use vramfit_ggml::{BufferType, Flags, Graph, Label, Op, TensorId, Type};
 
 pub use attention::Qkv;
 pub use ffn::{Ffn, MoeOptions};
+pub use pooling::RankHead;
 pub(crate) use recurrent::floats;
 
 /// Which normalisation a model uses throughout.
@@ -96,7 +98,7 @@ pub struct LlmGraph<'a> {
     out_ids: Option<TensorId>,
     attn_inputs: [Option<AttnInput>; 2],
     index_input: Option<IndexInput>,
-    no_cache_mask: Option<TensorId>,
+    no_cache_masks: [Option<TensorId>; 2],
     state_ids: Option<[TensorId; 3]>,
     placed: Vec<Option<TensorId>>,
     copies: Vec<(usize, TensorId)>,
@@ -140,7 +142,7 @@ impl<'a> LlmGraph<'a> {
             out_ids: None,
             attn_inputs: [None, None],
             index_input: None,
-            no_cache_mask: None,
+            no_cache_masks: [None, None],
             state_ids: None,
             placed: vec![None; n_tensors],
             copies: Vec::new(),
@@ -528,32 +530,15 @@ impl<'a> LlmGraph<'a> {
         self.embd = Some(embd);
     }
 
+    /// The end of an encoder: `embd` is the result, there are no logits.
+    pub fn end_in_embeddings(&mut self, embd: TensorId) {
+        self.set_embeddings(embd);
+        self.set_output(embd);
+    }
+
     /// Marks a result that is read after the graph has run.
     pub fn set_output(&mut self, t: TensorId) {
         self.expand(t);
         self.graph[t].flags.insert(Flags::OUTPUT);
-    }
-
-    /// `build_pooling`: embeddings of sequences from those of tokens.
-    fn pool(&mut self) {
-        let Some(embd) = self.embd.filter(|_| self.cp.embeddings) else {
-            return;
-        };
-        let n_seqs = self.cp.n_seq_max;
-        let pooled = match self.cp.pooling {
-            Pooling::None => embd,
-            Pooling::Mean => {
-                let n_tokens = self.n_tokens;
-                let mean = self.input("mean", Type::F32, [n_tokens, n_seqs, 1, 1]);
-                let t = self.transpose(embd);
-                let t = self.cont(t);
-                self.mul_mat(t, mean)
-            }
-            Pooling::Cls | Pooling::Last | Pooling::Rank => {
-                let ids = self.input("cls", Type::I32, [n_seqs, 1, 1, 1]);
-                self.get_rows(embd, ids)
-            }
-        };
-        self.set_output(pooled);
     }
 }

@@ -16,6 +16,7 @@ pub(super) const ALL: &[Architecture] = &[
         .reads(gemma4_hparams)
         .output_first()
         .plain_rope_in_window(),
+    Architecture::new("gemma-embedding", gemma_embedding).reads(gemma_embedding_hparams),
 ];
 
 pub(super) fn gemma2_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
@@ -26,6 +27,12 @@ pub(super) fn gemma2_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
 
 pub(super) fn gemma3_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.set_swa(keys, Hparams::window(keys)?, 6)
+}
+
+fn gemma_embedding_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    hp.has_memory = false;
+    hp.is_causal = false;
+    gemma3_hparams(keys, hp)
 }
 
 pub(super) fn gemma4_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
@@ -46,6 +53,17 @@ pub(super) fn gemma2(g: &mut LlmGraph<'_>) {
 pub(super) fn gemma3(g: &mut LlmGraph<'_>) {
     let x = g.embed(true);
     g.layers(x, layer);
+}
+
+/// Gemma 3 as an encoder.
+fn gemma_embedding(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    let mut x = g.scale(x);
+    for il in 0..g.hp.n_layer() {
+        x = layer(g, x, il);
+    }
+    let x = g.final_norm(x);
+    g.end_in_embeddings(x);
 }
 
 fn layer(g: &mut LlmGraph<'_>, x: TensorId, il: usize) -> TensorId {

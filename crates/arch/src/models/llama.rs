@@ -15,6 +15,7 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("hunyuan-dense", hunyuan),
     Architecture::new("hunyuan_vl", hunyuan).reads(hunyuan_vl_hparams),
     Architecture::new("llama", llama),
+    Architecture::new("llama-embed", llama_embed).reads(llama_embed_hparams),
     Architecture::new("llama4", llama4).reads(llama4_hparams),
     Architecture::new("pangu-embedded", ernie),
     Architecture::new("phi3", phi3),
@@ -44,6 +45,21 @@ pub(super) fn llama(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     let temperature = g.attn_temperature();
     g.layers(x, |g, x, il| layer(g, x, temperature, il));
+}
+
+fn llama_embed_hparams(_: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    hp.ignores_memory = true;
+    Ok(())
+}
+
+/// Llama as an encoder.
+fn llama_embed(g: &mut LlmGraph<'_>) {
+    let mut x = g.embed(false);
+    for il in 0..g.hp.n_layer() {
+        x = layer(g, x, None, il);
+    }
+    let x = g.final_norm(x);
+    g.end_in_embeddings(x);
 }
 
 /// One layer, queries multiplied by `temperature` where the model has one (Mistral 3).

@@ -36,7 +36,7 @@ mod talkie;
 mod unknown;
 
 use crate::Result;
-use crate::graph::{LlmGraph, Norm};
+use crate::graph::{LlmGraph, Norm, RankHead};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
@@ -108,6 +108,8 @@ pub struct Architecture {
     pub rope_freqs_skip_swa: bool,
     /// Tensors of the multi-token-prediction layers that are loaded all the same.
     pub loads_mtp: &'static [Kind],
+    /// How it scores, as a reranker.
+    pub rank_head: RankHead,
 }
 
 impl fmt::Debug for Architecture {
@@ -139,6 +141,7 @@ impl Architecture {
             experts_in_f32: false,
             rope_freqs_skip_swa: false,
             loads_mtp: &[],
+            rank_head: RankHead::Tanh,
         }
     }
 
@@ -208,6 +211,8 @@ impl Architecture {
 
     const fn loads_of_mtp(mut self, kinds: &'static [Kind]) -> Architecture {
         self.loads_mtp = kinds;
+    const fn ranks_by(mut self, head: RankHead) -> Architecture {
+        self.rank_head = head;
         self
     }
 

@@ -2,13 +2,13 @@
 
 use super::Architecture;
 use super::llama::pre_norm_layer;
-use crate::graph::{LlmGraph, MoeOptions};
+use crate::graph::{LlmGraph, MoeOptions, RankHead};
 use vramfit_ggml::TensorId;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("qwen2", graph),
-    Architecture::new("qwen3", graph),
+    Architecture::new("qwen3", graph).ranks_by(RankHead::Softmax),
     Architecture::new("qwen3moe", graph),
 ];
 

@@ -3,7 +3,7 @@
 
 use super::{Architecture, qwen};
 use crate::Result;
-use crate::graph::{LlmGraph, MoeOptions};
+use crate::graph::{LlmGraph, MoeOptions, RankHead};
 use crate::hparams::{Hparams, limits};
 use crate::keys::Keys;
 use crate::names::{Global, Part};
@@ -13,7 +13,9 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("paddleocr", qwen::graph).reads(hparams),
     Architecture::new("qwen2vl", qwen::graph).reads(hparams),
     Architecture::new("qwen3tts", tts).reads(deepstack_hparams),
-    Architecture::new("qwen3vl", tts).reads(deepstack_hparams),
+    Architecture::new("qwen3vl", tts)
+        .reads(deepstack_hparams)
+        .ranks_by(RankHead::Softmax),
     Architecture::new("qwen3vlmoe", qwen::graph).reads(deepstack_hparams),
 ];
 
