@@ -211,6 +211,9 @@ impl Architecture {
 
     const fn loads_of_mtp(mut self, kinds: &'static [Kind]) -> Architecture {
         self.loads_mtp = kinds;
+        self
+    }
+
     const fn ranks_by(mut self, head: RankHead) -> Architecture {
         self.rank_head = head;
         self
