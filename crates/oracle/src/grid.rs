@@ -52,6 +52,12 @@ impl Cases {
         }
     }
 
+    /// Random cases alone.
+    pub fn without_core(mut self) -> Self {
+        self.core.clear();
+        self
+    }
+
     /// What the engine said about the model.
     pub fn model(&self) -> &Model {
         &self.model

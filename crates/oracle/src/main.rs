@@ -51,6 +51,8 @@ const USAGE: &str = "usage: oracle COMMAND
   diff [MODEL.gguf ..] [--cases N] [--minutes M] [--seed S] [--workers N] [--graph]
                          random settings on random devices until stopped, engine against estimate; N cases a model;
                          models: of fixtures/gguf, or a path; none: all of them; --graph: node lists alone
+  diff --mutate [NAME..] [--rounds N] [--minutes M] [--seed S] [--workers N] [--cases N]
+                         the same for models made up by chance from specs and header-only files; N cases a mutant
   plans [--n N] [--workers N] [--estimate PATH] [--out FILE]
                          estimate's plans, loaded for real on GPUs too small for comfort
   synth [NAME...]        headers of models from the specs in fixtures/specs, all if none is named";

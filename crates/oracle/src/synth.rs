@@ -16,23 +16,22 @@ use crate::kit::Engine;
 use crate::models::{fixtures, make_one_sparse};
 
 /// A spec file; CONTRIBUTING.md describes it.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Spec {
-    architecture: String,
-    model: Option<String>,
-    #[allow(dead_code)] // for people
-    source: String,
-    matrices: String,
+pub struct Spec {
+    pub architecture: String,
+    pub model: Option<String>,
+    pub source: String,
+    pub matrices: String,
     #[serde(default)]
-    with: Vec<String>,
+    pub with: Vec<String>,
     #[serde(default)]
-    without: Vec<String>,
+    pub without: Vec<String>,
     #[serde(default)]
-    types: BTreeMap<String, String>,
+    pub types: BTreeMap<String, String>,
     #[serde(default)]
-    extra: BTreeMap<String, Vec<i64>>,
-    keys: toml::Table,
+    pub extra: BTreeMap<String, Vec<i64>>,
+    pub keys: toml::Table,
 }
 
 /// Makes the models with these names, all where there are none. Returns the exit code: 1 if the
@@ -74,20 +73,9 @@ fn all_names(folder: &Path) -> Result<Vec<String>> {
 }
 
 fn make(name: &str, specs: &Path) -> Result<String> {
-    let path = specs.join(format!("{name}.toml"));
-    let text = fs::read_to_string(&path).context(path.display())?;
-    let spec: Spec = toml::from_str(&text).context(path.display())?;
+    let spec = Spec::read(&specs.join(format!("{name}.toml")))?;
     let folder = tempfile::tempdir().context("a temporary folder")?;
-
-    let keys_only = folder.path().join("keys.gguf");
-    let listed: Vec<_> = spec
-        .extra
-        .iter()
-        .map(|(name, ne)| (name.clone(), ne.clone()))
-        .collect();
-    write(&keys_only, &spec.header(&listed)?)?;
-    let asked = Engine.tensors(&keys_only, &spec.with, &spec.without)?;
-    let bytes = spec.header(&spec.tensors(asked))?;
+    let bytes = spec.bytes(folder.path())?;
 
     let made = folder.path().join("made.gguf");
     write(&made, &bytes)?;
@@ -122,6 +110,30 @@ fn accepted(model: &Path) -> Result<()> {
 }
 
 impl Spec {
+    /// The spec in a file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).context(path.display())?;
+        toml::from_str(&text).context(path.display())
+    }
+
+    /// The header-only file, with the tensors that the engine asks for.
+    pub fn bytes(&self, folder: &Path) -> Result<Vec<u8>> {
+        let asked = self.asked(folder)?;
+        self.header(&self.tensors(asked))
+    }
+
+    /// The tensors that the engine asks for.
+    pub fn asked(&self, folder: &Path) -> Result<Vec<(String, Vec<i64>)>> {
+        let keys_only = tempfile::NamedTempFile::new_in(folder).context("a temporary file")?;
+        let listed: Vec<_> = self
+            .extra
+            .iter()
+            .map(|(name, ne)| (name.clone(), ne.clone()))
+            .collect();
+        write(&keys_only.path().into(), &self.header(&listed)?)?;
+        Engine.tensors(keys_only.path(), &self.with, &self.without)
+    }
+
     /// The header's bytes, padded up to where the data starts.
     fn header(&self, tensors: &[(String, Vec<i64>)]) -> Result<Vec<u8>> {
         let arch = &self.architecture;
@@ -174,8 +186,15 @@ impl Spec {
         let parse = |text: &str| Type::from_name(text).context(format!("type {text}"));
         let short = short_name(name);
         let given = self.types.iter().find(|(p, _)| *p == name || **p == short);
+        let fits = |ty: &Type| {
+            ne.first()
+                .is_some_and(|n| n.unsigned_abs().is_multiple_of(ty.block_size()))
+        };
         if let Some((_, text)) = given {
-            return parse(text);
+            return Ok([parse(text)?, Type::Q8_0]
+                .into_iter()
+                .find(fits)
+                .unwrap_or(Type::F16));
         }
         if ne.len() < 2 || is_small(&short) {
             return Ok(Type::F32);
@@ -188,11 +207,8 @@ impl Spec {
         {
             ty = Type::Q6_K;
         }
-        let row = ne[0].unsigned_abs();
-        Ok([ty, Type::Q8_0]
-            .into_iter()
-            .find(|ty| row.is_multiple_of(ty.block_size()))
-            .unwrap_or(Type::F16))
+        let mut types = [ty, Type::Q8_0].into_iter();
+        Ok(types.find(fits).unwrap_or(Type::F16))
     }
 }
 
@@ -243,7 +259,7 @@ const STAYS_F16: [&str; 9] = [
 ];
 
 /// `blk.7.attn_q.weight`: `attn_q.weight`; `dec.blk.7.attn_q.weight`: `dec.attn_q.weight`.
-fn short_name(name: &str) -> String {
+pub fn short_name(name: &str) -> String {
     match name.split_once("blk.") {
         Some((before, rest)) => {
             let after = rest.split_once('.').map_or("", |(_, after)| after);
@@ -254,7 +270,7 @@ fn short_name(name: &str) -> String {
 }
 
 /// Keys with their dots: what TOML reads as tables in tables, but for `{ TYPE = VALUE }`.
-fn flat(table: &toml::Table) -> BTreeMap<String, &Toml> {
+pub fn flat(table: &toml::Table) -> BTreeMap<String, &Toml> {
     let mut keys = BTreeMap::new();
     for (name, value) in table {
         match value.as_table() {

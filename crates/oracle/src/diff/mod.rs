@@ -2,8 +2,12 @@
 //!
 //! Every difference is made as small as it gets and printed with the first node where the graphs part.
 
+mod bases;
+mod change;
 mod check;
+mod found;
 mod minimise;
+mod mutate;
 mod nodes;
 mod show;
 mod subject;
@@ -35,6 +39,8 @@ pub struct Request {
     seed: u64,
     workers: usize,
     graph_only: bool,
+    mutate: bool,
+    rounds: Option<u64>,
 }
 
 impl Request {
@@ -56,6 +62,8 @@ impl Request {
                 "--workers" => request.workers = number()?.max(1) as usize,
                 "--minutes" => request.minutes = Some(number()?),
                 "--graph" => request.graph_only = true,
+                "--rounds" => request.rounds = Some(number()?),
+                "--mutate" => request.mutate = true,
                 _ if word.starts_with('-') => {
                     return Err(Error::new(format!("cannot read {word}")));
                 }
@@ -70,6 +78,9 @@ impl Request {
 pub fn run(request: &Request) -> Result<i32> {
     let folder = tempfile::tempdir().context("a temporary folder")?;
     let engine = Engine;
+    if request.mutate {
+        return mutate::run(request, &engine, folder.path());
+    }
     let subjects = subject::all(&request.models, folder.path())?;
     let session = Session {
         request,
@@ -238,9 +249,8 @@ impl Session<'_> {
             };
             let Some(report) = report else { continue };
             self.lock().tallies[i].differences += usize::from(subject.model.is_ok());
-            let row = worker.ask(&case)?;
-            let ours = subject.estimate(&check::truth_row(&case, &row));
-            self.print(subject, &case, &row, &ours, &report);
+            let report = found::with_figures(worker, subject, &case, &report)?;
+            println!("DIFFERENCE {}\n{report}", subject.shown);
             if subject.model.is_err() {
                 return Ok(());
             }
@@ -285,53 +295,12 @@ impl Session<'_> {
         let Some(facts) = self.lock().streams[i].as_ref().map(|s| s.model().clone()) else {
             return Ok(());
         };
-        let kind = found.kind();
-        let mut smallest = (case.clone(), found);
-        let mut failed = None;
-        minimise::minimise(settings, |candidate| {
-            let case = candidate.clone().case(&facts);
-            match worker.compare(subject, &case) {
-                Ok(verdict) if verdict.differs() && verdict.kind() == kind => {
-                    smallest = (case, verdict);
-                    true
-                }
-                Ok(_) => false,
-                Err(error) => {
-                    failed = Some(error);
-                    false
-                }
-            }
-        });
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        let (small, verdict) = smallest;
-        let graphs = match &subject.model {
-            Ok(model) if verdict.row.outcome == Outcome::Loaded => {
-                let equal =
-                    || "  graphs: nodes, splits, inputs and dependencies are equal\n".into();
-                nodes::report(worker, &small, model)?.unwrap_or_else(equal)
-            }
-            _ => String::new(),
-        };
-        let from = format!(
-            "  found with {} {}\n{graphs}",
-            crate::case::gpus_text(&case.gpus),
-            case.flags
-        );
-        self.print(subject, &small, &verdict.row, &verdict.ours, &from);
-        Ok(())
-    }
-
-    fn print(&self, subject: &Subject, case: &Case, row: &crate::row::Row, ours: &str, more: &str) {
-        let engine = check::truth_row(case, row).expected;
+        let report = found::minimised(worker, subject, &facts, (settings, case), found)?;
         println!(
-            "DIFFERENCE {} seed {}\n  {}\n{}{more}",
-            subject.shown,
-            self.request.seed,
-            case.command(&subject.shown),
-            show::side_by_side(&engine, ours)
+            "DIFFERENCE {} seed {}\n{report}",
+            subject.shown, self.request.seed
         );
+        Ok(())
     }
 
     /// A line of progress every half minute.

@@ -66,7 +66,6 @@ fn below(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 fn one(path: &Path, fixtures: &Path, folder: &Path, number: usize) -> Result<Subject> {
-    let header = Header::open(path).map_err(|e| Error::new(e.to_string()))?;
     // A case's random stream depends on this name; as the truth table has it for the fixtures.
     let name = path
         .strip_prefix(fixtures)
@@ -76,28 +75,37 @@ fn one(path: &Path, fixtures: &Path, folder: &Path, number: usize) -> Result<Sub
     if folder.join(&file).exists() {
         file = format!("{number}-{}", file.replace('/', "-"));
     }
-    let copy = folder.join(&file);
-    if let Some(parent) = copy.parent() {
-        fs::create_dir_all(parent).context(parent.display())?;
+    let shown = match path.strip_prefix(fixtures) {
+        Ok(name) => format!("fixtures/gguf/{}", name.display()),
+        Err(_) => path.display().to_string(),
+    };
+    Subject::new(path, folder, file, shown)
+}
+
+impl Subject {
+    /// The model of the header at `path`, made loadable as `folder/file`.
+    pub fn new(path: &Path, folder: &Path, file: String, shown: String) -> Result<Self> {
+        let header = Header::open(path).map_err(|e| Error::new(e.to_string()))?;
+        let copy = folder.join(&file);
+        if let Some(parent) = copy.parent() {
+            fs::create_dir_all(parent).context(parent.display())?;
+        }
+        models::make_one_sparse(path, &copy, header.file_bytes())?;
+        let load = || Model::load(&header).map_err(|error| error.to_string());
+        let panicked = || Err("panic: see above".to_owned());
+        let model = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| panicked());
+        let arch = header.architecture().unwrap_or("?").to_owned();
+        let n_layer = header.get(&format!("{arch}.block_count"));
+        let n_layer = n_layer.and_then(|v| u32::try_from(v.as_u64()?).ok());
+        Ok(Self {
+            shown,
+            entry: Entry {
+                file,
+                arch,
+                n_layer: n_layer.unwrap_or(0),
+                file_bytes: header.file_bytes(),
+            },
+            model,
+        })
     }
-    models::make_one_sparse(path, &copy, header.file_bytes())?;
-    let load = || Model::load(&header).map_err(|error| error.to_string());
-    let model = catch_unwind(AssertUnwindSafe(load)).unwrap_or(Err("panic: see above".to_owned()));
-    let arch = header.architecture().unwrap_or("?").to_owned();
-    let n_layer = header
-        .get(&format!("{arch}.block_count"))
-        .and_then(|v| v.as_u64());
-    Ok(Subject {
-        shown: match path.strip_prefix(fixtures) {
-            Ok(name) => format!("fixtures/gguf/{}", name.display()),
-            Err(_) => path.display().to_string(),
-        },
-        entry: Entry {
-            file,
-            arch,
-            n_layer: n_layer.and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
-            file_bytes: header.file_bytes(),
-        },
-        model,
-    })
 }
