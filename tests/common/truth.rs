@@ -10,7 +10,8 @@ use vramfit_estimate::{
 use vramfit_ggml::{BufferType, ComputeCapability, Type};
 
 /// The engine's reason for a refusal, and what ours says of the same.
-const REASONS: [(&str, &str); 2] = [
+const REASONS: [(&str, &str); 3] = [
+    ("does not divide n_embd_head", "which do not divide"),
     (
         "quantized V cache requires flash_attn",
         "needs flash attention",

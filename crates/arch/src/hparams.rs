@@ -220,6 +220,10 @@ pub struct Hparams {
     pub attn_softcap: bool,
     /// Queries are multiplied by a temperature that grows with the position.
     pub attn_temperature: bool,
+    /// Attention logits get linear biases instead of positions (`use_alibi`).
+    pub alibi: bool,
+    /// Q, K and V are clamped (`f_clamp_kqv`).
+    pub clamps_qkv: bool,
     /// Final logits are soft-capped.
     pub final_softcap: bool,
     /// Embeddings are multiplied by a constant (`embedding_scale`).
@@ -242,6 +246,8 @@ pub struct Hparams {
     pub ignores_memory: bool,
     /// Positions a token (4 for M-RoPE).
     pub n_pos_per_embd: i64,
+    /// Attention and feed-forward block read the same stream (`use_parallel_residual`).
+    pub parallel_residual: bool,
     /// Attention without rotation (`rope.scaling.finetuned` = false).
     pub no_rope: bool,
     /// RWKV halves activations every so many layers; 0 for never.
@@ -279,11 +285,13 @@ impl Hparams {
         swa.or(self.mla)
     }
 
-    /// `has_kv`: layer `il` has a KV cache of its own.
+    /// `has_kv`: layer `il` has a KV cache of its own, be it empty. Only hybrid models leave out
+    /// layers without attention.
     pub fn has_kv(&self, il: usize) -> bool {
         let layer = &self.layers[il];
-        let attends = !layer.is_recurrent || self.recurrent_attends;
-        self.has_memory && attends && layer.n_head_kv > 0 && il < self.n_layer_kv
+        let has_none = layer.is_recurrent && !self.recurrent_attends;
+        let is_left_out = layer.n_head_kv == 0 && self.ssm.is_some();
+        self.has_memory && !has_none && !is_left_out && il < self.n_layer_kv
     }
 
     /// What every architecture reads (`llama_model::load_hparams`).
@@ -320,6 +328,8 @@ impl Hparams {
             altup: None,
             attn_softcap: false,
             attn_temperature: false,
+            alibi: false,
+            clamps_qkv: false,
             final_softcap: keys.is_set("final_logit_softcapping")?,
             scales_embeddings: keys.is_set("embedding_scale")?,
             scales_residual: keys.is_set("residual_scale")?,
@@ -331,6 +341,7 @@ impl Hparams {
             has_memory: true,
             ignores_memory: false,
             n_pos_per_embd: 1,
+            parallel_residual: false,
             no_rope: keys.flag("rope.scaling.finetuned")? == Some(false),
             rescale_every_n_layers: keys.int("rescale_every_n_layers", LAYERS)?.unwrap_or(0),
             pooling_type: keys.int("pooling_type", 16)?,
@@ -397,6 +408,20 @@ impl Hparams {
     /// The window of the file, 0 as good as none.
     pub(crate) fn window(keys: &Keys<'_>) -> Result<Option<i64>> {
         keys.positive("attention.sliding_window", CONTEXT)
+    }
+
+    /// `attention.max_alibi_bias`.
+    pub(crate) fn set_alibi(&mut self, keys: &Keys<'_>) -> Result<()> {
+        self.alibi = keys
+            .float("attention.max_alibi_bias")?
+            .is_some_and(|x| x > 0.0);
+        Ok(())
+    }
+
+    /// `attention.clamp_kqv`.
+    pub(crate) fn set_clamp(&mut self, keys: &Keys<'_>) -> Result<()> {
+        self.clamps_qkv = keys.float("attention.clamp_kqv")?.is_some_and(|x| x > 0.0);
+        Ok(())
     }
 
     /// Other head widths on the layers with a window.

@@ -183,6 +183,14 @@ impl Model {
         reads_one && self.global_tensor(Global::Output, Part::Weight).is_none()
     }
 
+    /// Whether tokens are looked up in a copy of the output matrix.
+    pub fn embeds_by_output(&self) -> bool {
+        let has_none = self
+            .global_tensor(Global::TokenEmbd, Part::Weight)
+            .is_none();
+        self.architecture.output_embeds && has_none
+    }
+
     /// Whether llama.cpp loads tensor `index` at all: those of the multi-token-prediction layers
     /// are left in the file.
     pub fn is_loaded(&self, index: usize) -> bool {

@@ -186,6 +186,8 @@ impl WeightMap {
                     }
                     if global == Global::TokenEmbd && model.has_tied_output() {
                         loaded.extend(self.tied_output(model, tensor, home));
+                    } else if global == Global::Output && model.embeds_by_output() {
+                        put(home);
                     }
                 }
                 Name::Other(None) => {

@@ -97,6 +97,8 @@ impl Flags {
     pub const HADAMARD: Flags = Flags(16);
     /// A matrix product that asks for its second source in f32 (`ggml_prec_set_src`).
     pub const SRC_F32: Flags = Flags(64);
+    /// An attention with linear biases (ALiBi): heads cannot share their work.
+    pub const ALIBI: Flags = Flags(128);
     const VISITED: Flags = Flags(32);
 
     /// Whether every mark of `other` is set.

@@ -14,6 +14,7 @@ pub enum Unary {
     Exp,
     Neg,
     Softplus,
+    Xielu,
 }
 
 /// `ggml_glu_op`.
@@ -174,6 +175,7 @@ impl Op {
             Op::Unary(Unary::Exp) => "UNARY:EXP",
             Op::Unary(Unary::Neg) => "UNARY:NEG",
             Op::Unary(Unary::Softplus) => "UNARY:SOFTPLUS",
+            Op::Unary(Unary::Xielu) => "UNARY:XIELU",
             Op::View => "VIEW",
         }
     }

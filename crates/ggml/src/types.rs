@@ -88,10 +88,14 @@ impl Type {
         self.block_size() > 1
     }
 
-    /// `ggml_row_size`: bytes of `n` elements in a row; `n` is a multiple of the block size.
+    /// `ggml_row_size`: bytes of `n` elements in a row. A part of a block counts by its share, as
+    /// heads of 80 values in blocks of 32 do.
     #[inline]
     pub const fn row_size(self, n: u64) -> u64 {
-        (n / self.block_size()).wrapping_mul(self.type_size())
+        let (block, size) = (self.block_size(), self.type_size());
+        (n / block)
+            .saturating_mul(size)
+            .saturating_add(n % block * size / block)
     }
 
     /// The type whose [`name`](Self::name) is `name`, ignoring case.
@@ -128,5 +132,6 @@ mod tests {
         assert_eq!(Type::Q4_K.row_size(4096), 4096 / 256 * 144);
         assert_eq!(Type::Q8_0.row_size(64), 68);
         assert_eq!(Type::F16.row_size(3), 6);
+        assert_eq!(Type::Q5_0.row_size(80), 55);
     }
 }

@@ -5,10 +5,12 @@ use super::inputs::AttnInput;
 use crate::cache::CacheKind;
 use crate::names::{Kind, Part};
 use crate::params::FusedOp;
-use vramfit_ggml::{BufferType, Flags, TensorId, Type};
+use vramfit_ggml::{BufferType, Flags, Op, TensorId, Type};
 
 /// Queries, keys and values: `[head, n_head, n_tokens]`.
 pub type Qkv = [TensorId; 3];
+
+const QKV: [Kind; 3] = [Kind::AttnQ, Kind::AttnK, Kind::AttnV];
 
 impl LlmGraph<'_> {
     /// Q, K and V of layer `il` (`build_qkv`): from one matrix or three.
@@ -20,19 +22,42 @@ impl LlmGraph<'_> {
             [layer.n_embd_head_v, layer.n_head_kv, n_tokens],
         ];
         if self.has(il, Kind::AttnQkv) {
-            let all = self.linear(x, Kind::AttnQkv, il);
+            let mut all = self.linear(x, Kind::AttnQkv, il);
+            if let Some(bias) = self.separate_biases(il) {
+                all = self.add(all, bias);
+            }
+            all = self.clamped(all);
             let nb1 = self[all].nb[1];
             shapes.map(|ne| self.view_3d(all, ne, [Type::F32.row_size(ne[0] as u64), nb1]))
         } else {
-            let flat = [Kind::AttnQ, Kind::AttnK, Kind::AttnV].map(|k| self.linear(x, k, il));
+            let flat = QKV.map(|k| self.linear(x, k, il));
+            let flat = flat.map(|t| self.clamped(t));
             [0, 1, 2].map(|i| self.reshape(flat[i], [shapes[i][0], shapes[i][1], n_tokens, 1]))
+        }
+    }
+
+    /// Biases of Q, K and V beside one matrix for all three, as old files have them.
+    fn separate_biases(&mut self, il: usize) -> Option<TensorId> {
+        if self.optional(il, Kind::AttnQkv, Part::Bias).is_some() {
+            return None;
+        }
+        let [q, k, v] = QKV.map(|kind| self.optional(il, kind, Part::Bias));
+        let qk = self.concat(q?, k?, 0);
+        Some(self.concat(qk, v?, 0))
+    }
+
+    fn clamped(&mut self, x: TensorId) -> TensorId {
+        if self.hp.clamps_qkv {
+            self.map(Op::Clamp, x)
+        } else {
+            x
         }
     }
 
     /// [`qkv`](Self::qkv) with Q and K normalised over all heads at once.
     pub fn qkv_flat_norm(&mut self, x: TensorId, il: usize) -> Qkv {
         let (layer, n) = (self.hp.layers[il], self.n_tokens);
-        let [q, k, v] = [Kind::AttnQ, Kind::AttnK, Kind::AttnV].map(|k| self.linear(x, k, il));
+        let [q, k, v] = QKV.map(|k| self.linear(x, k, il));
         let q = self.norm(q, Kind::AttnQNorm, il);
         let k = self.norm(k, Kind::AttnKNorm, il);
         [
@@ -348,6 +373,9 @@ impl LlmGraph<'_> {
             }
         });
         let mut cur = self.flash_attn([q, k, v], mask, sinks);
+        if self.hp.alibi {
+            self[cur].flags.insert(Flags::ALIBI);
+        }
         self.name_layer(cur, "fattn", il);
         self.fused.push((FusedOp::FlashAttention, cur, il));
         if let Some(v_b) = v_b {

@@ -16,6 +16,8 @@ pub enum Ffn {
     Relu,
     /// Squared ReLU.
     ReluSqr,
+    /// xIELU.
+    Xielu,
     /// SwiGLU with gate and up in one matrix.
     SwigluFused,
     /// SwiGLU with limits on both sides (Maple).
@@ -78,6 +80,10 @@ impl LlmGraph<'_> {
             .has(il, Kind::FfnGate)
             .then(|| self.linear(x, Kind::FfnGate, il));
         let cur = self.activate(kind, gate, up);
+        let cur = match self.optional(il, Kind::FfnAct, Part::Weight) {
+            Some(scales) => self.div(cur, scales),
+            None => cur,
+        };
         self.name_layer(cur, "ffn_act", il);
         self.linear(cur, Kind::FfnDown, il)
     }
@@ -99,6 +105,7 @@ impl LlmGraph<'_> {
                 let relu = self.unary(Unary::Relu, up);
                 self.map(Op::Sqr, relu)
             }
+            (Ffn::Xielu, None) => self.unary(Unary::Xielu, up),
             (_, None) => self.unary(Unary::Silu, up),
         }
     }

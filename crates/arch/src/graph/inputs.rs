@@ -24,7 +24,11 @@ impl LlmGraph<'_> {
     /// `scaled`: multiplied by a constant right away, as Gemma does.
     pub fn embed(&mut self, scaled: bool) -> TensorId {
         let (n_tokens, n_embd) = (self.n_tokens, self.hp.n_embd);
-        let table = self.input_weight(Global::TokenEmbd);
+        let table = if self.model.embeds_by_output() {
+            self.output_copy()
+        } else {
+            self.input_weight(Global::TokenEmbd)
+        };
         let table = self.required(Global::TokenEmbd, table);
         let tokens = self.input("inp_tokens", Type::I32, [n_tokens, 1, 1, 1]);
         let width = n_embd.saturating_mul(1 + self.hp.n_deepstack);

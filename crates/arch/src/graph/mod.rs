@@ -504,6 +504,14 @@ impl<'a> LlmGraph<'a> {
         index.map_or(self.hp.n_vocab, |i| model.tensors[i].ne[1])
     }
 
+    /// The output matrix once more.
+    fn output_copy(&mut self) -> Option<TensorId> {
+        let index = self.model.global_tensor(Global::Output, Part::Weight)?;
+        let home = self.weights.output();
+        let buffer = self.weights.graph_buffer(self.model, index, home, false);
+        Some(self.new_weight(index, buffer))
+    }
+
     fn output_matrix(&mut self) -> TensorId {
         if let Some(w) = self.output_weight(Global::Output, Part::Weight) {
             return w;

@@ -1,6 +1,7 @@
-//! Gemma 2, 3 and 4: norms on both sides of each block, sliding windows on most layers.
+//! Gemma: a scaled embedding and GeGLU; since Gemma 2 norms on both sides of each block, sliding windows on most layers.
 
 use super::Architecture;
+use super::llama::pre_norm_layer;
 use crate::Result;
 use crate::graph::{Ffn, LlmGraph};
 use crate::hparams::Hparams;
@@ -10,6 +11,7 @@ use vramfit_ggml::{Flags, TensorId};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
+    Architecture::new("gemma", gemma),
     Architecture::new("gemma2", gemma2).reads(gemma2_hparams),
     Architecture::new("gemma3", gemma3).reads(gemma3_hparams),
     Architecture::new("gemma4", gemma4)
@@ -42,6 +44,21 @@ pub(super) fn gemma4_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.n_layer_kv = hp.n_layer().saturating_sub(n_shared);
     hp.set_swa(keys, Hparams::window(keys)?, 6)?;
     hp.set_swa_heads(keys)
+}
+
+/// Gemma 1: pre-norm, Q scaled by itself.
+fn gemma(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    let x = g.scale(x);
+    g.layers(x, |g, x, il| {
+        let attention = |g: &mut LlmGraph<'_>, n| {
+            let qkv = g.qkv(n, il);
+            let [q, k, v] = g.rotate_qk(qkv, None);
+            let q = g.scale(q);
+            g.attention([q, k, v], il)
+        };
+        pre_norm_layer(g, x, il, attention, |g, n| g.ffn(n, Ffn::Gelu, il))
+    });
 }
 
 pub(super) fn gemma2(g: &mut LlmGraph<'_>) {

@@ -1,4 +1,4 @@
-//! GLM-4 and GLM-4.5, and Seed-OSS, which names its norms as the latter does.
+//! GLM-4, PLaMo 3 and GLM-4.5, and Seed-OSS, which names its norms as the latter does.
 
 use super::Architecture;
 use crate::Result;
@@ -13,6 +13,7 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("glm4moe", glm4moe)
         .reads(hparams)
         .f32_sums(),
+    Architecture::new("plamo3", glm4).reads(plamo3_hparams),
     Architecture::new("seed_oss", glm4moe),
 ];
 
@@ -20,12 +21,18 @@ fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.set_mrope(keys)
 }
 
-/// GLM-4: norms on both sides of each block.
+/// A window on seven of eight layers.
+fn plamo3_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    hp.set_swa(keys, Hparams::window(keys)?, 8)
+}
+
+/// GLM-4, PLaMo 3: norms on both sides of each block.
 pub(super) fn glm4(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
         let n = g.norm(x, Kind::AttnNorm, il);
         let qkv = g.qkv(n, il);
+        let qkv = g.qk_norm(qkv, il);
         let qkv = g.rotate_qk(qkv, None);
         let cur = g.attention(qkv, il);
         let cur = g.last_rows(il, cur);

@@ -1,48 +1,71 @@
-//! GPT-2, StarCoder 2 and gpt-oss.
+//! GPT-2 and its kin (BLOOM, CodeShell, MPT, StarCoder 1 and 2), and gpt-oss.
 
 use super::Architecture;
-use super::llama::pre_norm_layer;
+use super::plain::{alibi, stack};
 use crate::Result;
 use crate::graph::{Ffn, LlmGraph, MoeOptions};
 use crate::hparams::{Gating, Hparams};
 use crate::keys::Keys;
-use crate::names::{Global, Kind};
+use crate::names::{Global, Kind, Part};
 use vramfit_ggml::{Flags, TensorId};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
+    Architecture::new("bloom", bloom).reads(alibi).layer_norm(),
+    Architecture::new("codeshell", starcoder2)
+        .layer_norm()
+        .embeds_by_output(),
     Architecture::new("gpt-oss", gpt_oss).reads(gpt_oss_hparams),
     Architecture::new("gpt2", gpt2).layer_norm(),
+    Architecture::new("mpt", mpt)
+        .reads(mpt_hparams)
+        .layer_norm(),
+    Architecture::new("starcoder", gpt2).layer_norm(),
     Architecture::new("starcoder2", starcoder2).layer_norm(),
 ];
 
-/// GPT-2: learned positions instead of rotation.
+/// GPT-2, StarCoder: learned positions instead of rotation.
 pub(super) fn gpt2(g: &mut LlmGraph<'_>) {
-    let mut x = g.embed(false);
+    let x = g.embed(false);
     let table = g.input_weight(Global::PositionEmbd);
     let table = g.required(Global::PositionEmbd, table);
-    if let Some(pos) = g.pos {
-        let positions = g.get_rows(table, pos);
-        x = g.add(x, positions);
-    }
-    g.layers(x, |g, x, il| layer(g, x, il, false));
+    let x = add_positions(g, x, table);
+    stack(g, x, false, Ffn::Gelu);
 }
 
+fn add_positions(g: &mut LlmGraph<'_>, x: TensorId, table: TensorId) -> TensorId {
+    let Some(pos) = g.pos else { return x };
+    let positions = g.get_rows(table, pos);
+    g.add(x, positions)
+}
+
+/// CodeShell, StarCoder 2.
 pub(super) fn starcoder2(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
-    g.layers(x, |g, x, il| layer(g, x, il, true));
+    stack(g, x, true, Ffn::Gelu);
 }
 
-fn layer(g: &mut LlmGraph<'_>, x: TensorId, il: usize, rotated: bool) -> TensorId {
-    let attention = |g: &mut LlmGraph<'_>, n| {
-        let mut qkv = g.qkv(n, il);
-        if rotated {
-            qkv = g.rotate_qk(qkv, None);
-        }
-        g.attention(qkv, il)
-    };
-    let ffn = |g: &mut LlmGraph<'_>, n| g.ffn(n, Ffn::Gelu, il);
-    pre_norm_layer(g, x, il, attention, ffn)
+/// BLOOM: a norm behind the embedding, linear biases instead of positions.
+fn bloom(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    let w = g.global_of_layer(Global::TokenEmbdNorm, Part::Weight, 0);
+    let b = g.global_of_layer(Global::TokenEmbdNorm, Part::Bias, 0);
+    let x = g.norm_with(x, w, b, Some(0));
+    stack(g, x, false, Ffn::Gelu);
+}
+
+fn mpt_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    hp.set_alibi(keys)?;
+    hp.set_clamp(keys)
+}
+
+/// MPT: positions where the file has them. (It may also have norms of Q and K, at which v0.5.0 aborts.)
+fn mpt(g: &mut LlmGraph<'_>) {
+    let mut x = g.embed(false);
+    if let Some(table) = g.input_weight(Global::PositionEmbd) {
+        x = add_positions(g, x, table);
+    }
+    stack(g, x, false, Ffn::Gelu);
 }
 
 pub(super) fn gpt_oss_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {

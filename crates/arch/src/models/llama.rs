@@ -17,6 +17,7 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("llama", llama),
     Architecture::new("llama-embed", llama_embed).reads(llama_embed_hparams),
     Architecture::new("llama4", llama4).reads(llama4_hparams),
+    Architecture::new("maincoder", hunyuan),
     Architecture::new("pangu-embedded", ernie),
     Architecture::new("phi3", phi3),
     Architecture::new("smollm3", smollm3),
@@ -100,7 +101,7 @@ fn hunyuan_vl_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.set_mrope(keys)
 }
 
-/// Hunyuan: K, then Q, normalised behind the rotation.
+/// Hunyuan, Maincoder: K, then Q, normalised behind the rotation.
 pub(super) fn hunyuan(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {

@@ -25,6 +25,8 @@ mod mellum;
 mod minicpm3;
 mod mistral;
 mod olmo2;
+mod parallel;
+mod plain;
 mod plamo2;
 mod qwen;
 mod qwen3next;
@@ -67,6 +69,8 @@ const FAMILIES: &[&[Architecture]] = &[
     minicpm3::ALL,
     mistral::ALL,
     olmo2::ALL,
+    parallel::ALL,
+    plain::ALL,
     plamo2::ALL,
     qwen::ALL,
     qwen3next::ALL,
@@ -97,6 +101,8 @@ pub struct Architecture {
     pub makes_output_first: bool,
     /// Its output matrix is the token embedding itself, where it lies with the input layer.
     pub embd_is_output: bool,
+    /// Without a token embedding it looks tokens up in a second copy of its output matrix.
+    pub output_embeds: bool,
     /// `token_embd_norm` is its final norm.
     pub embd_norm_is_output: bool,
     /// Asks for f32 sums behind attention and in the last matrix of a feed-forward block, which
@@ -136,6 +142,7 @@ impl Architecture {
             embeddings_skip_head: false,
             makes_output_first: false,
             embd_is_output: false,
+            output_embeds: false,
             embd_norm_is_output: false,
             sums_in_f32: false,
             experts_in_f32: false,
@@ -186,6 +193,11 @@ impl Architecture {
 
     const fn embd_output(mut self) -> Architecture {
         self.embd_is_output = true;
+        self
+    }
+
+    const fn embeds_by_output(mut self) -> Architecture {
+        self.output_embeds = true;
         self
     }
 

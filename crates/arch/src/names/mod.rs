@@ -64,11 +64,12 @@ pub enum Part {
 impl Part {
     /// How many there are.
     pub const COUNT: usize = 4;
-    const SUFFIXES: [(&'static str, Part); 4] = [
+    const SUFFIXES: [(&'static str, Part); 5] = [
         (".weight", Part::Weight),
         (".bias", Part::Bias),
         (".scale", Part::Scale),
         (".input_scale", Part::InputScale),
+        (".scales", Part::Weight), // of `ffn.act` (AWQ)
     ];
 
     fn split(name: &str) -> (&str, Part) {

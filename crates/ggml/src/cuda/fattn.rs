@@ -3,7 +3,7 @@
 
 use super::{ComputeCapability, Cuda};
 use crate::graph::Tensor;
-use crate::{Graph, Type};
+use crate::{Flags, Graph, Type};
 
 /// A family of flash attention kernels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,7 +53,9 @@ impl Cuda {
         }
         let gqa_ratio = q.ne[2] / k.ne[2];
         let aligned = |t: &&Tensor| t.ty.is_quantized() || t.nb[1..].iter().all(|nb| nb % 16 == 0);
-        let gqa_opt = gqa_ratio >= 2 && k.ne[1] % 256 == 0 && [q, k, v, mask].iter().all(aligned);
+        let alibi = t.flags.contains(Flags::ALIBI);
+        let gqa_opt =
+            gqa_ratio >= 2 && !alibi && k.ne[1] % 256 == 0 && [q, k, v, mask].iter().all(aligned);
         let heads_fit = match (k.ne[0], v.ne[0]) {
             (40 | 64 | 72 | 80 | 96 | 112 | 128 | 256, dv) => dv == k.ne[0],
             (192, 128) => gqa_opt && gqa_ratio % 8 == 0,

@@ -8,9 +8,9 @@
 
 use super::kernels::tile_config;
 use super::{ADA, Cuda, DP4A, Held, PASCAL, count};
-use crate::Graph;
 use crate::cuda::FlashAttnKernel;
 use crate::graph::Tensor;
+use crate::{Flags, Graph};
 
 /// `FATTN_KQ_STRIDE`: the cache is padded to this.
 const CACHE_PADDING: i64 = 256;
@@ -50,6 +50,7 @@ impl Shape {
         let tensors = [q, k, v, mask].map(|s| &graph[s]);
         let [q, k, v, _] = tensors;
         let aligned = |t: &&Tensor| t.ty.is_quantized() || t.nb[1..].iter().all(|nb| nb % 16 == 0);
+        let alibi = t.flags.contains(Flags::ALIBI);
         let is_padded = k.ne[1] % CACHE_PADDING == 0;
         Some(Shape {
             head: q.ne[0],
@@ -60,7 +61,7 @@ impl Shape {
             n_seqs: count(q.ne[3]),
             gqa_ratio: count(q.ne[2]).checked_div(count(k.ne[2]))?,
             is_padded,
-            shares_heads: is_padded && tensors.iter().all(aligned),
+            shares_heads: is_padded && !alibi && tensors.iter().all(aligned),
             n_elements: count(t.n_elements()),
         })
     }
