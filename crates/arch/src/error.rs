@@ -67,6 +67,24 @@ pub enum Error {
         /// Architecture of the model.
         architecture: String,
     },
+    /// An adapter's key says that it is not one for this model.
+    #[error("not an adapter for this model: '{key}' is '{found}', not '{expected}'")]
+    AdapterKey {
+        /// Full name of the key.
+        key: &'static str,
+        /// What the model needs.
+        expected: String,
+        /// What the adapter has; empty if nothing.
+        found: String,
+    },
+    /// A tensor of an adapter that llama.cpp would refuse.
+    #[error("the adapter's '{name}' {what}")]
+    AdapterTensor {
+        /// Name of the tensor.
+        name: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// Shapes that do not fit together: ggml would abort.
     #[error("the tensors do not fit together: {0}")]
     Graph(#[from] GraphError),

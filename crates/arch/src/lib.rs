@@ -3,6 +3,7 @@
 //! [`Model::load`] understands the header once. [`WeightMap`] says in which memory each tensor
 //! lies, [`cache`] which tensors a context keeps, [`build`] makes the graph of one batch.
 
+pub mod adapter;
 pub mod cache;
 mod error;
 mod graph;
@@ -14,6 +15,7 @@ mod names;
 mod params;
 mod placement;
 
+pub use adapter::{Adapters, Lora, LoraTensor, control_vector};
 pub use error::{Error, Result};
 pub use graph::{Batch, BuiltGraph, Norm, build};
 pub use hparams::{Hparams, Unknown};

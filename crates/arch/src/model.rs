@@ -1,5 +1,6 @@
 //! A model: its architecture, its shape and its tensors, read once from the header.
 
+use crate::adapter::{Adapters, Lora};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::models::Architecture;
@@ -207,13 +208,14 @@ impl Model {
 
     /// `graph_max_nodes` and the table that is made of it: how many tensors a graph of
     /// `n_tokens` may have before llama.cpp aborts.
-    pub fn max_graph_tensors(&self, n_tokens: i64) -> u64 {
+    pub fn max_graph_tensors(&self, n_tokens: i64, adapters: &Adapters) -> u64 {
         let n_tensors = self.tensors.len() as u64;
+        let of_adapters = || adapters.loras.iter().map(Lora::n_nodes).sum::<u64>();
         let wanted = match self.architecture.graph_room {
             Some((per_token, per_tensor)) => (n_tokens.max(0) as u64)
                 .saturating_mul(per_token)
                 .max(per_tensor * n_tensors),
-            None => (8 * n_tensors).max(1024),
+            None => (8 * n_tensors).max(1024) + of_adapters(),
         };
         hash_table_size(wanted)
     }

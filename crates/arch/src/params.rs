@@ -1,5 +1,6 @@
 //! Settings of a context as llama.cpp settles on them (`llama_cparams`).
 
+use crate::adapter::Adapters;
 use vramfit_ggml::Type;
 
 /// How token embeddings become one of a sequence (`llama_pooling_type`).
@@ -111,6 +112,8 @@ pub struct ContextParams {
     pub type_k: Type,
     /// Element type of the V cache.
     pub type_v: Type,
+    /// LoRA adapters and a control vector.
+    pub adapters: Adapters,
 }
 
 impl ContextParams {

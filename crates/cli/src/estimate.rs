@@ -30,7 +30,9 @@ pub struct Planned {
 pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
     let model = vramfit::open(path)?;
     let gpus = &settings.gpus.devices;
-    let placement = vramfit::plan(&model, &settings.run, gpus, &settings.policy)?;
+    let mut run = settings.run.clone();
+    run.adapters = settings.adapters.load(&model)?;
+    let placement = vramfit::plan(&model, &run, gpus, &settings.policy)?;
     Ok(Planned { model, placement })
 }
 
@@ -54,6 +56,7 @@ fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {
         engine: &ENGINE,
         gpus: &settings.gpu_lines,
         notes: &notes,
+        adapters: &settings.adapters.flags,
     };
     Ok(Estimate::new(&subject, &placement))
 }

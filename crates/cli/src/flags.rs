@@ -112,6 +112,17 @@ pub const FLAGS: &[Flag] = &[
     Flag { long: "--repack", negative: &["--no-repack", "-nr"], env: "LLAMA_ARG_REPACK", group: Memory,
         help: "the CPU re-orders weights that are its own (default)", ..NO },
 
+    Flag { long: "--lora", takes: Each("FILE,.."), group: Memory,
+        help: "LoRA adapters", ..NO },
+    Flag { long: "--lora-scaled", takes: Each("FILE:SCALE,.."), group: Memory,
+        help: "the same, scaled", ..NO },
+    Flag { long: "--lora-init-without-apply", group: Memory,
+        help: "adapters are loaded, and applied only later", ..NO },
+    Flag { long: "--control-vector", takes: Each("FILE,.."), group: Memory,
+        help: "control vectors, for all layers", ..NO },
+    Flag { long: "--control-vector-scaled", takes: Each("FILE:SCALE,.."), group: Memory,
+        help: "the same, scaled", ..NO },
+
     Flag { long: "--gpus", takes: One("SPEC"), group: Placement,
         help: "the GPUs, see below (default auto)", ..NO },
     Flag { long: "--layout", takes: One("WHO"), choices: &["best", "engine"], group: Placement,

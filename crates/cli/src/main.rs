@@ -4,6 +4,7 @@
 //! spelled out ([`argv`]); what was said ([`low`]) becomes settings ([`settings`], [`placement`]),
 //! and everything that is printed goes through one [`printer`].
 
+mod adapters;
 mod argv;
 mod command;
 mod estimate;

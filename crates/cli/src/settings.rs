@@ -9,6 +9,7 @@ use vramfit::{
     RunConfig, Type,
 };
 
+use crate::adapters::AdapterFiles;
 use crate::low::{LowArgs, Said, truth};
 use crate::placement;
 
@@ -26,6 +27,8 @@ pub struct Settings {
     pub notes: Vec<String>,
     /// `-c` was given.
     pub ctx_given: bool,
+    /// Adapters and control vectors.
+    pub adapters: AdapterFiles,
 }
 
 /// The number of slots that llama-server takes by itself.
@@ -72,6 +75,7 @@ impl Settings {
             notes,
             gpus,
             ctx_given: low.value("ctx-size").is_some(),
+            adapters: AdapterFiles::new(low)?,
         })
     }
 }

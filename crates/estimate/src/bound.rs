@@ -149,7 +149,6 @@ impl Context<'_> {
 
     /// All results of one layer.
     fn layer_bound(&self, il: usize, shape: &Shape) -> u64 {
-        let hp = &self.model.hparams;
         let n_used = self.n_expert_used();
         let applied = |t: &ModelTensor| match t.role {
             Name::Layer(_, kind, _) if kind.used_by() == Use::MulMatId => {

@@ -11,6 +11,8 @@ pub struct MemoryBytes {
     pub context: u64,
     /// Compute buffer.
     pub compute: u64,
+    /// LoRA adapters and control vectors, which llama.cpp does not count among the weights.
+    pub adapters: u64,
 }
 
 impl MemoryBytes {
@@ -19,6 +21,7 @@ impl MemoryBytes {
         self.model
             .saturating_add(self.context)
             .saturating_add(self.compute)
+            .saturating_add(self.adapters)
     }
 }
 

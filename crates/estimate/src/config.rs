@@ -1,7 +1,7 @@
 //! What the user asks for, and what llama.cpp makes of it (`llama_context::llama_context`).
 
 use crate::refusal::Refusal;
-use vramfit_arch::{ContextParams, CpuRepack, Model, Pooling, Unfused, pad_256};
+use vramfit_arch::{Adapters, ContextParams, CpuRepack, Model, Pooling, Unfused, pad_256};
 use vramfit_ggml::Type;
 
 /// `LLAMA_MAX_SEQ`: most sequences of a context.
@@ -70,6 +70,8 @@ pub struct RunConfig {
     pub pooling: Option<Pooling>,
     /// Reserved logits.
     pub outputs: Outputs,
+    /// LoRA adapters and a control vector.
+    pub adapters: Adapters,
 }
 
 impl Default for RunConfig {
@@ -92,6 +94,7 @@ impl Default for RunConfig {
             embeddings: false,
             pooling: None,
             outputs: Outputs::PerSequence,
+            adapters: Adapters::default(),
         }
     }
 }
@@ -168,6 +171,7 @@ impl RunConfig {
             pooling: self.pooling.or(file_pooling).unwrap_or_default(),
             type_k: self.type_k,
             type_v: self.type_v,
+            adapters: self.adapters.clone(),
         })
     }
 

@@ -8,7 +8,7 @@ use vramfit_arch::{
 };
 use vramfit_ggml::cuda::{Cuda, PoolUse};
 use vramfit_ggml::{
-    Backend, BackendId, BufferType, Observer, Schedule, Scheduler, Unwatched, align, reserve,
+    Backend, BackendId, BufferType, Observer, Schedule, Scheduler, Type, Unwatched, align, reserve,
 };
 
 /// `GGML_SCHED_MAX_COPIES`.
@@ -180,9 +180,10 @@ impl<'a> Context<'a> {
     pub fn schedule(&self, batch: Batch) -> Result<(BuiltGraph, Schedule), Error> {
         let mut built = build(self.model, &self.params, &self.weights, batch)?;
         let n_tensors = Model::graph_tensors(&built.graph);
-        let room = self
-            .model
-            .max_graph_tensors(self.params.n_ctx.min(self.params.n_ubatch));
+        let room = self.model.max_graph_tensors(
+            self.params.n_ctx.min(self.params.n_ubatch),
+            &self.params.adapters,
+        );
         if n_tensors > room {
             return Err(Refusal::GraphTooLarge { n_tensors, room }.into());
         }
@@ -236,6 +237,7 @@ impl<'a> Context<'a> {
         let mut host_repacked_bytes = 0;
         self.add_weights(&mut memory, &mut host_repacked_bytes);
         self.add_cache(&mut memory);
+        self.add_adapters(&mut memory);
         let mut runtime = vec![Runtime::default(); memory.len() - 1];
         for (backend, needs) in self.backends.iter().zip(needs) {
             let buffer = backend.buffer_type();
@@ -285,6 +287,32 @@ impl<'a> Context<'a> {
             .flatten()
             .map(|(first, last)| last - first)
             .sum::<u64>();
+    }
+
+    /// Each half of a pair lies with the weight that it adapts, re-ordered or not.
+    fn add_adapters(&self, memory: &mut [MemoryBytes]) {
+        let adapters = &self.params.adapters;
+        if adapters.is_empty() {
+            return;
+        }
+        let mut put = |buffer: BufferType, ty, ne, n_bytes| {
+            memory[buffer.index()].adapters += self.backend_of(buffer).placed_size(ty, ne, n_bytes);
+        };
+        let loaded = self.weights.loaded(self.model);
+        for (target, pair) in adapters.loras.iter().flat_map(|lora| &lora.pairs) {
+            let Ok(at) = loaded.binary_search_by_key(target, |l| l.tensor) else {
+                continue;
+            };
+            pair.iter()
+                .for_each(|t| put(loaded[at].buffer, t.ty, t.ne, t.n_bytes));
+        }
+        if adapters.control_vector.is_some() {
+            let n_embd = self.model.hparams.n_embd;
+            let n_bytes = Type::F32.row_size(n_embd.max(0) as u64);
+            for il in 1..self.model.hparams.n_layer() {
+                put(self.layers[il], Type::F32, [n_embd, 1, 1, 1], n_bytes);
+            }
+        }
     }
 
     fn add_cache(&self, memory: &mut [MemoryBytes]) {

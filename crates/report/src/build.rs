@@ -33,6 +33,8 @@ pub struct Subject<'a> {
     pub gpus: &'a [String],
     /// What a reader should know beside the placement's own notes; shown before them.
     pub notes: &'a [String],
+    /// llama-server's flags for adapters and control vectors.
+    pub adapters: &'a [String],
 }
 
 impl ModelReport {
@@ -53,7 +55,10 @@ impl Estimate {
     pub fn new(subject: &Subject, placement: &Placement) -> Estimate {
         let path = subject.path.to_string_lossy().into_owned();
         let command = ["llama-server", "-m", &path];
-        let command = command.into_iter().map(str::to_string);
+        let command = command
+            .into_iter()
+            .map(str::to_string)
+            .chain(subject.adapters.iter().cloned());
         let bounded = placement.breakdown.bounded;
         let gpus = placement
             .devices
@@ -115,6 +120,7 @@ fn gpu(devices: &[Device], placed: &DevicePlacement, bounded: Bounded) -> Device
         free_bytes: Some(device.map_or(0, |d| d.free_bytes)),
         layers: indices(&placed.layers),
         model_bytes: placed.memory.model,
+        adapter_bytes: placed.memory.adapters,
         context_bytes: placed.memory.context,
         compute_bytes: placed.memory.compute,
         runtime_bytes: placed.runtime_bytes,
@@ -132,6 +138,7 @@ fn host(placement: &Placement) -> DeviceReport {
         model,
         context,
         compute,
+        adapters,
     } = placement.host;
     DeviceReport {
         id: "host".to_string(),
@@ -140,6 +147,7 @@ fn host(placement: &Placement) -> DeviceReport {
         free_bytes: None,
         layers: indices(&placement.host_layers),
         model_bytes: model,
+        adapter_bytes: adapters,
         context_bytes: context,
         compute_bytes: compute,
         runtime_bytes: 0,

@@ -191,6 +191,9 @@ pub struct DeviceReport {
     pub layers: Vec<u64>,
     /// Weights. On the host, with mmap, the mapped part of the file.
     pub model_bytes: u64,
+    /// LoRA adapters and control vectors.
+    #[serde(default)]
+    pub adapter_bytes: u64,
     /// KV cache and recurrent state.
     pub context_bytes: u64,
     /// Compute buffer.
@@ -276,6 +279,11 @@ impl DeviceReport {
     /// llama.cpp puts something on it, or CUDA does.
     pub fn is_used(&self) -> bool {
         self.required_bytes > 0
+    }
+
+    /// Weights, and what adapters add to them.
+    pub fn weight_bytes(&self) -> u64 {
+        self.model_bytes.saturating_add(self.adapter_bytes)
     }
 
     /// What CUDA takes beside llama.cpp's buffers.

@@ -126,6 +126,7 @@ fn estimate() -> Estimate {
         policy: &Policy::default(),
         engine: &EngineProfile::LLAMA_CPP_V0_5_0,
         gpus: &["two cards".to_string()],
+        adapters: &[],
         notes: &["first".to_string()],
     };
     Estimate::new(&subject, &placement(&model))

@@ -116,6 +116,23 @@ pub fn open(path: impl AsRef<Path>) -> Result<Model, Error> {
     })
 }
 
+/// Reads the LoRA adapter at `path`, which has to be one of `model`.
+pub fn lora(path: impl AsRef<Path>, model: &Model) -> Result<arch::Lora, Error> {
+    beside(path.as_ref(), |header| arch::Lora::load(header, model))
+}
+
+/// Reads the control vector at `path`: the layers that it is for.
+pub fn control_vector(path: impl AsRef<Path>, model: &Model) -> Result<[usize; 2], Error> {
+    beside(path.as_ref(), |header| arch::control_vector(header, model))
+}
+
+fn beside<T>(path: &Path, read: impl Fn(&Header) -> arch::Result<T>) -> Result<T, Error> {
+    read(&Header::open(path)?).map_err(|source| Error::Model {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// The GPUs of a `--gpus` text: `k80x2`, `24GiB`, `rtx3060:free=9GiB`, `none`. For `auto` a probe is
 /// needed: see [`Gpus::resolve`].
 pub fn gpus(text: &str) -> Result<Vec<Device>, Error> {

@@ -191,7 +191,7 @@ impl LlmGraph<'_> {
     /// `W[id] x + b[id]` for each chosen expert.
     fn expert_linear(&mut self, x: TensorId, kind: Kind, ids: TensorId, il: usize) -> TensorId {
         let w = self.weight(il, kind);
-        let mut cur = self.mul_mat_id(w, x, ids);
+        let mut cur = self.adapted(w, x, Some(ids));
         if kind == Kind::FfnDownExps && self.model.architecture.experts_in_f32 {
             self[cur].flags.insert(Flags::SRC_F32);
         }

@@ -34,6 +34,14 @@ impl LlmGraph<'_> {
         let width = n_embd.saturating_mul(1 + self.hp.n_deepstack);
         let embd = self.input("inp_embd", Type::F32, [width, n_tokens, 1, 1]);
         let mut cur = self.get_rows(table, tokens);
+        for lora in 0..self.cp.adapters.loras.len() {
+            if let Some([a, b]) = self.lora_pair(lora, table) {
+                let rows = self.get_rows(a, tokens);
+                let added = self.mul_mat(b, rows);
+                let added = self.scale(added);
+                cur = self.add(cur, added);
+            }
+        }
         if width != n_embd {
             cur = self.pad_to(cur, width);
         }

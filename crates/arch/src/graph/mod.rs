@@ -8,6 +8,7 @@ mod inputs;
 mod pooling;
 mod recurrent;
 
+use crate::adapter::LoraTensor;
 use crate::cache::{CacheKind, cache_tensor};
 use crate::hparams::Hparams;
 use crate::model::Model;
@@ -356,7 +357,7 @@ impl<'a> LlmGraph<'a> {
     /// `W x + b`, the bias as the model has it.
     pub fn linear(&mut self, x: TensorId, kind: Kind, il: usize) -> TensorId {
         let w = self.weight(il, kind);
-        let mut cur = self.mul_mat(w, x);
+        let mut cur = self.adapted(w, x, None);
         let sums = matches!(kind, Kind::AttnOutput | Kind::FfnDown | Kind::FfnDownShexp);
         if sums && self.model.architecture.sums_in_f32 {
             self.graph[cur].flags.insert(Flags::PREC_F32);
@@ -376,6 +377,52 @@ impl<'a> LlmGraph<'a> {
         }
         self.graph.name_layer(cur, kind.name(), il);
         cur
+    }
+
+    /// `build_lora_mm`, `build_lora_mm_id`: `W x`, of the experts `ids` if there are any, and what adapters add.
+    pub(crate) fn adapted(&mut self, w: TensorId, x: TensorId, ids: Option<TensorId>) -> TensorId {
+        let product = |g: &mut Self, w, x| match ids {
+            Some(ids) => g.mul_mat_id(w, x, ids),
+            None => g.mul_mat(w, x),
+        };
+        let mut cur = product(self, w, x);
+        for lora in 0..self.cp.adapters.loras.len() {
+            let Some([a, b]) = self.lora_pair(lora, w) else {
+                continue;
+            };
+            let low = product(self, a, x);
+            let added = product(self, b, low);
+            let added = self.scale(added);
+            cur = self.add(cur, added);
+        }
+        cur
+    }
+
+    /// A and B of adapter `lora` for the weight `w`, in the memory of the weight.
+    pub(crate) fn lora_pair(&mut self, lora: usize, w: TensorId) -> Option<[TensorId; 2]> {
+        let Label::Weight(index) = self.graph.label(w) else {
+            return None;
+        };
+        let lora = self.cp.adapters.loras.get(lora).filter(|l| l.is_applied)?;
+        let pair = *lora.pairs.get(&(index as usize))?;
+        let buffer = match self.graph[w].buffer? {
+            BufferType::HOST_REPACKED => BufferType::HOST,
+            buffer => buffer,
+        };
+        let place = |t: LoraTensor| self.graph.placed(Label::Step("lora"), t.ty, t.ne, buffer);
+        Some(pair.map(place))
+    }
+
+    /// `build_cvec`: the control vector behind layer `il`.
+    pub fn control(&mut self, x: TensorId, il: usize) -> TensorId {
+        if !self.cp.adapters.controls(il) {
+            return x;
+        }
+        let (buffer, ne) = (self.weights.layer(il), [self.hp.n_embd, 1, 1, 1]);
+        let direction = self
+            .graph
+            .placed(Label::Layer("cvec", il as u32), Type::F32, ne, buffer);
+        self.add(x, direction)
     }
 
     /// Rotary position embedding.
@@ -432,6 +479,7 @@ impl<'a> LlmGraph<'a> {
                 x = self.add_input_slice(x);
             }
             x = layer(self, x, il);
+            x = self.control(x, il);
         }
         self.final_norm(x)
     }
@@ -475,7 +523,7 @@ impl<'a> LlmGraph<'a> {
     /// The output matrix over `x`, with the bias, scale and cap that the model has.
     pub fn logits(&mut self, x: TensorId) -> TensorId {
         let w = self.output_matrix();
-        let mut cur = self.mul_mat(w, x);
+        let mut cur = self.adapted(w, x, None);
         if let Some(b) = self.output_weight(Global::Output, Part::Bias) {
             cur = self.add(cur, b);
         }

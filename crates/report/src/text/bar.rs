@@ -21,7 +21,7 @@ fn parts(device: &DeviceReport) -> [u64; 6] {
     let free = device.free_bytes.unwrap_or(0).min(total);
     [
         total - free,
-        device.model_bytes,
+        device.weight_bytes(),
         device.context_bytes,
         device.compute_bytes,
         device.cuda_bytes(),

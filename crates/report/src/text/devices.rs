@@ -45,7 +45,7 @@ fn rows(estimate: &Estimate, decimals: usize) -> Vec<Row> {
                 0 => NONE.to_string(),
                 n => n.to_string(),
             },
-            cell(d.model_bytes),
+            cell(d.weight_bytes()),
             cell(d.context_bytes),
             cell(d.compute_bytes),
             cell(d.cuda_bytes()),
