@@ -59,6 +59,7 @@ fn bounds_hold_for_every_known_architecture() {
                 model,
                 context,
                 compute,
+                ..
             } = of;
             checked += 1;
             if truth[0] > 0 && truth[2] > 0 {
