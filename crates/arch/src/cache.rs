@@ -18,16 +18,19 @@ pub enum CacheKind {
     S,
     /// Keys of the lightning indexer.
     Index,
+    /// Values of the indexer: never written, but there.
+    IndexV,
 }
 
 impl CacheKind {
     /// Every kind.
-    pub const ALL: [CacheKind; 5] = [
+    pub const ALL: [CacheKind; 6] = [
         CacheKind::K,
         CacheKind::V,
         CacheKind::R,
         CacheKind::S,
         CacheKind::Index,
+        CacheKind::IndexV,
     ];
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
@@ -39,7 +42,8 @@ impl CacheKind {
             CacheKind::V => "cache_v",
             CacheKind::R => "cache_r",
             CacheKind::S => "cache_s",
-            CacheKind::Index => "cache_idx",
+            CacheKind::Index => "cache_idx_k",
+            CacheKind::IndexV => "cache_idx_v",
         }
     }
 }
@@ -94,6 +98,14 @@ pub fn cache_tensor(
             let indexer = hp.indexer.filter(|_| layer.has_indexer)?;
             let ne = [indexer.head, n_cells(hp, cp, il), cp.n_stream(), 1];
             tensor(cp.type_k, ne)
+        }
+        CacheKind::IndexV => {
+            hp.indexer
+                .filter(|_| layer.has_indexer && hp.mla.is_none())?;
+            let widest = hp.layers.iter().map(|l| l.n_embd_head_v).max();
+            let row = widest.filter(|_| cp.v_trans).unwrap_or(layer.n_embd_head_v);
+            let ne = [row, n_cells(hp, cp, il), cp.n_stream(), 1];
+            tensor(cp.type_v, ne)
         }
         CacheKind::K | CacheKind::V if !hp.has_kv(il) => None,
         CacheKind::V if hp.mla.is_some() => None,

@@ -110,8 +110,10 @@ pub struct Indexer {
     pub n_head: i64,
     /// Width of a head.
     pub head: i64,
-    /// Cells that it chooses.
+    /// Cells that it chooses, or blocks of them.
     pub top_k: i64,
+    /// Cells of a block, where it chooses blocks.
+    pub block: Option<i64>,
 }
 
 /// State space layers (Mamba 1 and 2, gated delta nets, short convolutions, RWKV).
@@ -322,7 +324,7 @@ impl Hparams {
             mla_swa: None,
             kv_lora_rank: keys.positive("attention.kv_lora_rank", WIDTH)?,
             indexer: None,
-            n_streams: keys.int("hyper_connection.count", 1024)?.unwrap_or(0),
+            n_streams: keys.int("hyper_connection.count", 64)?.unwrap_or(0),
             fuses_hyper_connections: false,
             ssm: load_ssm(keys)?,
             altup: None,
@@ -454,6 +456,7 @@ impl Hparams {
             n_head: keys.require("attention.indexer.head_count", HEADS)?,
             head: keys.require("attention.indexer.key_length", WIDTH)?,
             top_k: keys.require("attention.indexer.top_k", CONTEXT)?,
+            block: keys.positive("attention.indexer.block_size", CONTEXT)?,
         });
         for (il, layer) in self.layers.iter_mut().enumerate() {
             layer.has_indexer = has_indexer(il);

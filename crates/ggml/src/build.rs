@@ -48,6 +48,13 @@ impl Graph {
         self.binary(Op::Add, a, b)
     }
 
+    /// [`add`](Self::add) written over `a`.
+    pub fn add_inplace(&mut self, a: TensorId, b: TensorId) -> TensorId {
+        self.check_repeats(Op::Add, a, b);
+        let (ne, nb) = (self[a].ne, self[a].nb);
+        self.new_view(Op::Add, a, ne, nb, &[a, b])
+    }
+
     /// `a - b`.
     pub fn sub(&mut self, a: TensorId, b: TensorId) -> TensorId {
         self.binary(Op::Sub, a, b)
@@ -356,6 +363,18 @@ impl Graph {
         }
         let ne = [k[2], q[2], 1, q[3]];
         self.new_tensor(Op::LightningIndexer, Type::F32, ne, &src)
+    }
+
+    /// The numbers from 0 to `n`, f32.
+    pub fn arange(&mut self, n: i64) -> TensorId {
+        self.new_tensor(Op::Arange, Type::F32, [n, 1, 1, 1], &[])
+    }
+
+    /// The largest of each `n` elements of a row.
+    pub fn pool_rows(&mut self, a: TensorId, n: i64) -> TensorId {
+        let ne = self[a].ne;
+        let ne = [ne[0] / n.max(1), ne[1], ne[2], ne[3]];
+        self.new_tensor(Op::Pool2d, Type::F32, ne, &[a])
     }
 
     /// The sum of each row.

@@ -96,7 +96,7 @@ impl LlmGraph<'_> {
         }
     }
 
-    fn attn_input_of(&mut self, il: usize) -> AttnInput {
+    pub(super) fn attn_input_of(&mut self, il: usize) -> AttnInput {
         let swa = self.hp.has_swa_layers && self.hp.layers[il].is_swa;
         match self.attn_inputs[swa as usize] {
             Some(input) => input,
@@ -166,7 +166,7 @@ impl LlmGraph<'_> {
     }
 
     /// The product with a Hadamard matrix, over chunks of its size.
-    fn hadamard(&mut self, x: TensorId, rot: TensorId) -> TensorId {
+    pub(super) fn hadamard(&mut self, x: TensorId, rot: TensorId) -> TensorId {
         let (ne, n) = (self[x].ne, self[rot].ne[0]);
         let chunks = [n, self[x].n_elements() / n.max(1), 1, 1];
         let flat = if self[x].is_contiguous() {
@@ -195,7 +195,7 @@ impl LlmGraph<'_> {
         }
     }
 
-    fn store_k(&mut self, k: TensorId, input: &AttnInput, il: usize) {
+    pub(super) fn store_k(&mut self, k: TensorId, input: &AttnInput, il: usize) {
         let cache = self.cache(il, CacheKind::K);
         self.store_rows(k, cache, input.k_idxs);
     }
@@ -208,7 +208,7 @@ impl LlmGraph<'_> {
         self.expand(stored);
     }
 
-    fn store_v(&mut self, v: TensorId, input: &AttnInput, il: usize) {
+    pub(super) fn store_v(&mut self, v: TensorId, input: &AttnInput, il: usize) {
         let cache = self.cache(il, CacheKind::V);
         let stored = if self.cp.v_trans {
             self.store_transposed(v, cache, input)
@@ -241,7 +241,7 @@ impl LlmGraph<'_> {
     }
 
     /// K of all cells: `[head, n_head_kv, n_kv, streams]`.
-    fn cache_k_view(&mut self, n_kv: i64, il: usize) -> TensorId {
+    pub(super) fn cache_k_view(&mut self, n_kv: i64, il: usize) -> TensorId {
         let cache = self.cache(il, CacheKind::K);
         let layer = self.hp.layers[il];
         let (ty, row) = (self[cache].ty, self[cache].ne[0]);
@@ -260,7 +260,7 @@ impl LlmGraph<'_> {
     }
 
     /// V of all cells, transposed or not.
-    fn cache_v_view(&mut self, n_kv: i64, il: usize) -> TensorId {
+    pub(super) fn cache_v_view(&mut self, n_kv: i64, il: usize) -> TensorId {
         let cache = self.cache(il, CacheKind::V);
         let layer = self.hp.layers[il];
         let (ty, row) = (self[cache].ty, self[cache].ne[0]);

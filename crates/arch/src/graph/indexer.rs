@@ -18,7 +18,7 @@ pub(super) struct IndexInput {
 }
 
 impl LlmGraph<'_> {
-    fn indexer(&mut self) -> Indexer {
+    pub(super) fn indexer(&mut self) -> Indexer {
         match self.hp.indexer {
             Some(indexer) => indexer,
             None => {
@@ -27,6 +27,7 @@ impl LlmGraph<'_> {
                     n_head: 1,
                     head: 1,
                     top_k: 1,
+                    block: None,
                 }
             }
         }
@@ -66,6 +67,7 @@ impl LlmGraph<'_> {
             n_head,
             head,
             top_k,
+            ..
         } = self.indexer();
         let (input, n_tokens) = (self.index_input(head), self.n_tokens);
         let q = self.linear(q_low, Kind::IndexerAttnQB, il);
@@ -90,7 +92,7 @@ impl LlmGraph<'_> {
     }
 
     /// K of all cells of the indexer's cache: one head.
-    fn index_keys(&mut self, cache: TensorId, n_kv: i64) -> TensorId {
+    pub(super) fn index_keys(&mut self, cache: TensorId, n_kv: i64) -> TensorId {
         let (ne, nb) = (self[cache].ne, self[cache].nb);
         self.view_4d(cache, [ne[0], 1, n_kv, ne[2]], [nb[1], nb[1], nb[2]])
     }

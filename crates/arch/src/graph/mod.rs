@@ -3,8 +3,10 @@
 
 mod attention;
 mod ffn;
+mod hyper;
 mod indexer;
 mod inputs;
+mod msa;
 mod pooling;
 mod recurrent;
 
@@ -18,11 +20,13 @@ use crate::placement::WeightMap;
 use crate::{Error, Result};
 use indexer::IndexInput;
 use inputs::AttnInput;
+use msa::MsaInput;
 use std::ops::{Deref, DerefMut};
 use vramfit_ggml::{BufferType, Flags, Graph, Label, Op, TensorId, Type};
 
 pub use attention::Qkv;
 pub use ffn::{Ffn, MoeOptions};
+pub use hyper::HcWeights;
 pub use pooling::RankHead;
 pub(crate) use recurrent::floats;
 
@@ -100,6 +104,8 @@ pub struct LlmGraph<'a> {
     attn_inputs: [Option<AttnInput>; 2],
     index_input: Option<IndexInput>,
     no_cache_masks: [Option<TensorId>; 2],
+    msa_input: Option<MsaInput>,
+    no_cache_mask: Option<TensorId>,
     state_ids: Option<[TensorId; 3]>,
     placed: Vec<Option<TensorId>>,
     copies: Vec<(usize, TensorId)>,
@@ -144,6 +150,8 @@ impl<'a> LlmGraph<'a> {
             attn_inputs: [None, None],
             index_input: None,
             no_cache_masks: [None, None],
+            msa_input: None,
+            no_cache_mask: None,
             state_ids: None,
             placed: vec![None; n_tensors],
             copies: Vec::new(),

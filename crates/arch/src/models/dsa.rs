@@ -74,7 +74,7 @@ fn graph(g: &mut LlmGraph<'_>) {
     let options = MoeOptions::of_file(&g.hp.moe);
     let mut chosen = None;
     for il in 0..g.hp.n_layer() {
-        let attention = |g: &mut LlmGraph<'_>, n| sparse_attention(g, n, &mut chosen, il);
+        let attention = |g: &mut LlmGraph<'_>, n| sparse_attention(g, n, &mut chosen, true, il);
         let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
         x = pre_norm_layer(g, x, il, attention, ffn);
     }
@@ -84,16 +84,18 @@ fn graph(g: &mut LlmGraph<'_>) {
 
 /// Latent attention to the `chosen` cells: those of this layer's indexer, where it has one, else
 /// those of the last layer that had. A layer with a sliding window attends to all of it.
-fn sparse_attention(
+/// `rotated`: the indexer multiplies by a Hadamard matrix.
+pub(super) fn sparse_attention(
     g: &mut LlmGraph<'_>,
     n: TensorId,
     chosen: &mut Option<TensorId>,
+    rotated: bool,
     il: usize,
 ) -> TensorId {
     let low = low_rank_q(g, n, il);
     let layer = g.hp.layers[il];
     if layer.has_indexer {
-        *chosen = Some(g.choose_cells(n, low, true, il));
+        *chosen = Some(g.choose_cells(n, low, rotated, il));
     }
     let q = g.linear(low, Kind::AttnQB, il);
     let qkv = latent_qkv(g, n, q, il);
@@ -101,17 +103,20 @@ fn sparse_attention(
     let cells = chosen.filter(|_| !layer.is_swa);
     let mut cur = g.attend_mla(qkv, v_b, cells, il);
     if g.has(il, Kind::AttnGate) {
-        cur = gate_heads(g, cur, n, il);
+        cur = gate(g, cur, n, il);
     }
     g.linear(cur, Kind::AttnOutput, il)
 }
 
-/// Each head of `x` multiplied by a gate of its own.
-fn gate_heads(g: &mut LlmGraph<'_>, x: TensorId, n: TensorId, il: usize) -> TensorId {
+/// `x` multiplied by gates made of `n`: one an element, or one a head.
+fn gate(g: &mut LlmGraph<'_>, x: TensorId, n: TensorId, il: usize) -> TensorId {
     let (n_head, n_tokens) = (g.hp.layers[il].n_head, g.n_tokens);
     let ne = g[x].ne;
     let gate = g.linear(n, Kind::AttnGate, il);
     let gate = g.unary(Unary::Sigmoid, gate);
+    if g[gate].ne == ne {
+        return g.mul(x, gate);
+    }
     let heads = g.reshape(x, [ne[0] / n_head.max(1), n_head, n_tokens, 1]);
     let gate = g.reshape(gate, [1, n_head, n_tokens, 1]);
     let gated = g.mul(heads, gate);

@@ -17,12 +17,14 @@ mod gemma3n;
 mod glm;
 mod gpt;
 mod granite;
+mod hy_v4;
 mod lfm2;
 mod llama;
 mod looped;
 mod mamba;
 mod mellum;
 mod minicpm3;
+mod minimax_m3;
 mod mistral;
 mod olmo2;
 mod parallel;
@@ -61,12 +63,14 @@ const FAMILIES: &[&[Architecture]] = &[
     glm::ALL,
     gpt::ALL,
     granite::ALL,
+    hy_v4::ALL,
     lfm2::ALL,
     llama::ALL,
     looped::ALL,
     mamba::ALL,
     mellum::ALL,
     minicpm3::ALL,
+    minimax_m3::ALL,
     mistral::ALL,
     olmo2::ALL,
     parallel::ALL,
