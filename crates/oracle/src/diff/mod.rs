@@ -12,6 +12,7 @@ mod nodes;
 mod show;
 mod subject;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -128,6 +129,8 @@ struct State {
     /// Models whose node lists are being compared.
     beginning: usize,
     at: usize,
+    /// Commands of the differences that were printed.
+    printed: BTreeSet<String>,
     told: Instant,
 }
 
@@ -139,6 +142,7 @@ impl State {
             begun: 0,
             beginning: 0,
             at: 0,
+            printed: BTreeSet::new(),
             told: Instant::now(),
         }
     }
@@ -244,15 +248,20 @@ impl Session<'_> {
             settings.flash_attn = flash_attn;
             let case = settings.case(&known);
             let report = match &subject.model {
-                Ok(model) => nodes::report(worker, &case, model)?,
+                Ok(model) if model.is_known() => nodes::report(worker, &case, model)?,
+                Ok(_) if self.request.models.is_empty() => None,
+                Ok(_) => Some("  ours are bounds: the architecture is not known\n".to_owned()),
                 Err(_) => Some(String::new()),
             };
             let Some(report) = report else { continue };
-            self.lock().tallies[i].differences += usize::from(subject.model.is_ok());
+            self.lock().tallies[i].differences += usize::from(subject.is_known());
             let report = found::with_figures(worker, subject, &case, &report)?;
             println!("DIFFERENCE {}\n{report}", subject.shown);
             if subject.model.is_err() {
                 return Ok(());
+            }
+            if !subject.is_known() {
+                break;
             }
         }
         self.lock().streams[i] = Some(Cases::new(known, self.request.seed));
@@ -296,10 +305,14 @@ impl Session<'_> {
             return Ok(());
         };
         let report = found::minimised(worker, subject, &facts, (settings, case), found)?;
-        println!(
-            "DIFFERENCE {} seed {}\n{report}",
-            subject.shown, self.request.seed
-        );
+        // Many cases come down to the same smallest one.
+        let smallest = report.lines().next().unwrap_or_default().to_owned();
+        if self.lock().printed.insert(smallest) {
+            println!(
+                "DIFFERENCE {} seed {}\n{report}",
+                subject.shown, self.request.seed
+            );
+        }
         Ok(())
     }
 
@@ -335,6 +348,8 @@ impl Session<'_> {
                 );
             }
         }
+        let by_bounds = |s: &&Subject| s.model.is_ok() && !s.is_known();
+        let bounded = self.subjects.iter().filter(by_bounds).count();
         let left_out = state
             .tallies
             .iter()
@@ -342,7 +357,7 @@ impl Session<'_> {
             .count();
         let seconds = self.started.elapsed().as_secs_f64();
         println!(
-            "{} models compared, {left_out} left out; {} cases: {} refused, {} crashed (no truth); {} differences; seed {}, {seconds:.0} s, {:.1} cases/s",
+            "{} models compared, {bounded} of them by bounds, {left_out} left out; {} cases: {} refused, {} crashed (no truth); {} differences; seed {}, {seconds:.0} s, {:.1} cases/s",
             state.begun - left_out,
             all.cases,
             all.refused,

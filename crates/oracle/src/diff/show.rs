@@ -59,6 +59,20 @@ pub fn side_by_side(engine: &str, ours: &str) -> String {
     text
 }
 
+/// Whether no byte count of ours is below the engine's. An architecture that is not known has bounds, and no graph.
+pub fn is_bound(engine: &str, ours: &str) -> bool {
+    let (theirs, our) = (figures(engine), figures(ours));
+    let settings = |list: &[(String, String)]| list.iter().take(5).cloned().collect::<Vec<_>>();
+    let bytes = |(name, value): &(String, String)| {
+        let n: Option<u64> = value.parse().ok();
+        n.filter(|_| name.contains(' ')).map(|n| (name.clone(), n))
+    };
+    let mut bytes_of_engine = theirs.iter().filter_map(bytes);
+    let ours_of = |name: &str| our.iter().filter_map(bytes).find(|f| f.0 == name);
+    settings(&theirs) == settings(&our)
+        && bytes_of_engine.all(|(name, n)| ours_of(&name).map_or(0, |f| f.1) >= n)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,5 +98,21 @@ mod tests {
         assert_eq!(marked.len(), 1);
         assert!(marked[0].contains("CUDA0 compute") && marked[0].ends_with("+7"));
         assert!(side_by_side(ENGINE, "refused: no").contains("refused: no"));
+    }
+
+    #[test]
+    fn a_bound_may_be_above_but_not_below() {
+        let with = |bytes: &str| {
+            ENGINE
+                .replace("/30 ", bytes)
+                .replace("90/3 90/2", "0/0 0/0")
+        };
+        assert!(is_bound(ENGINE, &with("/31 ")));
+        assert!(!is_bound(ENGINE, &with("/29 ")));
+        assert!(!is_bound(
+            ENGINE,
+            &with("/31 ").replace("copies 4", "copies 1")
+        ));
+        assert!(!is_bound(ENGINE, "refused: no"));
     }
 }

@@ -22,6 +22,11 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// Whether we know its graph; else there are bounds of its memory alone.
+    pub fn is_known(&self) -> bool {
+        self.model.as_ref().is_ok_and(Model::is_known)
+    }
+
     /// What we say to a case, in the words of the truth table.
     pub fn estimate(&self, row: &truth::Row) -> String {
         let model = match &self.model {
