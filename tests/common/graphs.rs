@@ -129,7 +129,11 @@ fn line(kind: &str, id: &str, row: &[String]) -> ((RowKind, usize), Line) {
     match kind {
         "split" => ((RowKind::Split, number), split(name)),
         "dep" => {
+            // The copy of a tensor on another backend has no row, and so no number.
+            let known = |id: &str| if id.starts_with('?') { "" } else { id }.to_string();
+            let numbers: Vec<String> = sources.split(',').map(known).collect();
             let line = Line {
+                sources: numbers.join(","),
                 backend: String::new(),
                 ..split("")
             };

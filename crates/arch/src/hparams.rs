@@ -404,7 +404,7 @@ impl Hparams {
         for (layer, is_swa) in self.layers.iter_mut().zip(pattern) {
             layer.is_swa = is_swa;
         }
-        Ok(())
+        self.set_swa_heads(keys)
     }
 
     /// The window of the file, 0 as good as none.
@@ -427,7 +427,7 @@ impl Hparams {
     }
 
     /// Other head widths on the layers with a window.
-    pub(crate) fn set_swa_heads(&mut self, keys: &Keys<'_>) -> Result<()> {
+    fn set_swa_heads(&mut self, keys: &Keys<'_>) -> Result<()> {
         let k = keys.positive("attention.key_length_swa", WIDTH)?;
         let v = keys.positive("attention.value_length_swa", WIDTH)?;
         for layer in self.layers.iter_mut().filter(|l| l.is_swa) {

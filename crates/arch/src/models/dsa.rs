@@ -55,7 +55,6 @@ fn glm_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
 
 fn dots3_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.set_swa(keys, Hparams::window(keys)?, 1)?;
-    hp.set_swa_heads(keys)?;
     if let Some(mla) = hp.mla {
         hp.mla_swa = Some(Mla {
             key_length: keys

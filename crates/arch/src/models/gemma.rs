@@ -42,8 +42,7 @@ pub(super) fn gemma4_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
         .int("attention.shared_kv_layers", i64::MAX)?
         .unwrap_or(0) as usize;
     hp.n_layer_kv = hp.n_layer().saturating_sub(n_shared);
-    hp.set_swa(keys, Hparams::window(keys)?, 6)?;
-    hp.set_swa_heads(keys)
+    hp.set_swa(keys, Hparams::window(keys)?, 6)
 }
 
 /// Gemma 1: pre-norm, Q scaled by itself.
