@@ -1,5 +1,6 @@
 //! Hyperparameters: what the header says of the model's shape (`llama_hparams`).
 
+use crate::graph::Norm;
 use crate::keys::Keys;
 use crate::{Error, Result};
 
@@ -44,6 +45,8 @@ pub struct LayerHparams {
     pub has_rope: bool,
     /// Activations of the experts are limited (`swiglu_clamp_exp`).
     pub clamps_experts: bool,
+    /// Those of its dense block or shared expert are (`swiglu_clamp_shexp`).
+    pub clamps_ffn: bool,
     /// A slice of the input embedding is added to what the layer reads (deepstack).
     pub adds_input: bool,
     /// Has a lightning indexer of its own.
@@ -264,6 +267,12 @@ pub struct Hparams {
     pub has_swa_layers: bool,
     /// Only of an architecture that is not known.
     pub unknown: Option<Unknown>,
+    /// Normalisation, where the file says which.
+    pub norm: Option<Norm>,
+    /// What attention returns is multiplied by a constant (`attention.value_scale`).
+    pub scales_attention: bool,
+    /// Layers in front that have no experts.
+    pub n_layer_dense_lead: usize,
 }
 
 impl Hparams {
@@ -352,11 +361,15 @@ impl Hparams {
             has_swa_layers: false,
             layers,
             unknown: None,
+            norm: None,
+            scales_attention: false,
+            n_layer_dense_lead: keys.int("leading_dense_block_count", LAYERS)?.unwrap_or(0)
+                as usize,
         })
     }
 
-    /// `load_swa_pattern`: a window on every layer but each `period`-th, unless the file has its
-    /// own pattern. Nothing when there is no window.
+    /// `load_swa_pattern`: a window on every layer but the last of each `period`, unless the file
+    /// has its own pattern. Nothing when there is no window.
     pub(crate) fn set_swa(
         &mut self,
         keys: &Keys<'_>,
@@ -464,6 +477,25 @@ impl Hparams {
         Ok(())
     }
 
+    /// Routers are sigmoids where the file does not say.
+    pub(crate) fn sigmoid_by_default(&mut self, keys: &Keys<'_>) -> Result<()> {
+        let known = keys.positive("expert_gating_func", 16)?.is_some();
+        if let Some(moe) = self.moe.as_mut().filter(|_| !known) {
+            moe.gating = Gating::Sigmoid;
+        }
+        Ok(())
+    }
+
+    /// Limits of SwiGLU, one a layer; those next to 0 are none.
+    pub(crate) fn set_swiglu_clamps(&mut self, keys: &Keys<'_>) -> Result<()> {
+        let experts = keys.floats("swiglu_clamp_exp", self.n_layer())?;
+        let ffn = keys.floats("swiglu_clamp_shexp", self.n_layer())?;
+        for (layer, (experts, ffn)) in self.layers.iter_mut().zip(experts.into_iter().zip(ffn)) {
+            (layer.clamps_experts, layer.clamps_ffn) = (experts > 1e-6, ffn > 1e-6);
+        }
+        Ok(())
+    }
+
     /// Layers for which `is_recurrent` holds keep a state.
     pub(crate) fn set_recurrent(&mut self, is_recurrent: impl Fn(usize, &LayerHparams) -> bool) {
         for (il, layer) in self.layers.iter_mut().enumerate() {
@@ -497,6 +529,7 @@ fn load_layers(keys: &Keys<'_>, n_layer: usize, n_embd: i64) -> Result<Vec<Layer
         is_recurrent: false,
         has_rope: true,
         clamps_experts: false,
+        clamps_ffn: false,
         adds_input: false,
         has_indexer: false,
     };

@@ -193,7 +193,7 @@ impl Model {
     }
 
     /// Whether llama.cpp loads tensor `index` at all: those of the multi-token-prediction layers
-    /// are left in the file.
+    /// are left in the file, by and large.
     pub fn is_loaded(&self, index: usize) -> bool {
         match self.tensors[index].role {
             Name::Layer(il, kind, _) => {

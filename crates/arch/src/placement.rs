@@ -218,7 +218,11 @@ impl WeightMap {
             return false;
         }
         let n_dims = match tensor.role {
-            Name::Layer(_, kind, _) if kind.used_by() == Use::MulMatId => 3,
+            Name::Layer(_, kind, _) => match kind.used_by() {
+                Use::MulMatId => 3,
+                Use::MulMat => 2,
+                _ => return false,
+            },
             Name::Global(global, _) if global.home() == Home::Input && !as_output => return false,
             _ => 2,
         };

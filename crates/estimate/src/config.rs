@@ -146,7 +146,7 @@ impl RunConfig {
                 n_ubatch: n_ubatch as u64,
             });
         }
-        let flash_attn = self.flash_attention != FlashAttention::Off;
+        let flash_attn = self.flash_attention_for(model) != FlashAttention::Off;
         let file_pooling = hp.pooling_type.and_then(Pooling::from_id);
         Ok(ContextParams {
             n_ctx,
@@ -176,12 +176,22 @@ impl RunConfig {
     }
 
     /// Whether flash attention is settled by a probe. A quantised V settles it before.
-    pub(crate) fn probes_flash_attention(&self) -> bool {
-        self.flash_attention == FlashAttention::Auto && !self.type_v.is_quantized()
+    pub(crate) fn probes_flash_attention(&self, model: &Model) -> bool {
+        let is_auto = self.flash_attention_for(model) == FlashAttention::Auto;
+        is_auto && !self.type_v.is_quantized()
+    }
+
+    /// The user's choice, where the model leaves one.
+    fn flash_attention_for(&self, model: &Model) -> FlashAttention {
+        if model.architecture.lacks_flash_attention {
+            FlashAttention::Off
+        } else {
+            self.flash_attention
+        }
     }
 
     fn check(&self, model: &Model) -> Result<(), Refusal> {
-        let off = self.flash_attention == FlashAttention::Off;
+        let off = self.flash_attention_for(model) == FlashAttention::Off;
         if self.n_batch == 0 && self.n_ubatch == 0 {
             return Err(Refusal::EmptyContext {
                 n_ctx: u64::from(self.n_ctx),

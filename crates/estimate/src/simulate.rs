@@ -106,7 +106,7 @@ impl<'a> Context<'a> {
             n_copies: if pipelined { PIPELINE_COPIES } else { 1 },
             use_mmap: run.use_mmap && !layout.devices.iter().any(|d| d.integrated),
         };
-        context.settle_fused_ops(run.probes_flash_attention())?;
+        context.settle_fused_ops(run.probes_flash_attention(model))?;
         Ok(context)
     }
 

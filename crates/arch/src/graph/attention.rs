@@ -22,17 +22,22 @@ impl LlmGraph<'_> {
             [layer.n_embd_head_v, layer.n_head_kv, n_tokens],
         ];
         if self.has(il, Kind::AttnQkv) {
-            let mut all = self.linear(x, Kind::AttnQkv, il);
-            if let Some(bias) = self.separate_biases(il) {
-                all = self.add(all, bias);
-            }
-            all = self.clamped(all);
+            let all = self.fused_qkv(x, il);
+            let all = self.clamped(all);
             let nb1 = self[all].nb[1];
             shapes.map(|ne| self.view_3d(all, ne, [Type::F32.row_size(ne[0] as u64), nb1]))
         } else {
             let flat = QKV.map(|k| self.linear(x, k, il));
             let flat = flat.map(|t| self.clamped(t));
             [0, 1, 2].map(|i| self.reshape(flat[i], [shapes[i][0], shapes[i][1], n_tokens, 1]))
+        }
+    }
+
+    fn fused_qkv(&mut self, x: TensorId, il: usize) -> TensorId {
+        let all = self.linear(x, Kind::AttnQkv, il);
+        match self.separate_biases(il) {
+            Some(bias) => self.add(all, bias),
+            None => all,
         }
     }
 
@@ -56,10 +61,29 @@ impl LlmGraph<'_> {
 
     /// [`qkv`](Self::qkv) with Q and K normalised over all heads at once.
     pub fn qkv_flat_norm(&mut self, x: TensorId, il: usize) -> Qkv {
-        let (layer, n) = (self.hp.layers[il], self.n_tokens);
-        let [q, k, v] = QKV.map(|k| self.linear(x, k, il));
+        let [q, k, v] = self.qkv_flat(x, il);
         let q = self.norm(q, Kind::AttnQNorm, il);
         let k = self.norm(k, Kind::AttnKNorm, il);
+        self.split_heads([q, k, v], il)
+    }
+
+    /// Q, K and V with all heads of a token in one row.
+    pub fn qkv_flat(&mut self, x: TensorId, il: usize) -> Qkv {
+        if !self.has(il, Kind::AttnQkv) {
+            return QKV.map(|k| self.linear(x, k, il));
+        }
+        let (layer, n_tokens) = (self.hp.layers[il], self.n_tokens);
+        let all = self.fused_qkv(x, il);
+        let (n_q, nb1) = (layer.n_embd_head_k * layer.n_head, self[all].nb[1]);
+        [n_q, layer.n_embd_k_gqa(), layer.n_embd_v_gqa()].map(|n| {
+            let part = self.view_2d(all, [n, n_tokens], nb1);
+            self.cont(part)
+        })
+    }
+
+    /// [`qkv_flat`](Self::qkv_flat) by heads.
+    pub fn split_heads(&mut self, [q, k, v]: Qkv, il: usize) -> Qkv {
+        let (layer, n) = (self.hp.layers[il], self.n_tokens);
         [
             self.reshape(q, [layer.n_embd_head_k, layer.n_head, n, 1]),
             self.reshape(k, [layer.n_embd_head_k, layer.n_head_kv, n, 1]),

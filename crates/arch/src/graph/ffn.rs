@@ -12,7 +12,7 @@ pub enum Ffn {
     Silu,
     /// GELU, gated where the layer has a gate.
     Gelu,
-    /// ReLU.
+    /// ReLU, gated where the layer has a gate.
     Relu,
     /// Squared ReLU.
     ReluSqr,
@@ -22,6 +22,8 @@ pub enum Ffn {
     SwigluFused,
     /// SwiGLU with limits on both sides (Maple).
     SwigluClamp,
+    /// Gated SiLU, both sides clamped before they are multiplied (Step 3.5).
+    SiluClamped,
     /// gpt-oss's gated SiLU with limits.
     SwigluOai,
     /// Kimi K3's SiLU with soft limits on the gate and, where asked for, on what is gated.
@@ -48,6 +50,26 @@ pub struct MoeOptions {
     pub activation: Ffn,
 }
 
+/// The matrices of a set of experts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bank {
+    /// Into the hidden layer.
+    pub up: Kind,
+    /// Its gate, if any.
+    pub gate: Kind,
+    /// Out of it.
+    pub down: Kind,
+}
+
+impl Bank {
+    /// Those of nearly every model.
+    pub const ROUTED: Bank = Bank {
+        up: Kind::FfnUpExps,
+        gate: Kind::FfnGateExps,
+        down: Kind::FfnDownExps,
+    };
+}
+
 impl MoeOptions {
     /// Softmax over all experts.
     pub fn softmax(norms_weights: bool) -> MoeOptions {
@@ -72,6 +94,16 @@ impl MoeOptions {
     }
 }
 
+impl Ffn {
+    /// With SwiGLU clamped, where a layer asks for it.
+    fn clamped(self, clamps: bool) -> Ffn {
+        match self {
+            Ffn::Silu if clamps => Ffn::SiluClamped,
+            kind => kind,
+        }
+    }
+}
+
 impl LlmGraph<'_> {
     /// The dense block of layer `il` (`build_ffn`).
     pub fn ffn(&mut self, x: TensorId, kind: Ffn, il: usize) -> TensorId {
@@ -79,6 +111,7 @@ impl LlmGraph<'_> {
         let gate = self
             .has(il, Kind::FfnGate)
             .then(|| self.linear(x, Kind::FfnGate, il));
+        let kind = kind.clamped(self.hp.layers[il].clamps_ffn);
         let cur = self.activate(kind, gate, up);
         let cur = match self.optional(il, Kind::FfnAct, Part::Weight) {
             Some(scales) => self.div(cur, scales),
@@ -94,6 +127,13 @@ impl LlmGraph<'_> {
             (Ffn::Situ { limits_up }, Some(gate)) => self.situ(gate, up, limits_up),
             (Ffn::Gelu, Some(gate)) => self.glu_split(Glu::Geglu, gate, up),
             (Ffn::SwigluClamp, Some(gate)) => self.glu_split(Glu::SwigluClamp, gate, up),
+            (Ffn::Relu, Some(gate)) => self.glu_split(Glu::Reglu, gate, up),
+            (Ffn::SiluClamped, Some(gate)) => {
+                let up = self.map(Op::Clamp, up);
+                let gate = self.unary(Unary::Silu, gate);
+                let gate = self.map(Op::Clamp, gate);
+                self.mul(gate, up)
+            }
             (Ffn::SwigluOai, Some(gate)) => self.glu_split(Glu::SwigluOai, gate, up),
             (_, Some(gate)) => self.glu_split(Glu::Swiglu, gate, up),
             (Ffn::Gelu, None) => self.unary(Unary::Gelu, up),
@@ -138,6 +178,7 @@ impl LlmGraph<'_> {
         let gate = self
             .has(il, Kind::FfnGateShexp)
             .then(|| self.linear(x, Kind::FfnGateShexp, il));
+        let kind = kind.clamped(self.hp.layers[il].clamps_ffn);
         let cur = self.activate(kind, gate, up);
         self.linear(cur, Kind::FfnDownShexp, il)
     }
@@ -159,33 +200,58 @@ impl LlmGraph<'_> {
         let Some(moe) = self.hp.moe else {
             return self.missing("expert_count".to_string());
         };
+        let route = self.route(logits, &moe, options, il);
+        self.experts(x, route, Bank::ROUTED, options, il)
+    }
+
+    /// The chosen experts of `bank` over `x`, and their weighted sum.
+    pub fn experts(
+        &mut self,
+        x: TensorId,
+        (ids, weights): (TensorId, TensorId),
+        bank: Bank,
+        options: MoeOptions,
+        il: usize,
+    ) -> TensorId {
         let (n_embd, n_tokens) = (self[x].ne[0], self[x].ne[1]);
-        let n_used = self.hp.layers[il].n_expert_used;
-        let (ids, weights) = self.route(logits, &moe, options, il);
+        let n_used = self[ids].ne[0];
         let mut cur = self.reshape(x, [n_embd, 1, n_tokens, 1]);
         if options.weights_before {
             let repeated = self.repeat(cur, [n_embd, n_used, n_tokens, 1]);
             cur = self.mul(repeated, weights);
         }
-        let (gate, up) = if self.has(il, Kind::FfnGateUpExps) {
-            let [gate, up] = self.expert_gate_up(cur, ids, il);
-            (Some(gate), up)
-        } else {
-            let up = self.expert_linear(cur, Kind::FfnUpExps, ids, il);
-            let gate = self
-                .has(il, Kind::FfnGateExps)
-                .then(|| self.expert_linear(cur, Kind::FfnGateExps, ids, il));
-            (gate, up)
-        };
-        let hidden = self.activate(options.activation, gate, up);
+        let hidden = self.expert_hidden(cur, ids, bank, options, il);
         self.name_layer(hidden, "ffn_moe_act", il);
-        let mut experts = self.expert_linear(hidden, Kind::FfnDownExps, ids, il);
+        let mut experts = self.expert_linear(hidden, bank.down, ids, il);
         if !options.weights_before {
             experts = self.mul(experts, weights);
             self.name_layer(experts, "ffn_moe_weighted", il);
         }
         self.expand(experts);
         self.sum_experts(experts, n_used)
+    }
+
+    /// Gate and up, from one matrix or two, and the activation.
+    fn expert_hidden(
+        &mut self,
+        x: TensorId,
+        ids: TensorId,
+        bank: Bank,
+        options: MoeOptions,
+        il: usize,
+    ) -> TensorId {
+        if self.has(il, Kind::FfnGateUpExps) {
+            let [gate, up] = self.expert_gate_up(x, ids, il);
+            return self.activate(options.activation, Some(gate), up);
+        }
+        let up = self.expert_linear(x, bank.up, ids, il);
+        let gate = self
+            .has(il, bank.gate)
+            .then(|| self.expert_linear(x, bank.gate, ids, il));
+        let kind = options
+            .activation
+            .clamped(self.hp.layers[il].clamps_experts);
+        self.activate(kind, gate, up)
     }
 
     /// `W[id] x + b[id]` for each chosen expert.
@@ -229,7 +295,10 @@ impl LlmGraph<'_> {
             Gating::Sigmoid => self.unary(Unary::Sigmoid, logits),
             Gating::SoftmaxWeight => logits,
         };
-        let mut scores = match self.optional(il, Kind::ExpProbsB, Part::Bias) {
+        // HY V3 writes the bias without a suffix.
+        let bias = self.optional(il, Kind::ExpProbsB, Part::Bias);
+        let bias = bias.or_else(|| self.optional(il, Kind::ExpProbsB, Part::Weight));
+        let mut scores = match bias {
             Some(bias) => self.add(probs, bias),
             None => probs,
         };
@@ -248,17 +317,23 @@ impl LlmGraph<'_> {
             weights = self.reshape(weights, [1, n_used, n_tokens, 1]);
         }
         if options.norms_weights {
-            weights = self.reshape(weights, [n_used, n_tokens, 1, 1]);
-            let sum = self.sum_rows(weights);
-            let sum = self.map(Op::Clamp, sum);
-            weights = self.div(weights, sum);
-            weights = self.reshape(weights, [1, n_used, n_tokens, 1]);
+            weights = self.norm_weights(weights);
         }
         if moe.scales_weights {
             weights = self.scale(weights);
         }
         self.expand(weights);
         (ids, weights)
+    }
+
+    /// Weights of experts, `[1, n_used, n_tokens]`, that add up to one.
+    pub fn norm_weights(&mut self, weights: TensorId) -> TensorId {
+        let ne = self[weights].ne;
+        let flat = self.reshape(weights, [ne[1], ne[2], 1, 1]);
+        let sum = self.sum_rows(flat);
+        let sum = self.map(Op::Clamp, sum);
+        let normed = self.div(flat, sum);
+        self.reshape(normed, ne)
     }
 
     /// Scores with all but the best groups of experts masked; a group is as good as its best two.

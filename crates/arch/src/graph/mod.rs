@@ -14,6 +14,7 @@ use crate::adapter::LoraTensor;
 use crate::cache::{CacheKind, cache_tensor};
 use crate::hparams::Hparams;
 use crate::model::Model;
+use crate::models::Rows;
 use crate::names::{Global, Kind, Part};
 use crate::params::{ContextParams, FusedOp};
 use crate::placement::WeightMap;
@@ -25,7 +26,7 @@ use std::ops::{Deref, DerefMut};
 use vramfit_ggml::{BufferType, Flags, Graph, Label, Op, TensorId, Type};
 
 pub use attention::Qkv;
-pub use ffn::{Ffn, MoeOptions};
+pub use ffn::{Bank, Ffn, MoeOptions};
 pub use hyper::HcWeights;
 pub use pooling::RankHead;
 pub(crate) use recurrent::floats;
@@ -302,7 +303,8 @@ impl<'a> LlmGraph<'a> {
         b: Option<TensorId>,
         il: Option<usize>,
     ) -> TensorId {
-        self.norm_by(self.model.architecture.norm, x, w, b, il)
+        let norm = self.hp.norm.unwrap_or(self.model.architecture.norm);
+        self.norm_by(norm, x, w, b, il)
     }
 
     /// [`norm_with`](Self::norm_with) by another norm than the model's usual one.
@@ -453,7 +455,8 @@ impl<'a> LlmGraph<'a> {
 
     /// Behind the last layer only the tokens with wanted logits go on.
     pub fn last_rows(&mut self, il: usize, x: TensorId) -> TensorId {
-        if il + 1 == self.hp.n_layer() {
+        let crops = self.model.architecture.rows == Rows::InLastLayer;
+        if crops && il + 1 == self.hp.n_layer() {
             self.output_rows(x)
         } else {
             x
@@ -487,7 +490,17 @@ impl<'a> LlmGraph<'a> {
             x = layer(self, x, il);
             x = self.control(x, il);
         }
-        self.final_norm(x)
+        let rows = self.model.architecture.rows;
+        if rows == Rows::BehindLayers {
+            self.graph[x].flags.insert(Flags::OUTPUT);
+            x = self.output_rows(x);
+        }
+        let h = self.final_norm(x);
+        if rows != Rows::BehindNorm {
+            return h;
+        }
+        self.graph[h].flags.insert(Flags::OUTPUT);
+        self.output_rows(h)
     }
 
     /// What images have for one layer, behind their embedding proper.

@@ -42,6 +42,31 @@ pub(super) fn gated_attention(
     g.linear(cur, Kind::AttnOutput, il)
 }
 
+/// `cur` times what `activation` makes of the layer's gate over `n`, one an element or one a head,
+/// through the output matrix.
+pub(super) fn gate_and_output(
+    g: &mut LlmGraph<'_>,
+    cur: TensorId,
+    n: TensorId,
+    activation: Unary,
+    il: usize,
+) -> TensorId {
+    let shape = g.hp.layers[il];
+    let gate = g.linear(n, Kind::AttnGate, il);
+    let gate = g.unary(activation, gate);
+    let [n_gates, n_tokens, ..] = g[gate].ne;
+    let cur = if n_gates == shape.n_head {
+        let (ne, head) = (g[cur].ne, shape.n_embd_head_v);
+        let heads = g.reshape(cur, [head, n_gates, n_tokens, 1]);
+        let gate = g.reshape(gate, [1, n_gates, n_tokens, 1]);
+        let gated = g.mul(heads, gate);
+        g.reshape(gated, ne)
+    } else {
+        g.mul(cur, gate)
+    };
+    g.linear(cur, Kind::AttnOutput, il)
+}
+
 /// Muse Glimmer: norms on both sides of each block; only layers with a window rotate.
 fn muse(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
@@ -70,18 +95,11 @@ fn muse(g: &mut LlmGraph<'_>) {
 fn spark(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
-        let shape = g.hp.layers[il];
         let attention = |g: &mut LlmGraph<'_>, n| {
             let qkv = g.qkv(n, il);
             let qkv = g.rotate_qk(qkv, None);
             let cur = g.attend(qkv, il);
-            let gate = gate(g, n, il);
-            let ne = g[cur].ne;
-            let heads = g.reshape(cur, [shape.n_embd_head_k, shape.n_head, ne[1], 1]);
-            let gate = g.reshape(gate, [1, shape.n_head, ne[1], 1]);
-            let cur = g.mul(heads, gate);
-            let cur = g.reshape(cur, ne);
-            g.linear(cur, Kind::AttnOutput, il)
+            gate_and_output(g, cur, n, Unary::Sigmoid, il)
         };
         let ffn = |g: &mut LlmGraph<'_>, n| g.ffn(n, Ffn::Gelu, il);
         pre_norm_layer(g, x, il, attention, ffn)

@@ -7,7 +7,7 @@ use crate::graph::{Ffn, LlmGraph};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::{Global, Kind, Part};
-use vramfit_ggml::{Flags, TensorId};
+use vramfit_ggml::TensorId;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
@@ -16,6 +16,7 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("gemma3", gemma3).reads(gemma3_hparams),
     Architecture::new("gemma4", gemma4)
         .reads(gemma4_hparams)
+        .rows_behind_norm()
         .output_first()
         .plain_rope_in_window(),
     Architecture::new("gemma-embedding", gemma_embedding).reads(gemma_embedding_hparams),
@@ -100,14 +101,8 @@ fn layer(g: &mut LlmGraph<'_>, x: TensorId, il: usize) -> TensorId {
 }
 
 pub(super) fn gemma4(g: &mut LlmGraph<'_>) {
-    let mut x = g.embed(true);
-    for il in 0..g.hp.n_layer() {
-        x = gemma4_layer(g, x, il);
-    }
-    let h = g.final_norm(x);
-    g[h].flags.insert(Flags::OUTPUT);
-    let embd = g.output_rows(h);
-    g.lm_head(embd, embd);
+    let x = g.embed(true);
+    g.layers(x, gemma4_layer);
 }
 
 /// V is normalised, too, and made of K where the layer has no V matrix.

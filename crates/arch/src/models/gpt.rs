@@ -7,7 +7,7 @@ use crate::graph::{Ffn, LlmGraph, MoeOptions};
 use crate::hparams::{Gating, Hparams};
 use crate::keys::Keys;
 use crate::names::{Global, Kind, Part};
-use vramfit_ggml::{Flags, TensorId};
+use vramfit_ggml::TensorId;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
@@ -15,7 +15,9 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("codeshell", starcoder2)
         .layer_norm()
         .embeds_by_output(),
-    Architecture::new("gpt-oss", gpt_oss).reads(gpt_oss_hparams),
+    Architecture::new("gpt-oss", gpt_oss)
+        .reads(gpt_oss_hparams)
+        .rows_behind_layers(),
     Architecture::new("gpt2", gpt2).layer_norm(),
     Architecture::new("mpt", mpt)
         .reads(mpt_hparams)
@@ -88,11 +90,6 @@ pub(super) fn gpt_oss(g: &mut LlmGraph<'_>) {
         let h = g.add(cur, x);
         let n = g.norm(h, Kind::AttnPostNorm, il);
         let cur = g.moe(n, options, il);
-        let x = g.add(cur, h);
-        if il + 1 < g.hp.n_layer() {
-            return x;
-        }
-        g[x].flags.insert(Flags::OUTPUT);
-        g.output_rows(x)
+        g.add(cur, h)
     });
 }

@@ -14,6 +14,7 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("granite", graph),
     Architecture::new("granite_swa", graph).reads(swa_hparams),
     Architecture::new("granitehybrid", graph).reads(mamba::hybrid_hparams),
+    Architecture::new("granitemoe", graph),
     Architecture::new("minicpm", graph).reads(minicpm_hparams),
 ];
 

@@ -8,10 +8,14 @@ use crate::keys::Keys;
 use crate::names::Kind;
 
 /// Its architectures.
-pub(super) const ALL: &[Architecture] = &[Architecture::new("lfm2", graph)
-    .reads(hparams)
-    .embd_norm_output()
-    .embeddings_without_head()];
+pub(super) const ALL: &[Architecture] = &[lfm2("lfm2"), lfm2("lfm2moe")];
+
+const fn lfm2(name: &'static str) -> Architecture {
+    Architecture::new(name, graph)
+        .reads(hparams)
+        .embd_norm_output()
+        .embeddings_without_head()
+}
 
 pub(super) fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     let d_conv = keys.require("shortconv.l_cache", 1024)?;

@@ -13,6 +13,7 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("ernie4_5", ernie),
     Architecture::new("ernie4_5-moe", ernie),
     Architecture::new("hunyuan-dense", hunyuan),
+    Architecture::new("hunyuan-moe", hunyuan),
     Architecture::new("hunyuan_vl", hunyuan).reads(hunyuan_vl_hparams),
     Architecture::new("llama", llama),
     Architecture::new("llama-embed", llama_embed).reads(llama_embed_hparams),
@@ -20,6 +21,7 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("maincoder", hunyuan),
     Architecture::new("pangu-embedded", ernie),
     Architecture::new("phi3", phi3),
+    Architecture::new("phimoe", phi3),
     Architecture::new("smollm3", smollm3),
 ];
 
@@ -113,7 +115,7 @@ pub(super) fn hunyuan(g: &mut LlmGraph<'_>) {
             let q = g.norm(q, Kind::AttnQNorm, il);
             g.attention([q, k, v], il)
         };
-        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn(n, Ffn::Silu, il);
+        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, MoeOptions::softmax(true), il);
         pre_norm_layer(g, x, il, attention, ffn)
     });
 }
@@ -134,7 +136,7 @@ pub(super) fn smollm3(g: &mut LlmGraph<'_>) {
     });
 }
 
-/// Phi-3 and Phi-4: Q scaled by itself, gate and up in one matrix.
+/// Phi-3, Phi-3.5 with experts and Phi-4: Q scaled by itself, gate and up in one matrix.
 pub(super) fn phi3(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {

@@ -6,15 +6,19 @@ use crate::graph::{Ffn, LlmGraph, MoeOptions};
 use crate::hparams::{Gating, Hparams, limits};
 use crate::keys::Keys;
 use crate::names::Kind;
-use vramfit_ggml::{Flags, TensorId};
+use vramfit_ggml::TensorId;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("jamba", jamba).reads(hybrid_hparams),
     Architecture::new("mamba", mamba).reads(hybrid_hparams),
     Architecture::new("mamba2", mamba2).reads(hybrid_hparams),
-    Architecture::new("nemotron_h", nemotron_h).reads(nemotron_h_hparams),
-    Architecture::new("nemotron_h_moe", nemotron_h).reads(nemotron_h_hparams),
+    Architecture::new("nemotron_h", nemotron_h)
+        .reads(nemotron_h_hparams)
+        .rows_behind_norm(),
+    Architecture::new("nemotron_h_moe", nemotron_h)
+        .reads(nemotron_h_hparams)
+        .rows_behind_norm(),
 ];
 
 /// Layers without KV heads are recurrent.
@@ -75,8 +79,8 @@ pub(super) fn jamba(g: &mut LlmGraph<'_>) {
 
 /// Nemotron-H: each layer is one block, a scan, attention or feed-forward.
 pub(super) fn nemotron_h(g: &mut LlmGraph<'_>) {
-    let mut x = g.embed(false);
-    for il in 0..g.hp.n_layer() {
+    let x = g.embed(false);
+    g.layers(x, |g, x, il| {
         let n = g.norm(x, Kind::AttnNorm, il);
         let cur = if g.hp.layers[il].is_recurrent {
             g.mamba2(n, il)
@@ -86,12 +90,8 @@ pub(super) fn nemotron_h(g: &mut LlmGraph<'_>) {
         } else {
             relu_sqr_ffn(g, n, il)
         };
-        x = g.add(cur, x);
-    }
-    let h = g.final_norm(x);
-    g[h].flags.insert(Flags::OUTPUT);
-    let embd = g.output_rows(h);
-    g.lm_head(embd, embd);
+        g.add(cur, x)
+    });
 }
 
 /// Dense, or experts which may work on a narrower stream, and a shared one.

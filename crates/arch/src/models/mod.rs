@@ -6,26 +6,32 @@ mod bitnet;
 mod chameleon;
 mod cogvlm;
 mod cohere;
+mod cohere2moe;
 mod deepseek;
 mod diffusion;
 mod dsa;
 mod falcon;
 mod falcon_h1;
 mod gated;
+mod gated_moe;
 mod gemma;
 mod gemma3n;
 mod glm;
 mod gpt;
 mod granite;
+mod grok;
+mod grovemoe;
 mod hy_v4;
 mod lfm2;
 mod llama;
 mod looped;
 mod mamba;
 mod mellum;
+mod mimo2;
 mod minicpm3;
 mod minimax_m3;
 mod mistral;
+mod moe;
 mod olmo2;
 mod parallel;
 mod plain;
@@ -36,6 +42,7 @@ mod qwen_vl;
 mod rwkv;
 mod rwkv6;
 mod rwkv7;
+mod smallthinker;
 mod talkie;
 mod unknown;
 
@@ -52,26 +59,32 @@ const FAMILIES: &[&[Architecture]] = &[
     chameleon::ALL,
     cogvlm::ALL,
     cohere::ALL,
+    cohere2moe::ALL,
     deepseek::ALL,
     diffusion::ALL,
     dsa::ALL,
     falcon::ALL,
     falcon_h1::ALL,
     gated::ALL,
+    gated_moe::ALL,
     gemma::ALL,
     gemma3n::ALL,
     glm::ALL,
     gpt::ALL,
     granite::ALL,
+    grok::ALL,
+    grovemoe::ALL,
     hy_v4::ALL,
     lfm2::ALL,
     llama::ALL,
     looped::ALL,
     mamba::ALL,
     mellum::ALL,
+    mimo2::ALL,
     minicpm3::ALL,
     minimax_m3::ALL,
     mistral::ALL,
+    moe::ALL,
     olmo2::ALL,
     parallel::ALL,
     plain::ALL,
@@ -80,6 +93,7 @@ const FAMILIES: &[&[Architecture]] = &[
     qwen3next::ALL,
     qwen_vl::ALL,
     rwkv::ALL,
+    smallthinker::ALL,
     talkie::ALL,
 ];
 
@@ -120,6 +134,21 @@ pub struct Architecture {
     pub loads_mtp: &'static [Kind],
     /// How it scores, as a reranker.
     pub rank_head: RankHead,
+    /// Where the tokens without wanted logits are dropped.
+    pub rows: Rows,
+    /// Flash attention cannot be on.
+    pub lacks_flash_attention: bool,
+}
+
+/// Where the tokens without wanted logits are dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rows {
+    /// Behind the last layer's attention.
+    InLastLayer,
+    /// Before the final norm; what goes into it is a result, too, for multi-token prediction.
+    BehindLayers,
+    /// Behind the final norm, whose result is one, too.
+    BehindNorm,
 }
 
 impl fmt::Debug for Architecture {
@@ -153,6 +182,8 @@ impl Architecture {
             rope_freqs_skip_swa: false,
             loads_mtp: &[],
             rank_head: RankHead::Tanh,
+            rows: Rows::InLastLayer,
+            lacks_flash_attention: false,
         }
     }
 
@@ -227,6 +258,21 @@ impl Architecture {
 
     const fn loads_of_mtp(mut self, kinds: &'static [Kind]) -> Architecture {
         self.loads_mtp = kinds;
+        self
+    }
+
+    const fn rows_behind_layers(mut self) -> Architecture {
+        self.rows = Rows::BehindLayers;
+        self
+    }
+
+    const fn rows_behind_norm(mut self) -> Architecture {
+        self.rows = Rows::BehindNorm;
+        self
+    }
+
+    const fn no_flash_attention(mut self) -> Architecture {
+        self.lacks_flash_attention = true;
         self
     }
 

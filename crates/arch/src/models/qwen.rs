@@ -2,12 +2,14 @@
 
 use super::Architecture;
 use super::llama::pre_norm_layer;
-use crate::graph::{LlmGraph, MoeOptions, RankHead};
-use vramfit_ggml::TensorId;
+use crate::graph::{Ffn, LlmGraph, MoeOptions, RankHead};
+use crate::names::Kind;
+use vramfit_ggml::{TensorId, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("qwen2", graph),
+    Architecture::new("qwen2moe", qwen2moe),
     Architecture::new("qwen3", graph).ranks_by(RankHead::Softmax),
     Architecture::new("qwen3moe", graph),
 ];
@@ -18,12 +20,32 @@ pub(super) fn graph(g: &mut LlmGraph<'_>) {
 }
 
 pub(super) fn layer(g: &mut LlmGraph<'_>, x: TensorId, options: MoeOptions, il: usize) -> TensorId {
-    let attention = |g: &mut LlmGraph<'_>, n| {
-        let qkv = g.qkv(n, il);
-        let qkv = g.qk_norm(qkv, il);
-        let qkv = g.rotate_qk(qkv, None);
-        g.attention(qkv, il)
-    };
+    let attention = |g: &mut LlmGraph<'_>, n| attention(g, n, il);
     let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
     pre_norm_layer(g, x, il, attention, ffn)
+}
+
+fn attention(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
+    let qkv = g.qkv(n, il);
+    let qkv = g.qk_norm(qkv, il);
+    let qkv = g.rotate_qk(qkv, None);
+    g.attention(qkv, il)
+}
+
+/// Qwen1.5-MoE and Qwen2-MoE: the shared expert has a gate, `silu(x) / x`.
+fn qwen2moe(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    g.layers(x, |g, x, il| {
+        let attention = |g: &mut LlmGraph<'_>, n| attention(g, n, il);
+        let ffn = |g: &mut LlmGraph<'_>, n| {
+            let routed = g.moe(n, MoeOptions::softmax(false), il);
+            let shared = g.shared_expert(n, Ffn::Silu, il);
+            let logit = g.linear(n, Kind::FfnGateInpShexp, il);
+            let silu = g.unary(Unary::Silu, logit);
+            let gate = g.div(silu, logit);
+            let shared = g.mul(shared, gate);
+            g.add(routed, shared)
+        };
+        pre_norm_layer(g, x, il, attention, ffn)
+    });
 }

@@ -6,20 +6,23 @@ use crate::graph::{Ffn, LlmGraph, MoeOptions, floats};
 use crate::hparams::{Hparams, limits};
 use crate::keys::Keys;
 use crate::names::Kind;
-use vramfit_ggml::{Flags, Op, TensorId, Type, Unary};
+use vramfit_ggml::{Op, TensorId, Type, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("qwen35", qwen35)
         .reads(qwen35_hparams)
+        .rows_behind_norm()
         .large_graph()
         .no_scan(),
     Architecture::new("qwen35moe", qwen35)
         .reads(qwen35_hparams)
+        .rows_behind_norm()
         .large_graph()
         .no_scan(),
     Architecture::new("qwen3next", qwen3next)
         .reads(hparams)
+        .rows_behind_norm()
         .large_graph()
         .no_scan(),
 ];
@@ -47,8 +50,8 @@ pub(super) fn qwen35(g: &mut LlmGraph<'_>) {
 
 /// `next`: Qwen3-Next packs beta with alpha, and repeats Q and K to V's heads.
 fn graph(g: &mut LlmGraph<'_>, next: bool) {
-    let mut x = g.embed(false);
-    for il in 0..g.hp.n_layer() {
+    let x = g.embed(false);
+    g.layers(x, |g, x, il| {
         let n = g.norm(x, Kind::AttnNorm, il);
         g.expand(n);
         let cur = if g.hp.layers[il].is_recurrent {
@@ -63,12 +66,8 @@ fn graph(g: &mut LlmGraph<'_>, next: bool) {
         } else {
             g.ffn(n, Ffn::Silu, il)
         };
-        x = g.add(cur, h);
-    }
-    let h = g.final_norm(x);
-    g[h].flags.insert(Flags::OUTPUT);
-    let embd = g.output_rows(h);
-    g.lm_head(embd, embd);
+        g.add(cur, h)
+    });
 }
 
 /// Routed experts and a shared one with a gate of its own.
