@@ -29,15 +29,22 @@ fn read(path: &std::path::Path) -> String {
 
 #[test]
 fn every_node_is_the_engines() {
-    let mut files: Vec<_> = std::fs::read_dir(fixture("graphs"))
-        .unwrap()
+    let in_folder = |folder| std::fs::read_dir(fixture(folder)).unwrap();
+    let files = in_folder("graphs").chain(in_folder("graphs/made"));
+    let mut files: Vec<_> = files
         .map(|e| e.unwrap().path())
+        .filter(|p| p.is_file())
         .collect();
     files.sort();
     assert!(files.len() >= 88, "only {} graphs", files.len());
     let mut differences = Vec::new();
     for path in files {
-        let name = path.file_name().unwrap().to_str().unwrap().to_string();
+        let name = path
+            .strip_prefix(fixture("graphs"))
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_string();
         let (model_name, fa) = name
             .trim_end_matches(".tsv.gz")
             .rsplit_once(".fa-")

@@ -18,7 +18,7 @@ use flate2::{Compression, GzBuilder};
 
 use crate::error::{Context, Error, Result};
 use crate::kit::Engine;
-use crate::models::{self, Entry};
+use crate::models::{self, Entry, Set};
 
 const GPUS: &str = "G0:80GiB:8.6,G1:80GiB:8.6";
 const COLUMNS: [(&str, usize); 9] = [
@@ -39,9 +39,12 @@ const BACKEND: usize = 12;
 pub fn make(out: &Path) -> Result<()> {
     let engine = Engine;
     let folder = tempfile::tempdir().context("a temporary folder")?;
-    let entries = models::index()?;
+    let mut entries = models::index(Set::Real)?;
+    entries.extend(models::index(Set::Made)?);
     models::make_sparse(&entries, folder.path())?;
-    fs::create_dir_all(out).context(out.display())?;
+    for folder in [out, &out.join("made")] {
+        fs::create_dir_all(folder).context(folder.display())?;
+    }
     let mut architectures = BTreeSet::new();
     let mut total = 0;
     for entry in &entries {

@@ -9,6 +9,7 @@
 //! cargo run --release -p vramfit-oracle -- real-model        target/real-model: engine and estimate side by side
 //! cargo run -p vramfit-oracle -- diff [MODEL..]              random settings until stopped, engine against estimate
 //! cargo run --release -p vramfit-oracle -- plans             fixtures/truth/plans-llama.cpp-v0.5.0.tsv
+//! cargo run --release -p vramfit-oracle -- table             README.md: architectures and how many cases stand behind them
 //! cargo run --release -p vramfit-oracle -- synth [NAME...]   fixtures/specs/NAME.toml to fixtures/gguf/made/NAME.gguf
 //! ```
 
@@ -41,7 +42,7 @@ use error::{Context, Error, Result};
 const USAGE: &str = "usage: oracle COMMAND
   setup [DIR]            fetch and build the real engine (kit/setup.sh)
   run MODEL [FLAGS]      one run of the real engine, or --jobs FILE, or --help (kit/README.md)
-  truth [--random N] [--per-model N] [--workers N] [--work DIR] [--out FILE]
+  truth [--models real|made] [--random N] [--per-model N] [--workers N] [--work DIR] [--out FILE]
                          the truth table; goes on where it stopped
   graphs [--out DIR]     the real compute graphs, node by node
   pool [--workers N] [--out FILE]
@@ -55,6 +56,7 @@ const USAGE: &str = "usage: oracle COMMAND
                          the same for models made up by chance from specs and header-only files; N cases a mutant
   plans [--n N] [--workers N] [--estimate PATH] [--out FILE]
                          estimate's plans, loaded for real on GPUs too small for comfort
+  table                  the README's table of architectures, from the truth tables
   synth [NAME...]        headers of models from the specs in fixtures/specs, all if none is named";
 
 fn main() -> ExitCode {
@@ -78,8 +80,16 @@ fn command() -> Result<i32> {
         Some("run") => kit::run(&args),
         Some("truth") => truth_command(&Options::of(
             &args,
-            &["--random", "--per-model", "--workers", "--work", "--out"],
+            &[
+                "--models",
+                "--random",
+                "--per-model",
+                "--workers",
+                "--work",
+                "--out",
+            ],
         )?),
+        Some("table") => table().map(|()| 0),
         Some("diff") => diff::run(&diff::Request::of(&texts(&args)?)?),
         Some("graphs") => {
             let options = Options::of(&args, &["--out"])?;
@@ -130,18 +140,33 @@ fn command() -> Result<i32> {
     }
 }
 
+/// Writes the README's table of architectures.
+fn table() -> Result<()> {
+    let path = models::repository().join("README.md");
+    let readme = std::fs::read_to_string(&path).context(path.display())?;
+    let table = common::table::table();
+    let readme =
+        common::table::replaced(&readme, &table).context("no place for the table in README.md")?;
+    std::fs::write(&path, readme).context(path.display())
+}
+
 fn truth_command(options: &Options) -> Result<i32> {
+    let set = models::Set::named(options.get("--models").unwrap_or("real"))?;
+    let (n_random, table) = match set {
+        models::Set::Real => (130, "truth/llama.cpp-v0.5.0-cuda13.tsv"),
+        models::Set::Made => (30, "truth/made-llama.cpp-v0.5.0-cuda13.tsv"),
+    };
     truth::make(&truth::Request {
-        n_random: options.number("--random", 130)?,
+        set,
+        n_random: options.number("--random", n_random)?,
         per_model: options.number("--per-model", 1_000)?,
         workers: options.number("--workers", 2)?,
         work: options
             .get("--work")
             .map_or_else(|| std::env::temp_dir().join("vramfit-oracle"), Into::into),
-        out: options.get("--out").map_or_else(
-            || models::fixtures().join("truth/llama.cpp-v0.5.0-cuda13.tsv"),
-            Into::into,
-        ),
+        out: options
+            .get("--out")
+            .map_or_else(|| models::fixtures().join(table), Into::into),
     })?;
     Ok(0)
 }

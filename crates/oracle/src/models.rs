@@ -59,11 +59,32 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The headers of real models, then those that `synth` made; both sorted by file name.
-pub fn index() -> Result<Vec<Entry>> {
-    let mut entries = headers_in("")?;
-    entries.extend(headers_in("made/")?);
-    Ok(entries)
+/// Where headers come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Set {
+    /// Files of real models.
+    Real,
+    /// What `synth` made.
+    Made,
+}
+
+impl Set {
+    /// `real` or `made`.
+    pub fn named(name: &str) -> Result<Self> {
+        match name {
+            "real" => Ok(Self::Real),
+            "made" => Ok(Self::Made),
+            _ => Err(Error::new(format!("--models {name}: real or made"))),
+        }
+    }
+}
+
+/// The headers of a set, sorted by file name.
+pub fn index(set: Set) -> Result<Vec<Entry>> {
+    match set {
+        Set::Real => headers_in(""),
+        Set::Made => headers_in("made/"),
+    }
 }
 
 fn headers_in(folder: &str) -> Result<Vec<Entry>> {

@@ -52,7 +52,7 @@ struct Summary {
 pub fn run(request: &Request) -> Result<i32> {
     let program = Program::find(request.estimate.as_deref())?;
     let folder = tempfile::tempdir().context("a temporary folder")?;
-    let entries = models::index()?;
+    let entries = models::index(models::Set::Real)?;
     models::make_sparse(&entries, folder.path())?;
     let known = models::probe(&Engine, &entries, folder.path())?;
     let list = situations(&known, request.n);

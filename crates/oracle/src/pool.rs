@@ -53,7 +53,7 @@ struct Case<'a> {
 pub fn make(request: &Request) -> Result<()> {
     let engine = Engine;
     let folder = tempfile::tempdir().context("a temporary folder")?;
-    let entries = models::index()?;
+    let entries = models::index(models::Set::Real)?;
     models::make_sparse(&entries, folder.path())?;
     let commit = engine_commit(&engine, &entries, folder.path())?;
     let cases = cases(&entries);

@@ -11,13 +11,15 @@ use crate::case::Case;
 use crate::error::{Context, Error, Result};
 use crate::grid;
 use crate::kit::{Answer, Engine, Jobs};
-use crate::models::{self, Entry};
+use crate::models::{self, Entry, Set};
 use crate::row::{COLUMNS, Outcome, Row};
 
 const JOB_LIMIT: Duration = Duration::from_secs(120);
 
 /// What `oracle truth` was asked for.
 pub struct Request {
+    /// Which models.
+    pub set: Set,
     /// Random cases a model.
     pub n_random: usize,
     /// No more than this many cases a model (core first).
@@ -52,7 +54,7 @@ pub fn make(request: &Request) -> Result<()> {
     let started = Instant::now();
     let engine = Engine;
     let folder = tempfile::tempdir().context("a temporary folder")?;
-    let entries = models::index()?;
+    let entries = models::index(request.set)?;
     models::make_sparse(&entries, folder.path())?;
     let commit = engine_commit(&engine, &entries, folder.path())?;
     let known = models::probe(&engine, &entries, folder.path())?;
@@ -208,14 +210,20 @@ fn write_table(
 ) -> Result<()> {
     let mut text = format!(
         "# engine: llama.cpp v0.5.0, commit {commit}, CUDA 13 build, real loads on imaginary GPUs (crates/oracle/kit)\n\
-         # made by: cargo run --release -p vramfit-oracle -- truth --random {} --per-model {}\n\
+         # made by: cargo run --release -p vramfit-oracle -- truth {}--random {} --per-model {}\n\
          # gpus: TOTAL_BYTES:COMPUTE_CAPABILITY of CUDA0, CUDA1, ..; `-` for none. All of the memory is free, none is ever refused.\n\
          # flags: as crates/oracle/kit/README.md; not given: -b 2048 -ub 512 -np 1 --kv-unified 0 -ctk f16 -ctv f16 --swa-full 0,\n\
          #   --n-outputs 0 (the library's rule, n_batch). -ngl -1 = all. status: ok | refused: why | crashed: why (no truth).\n\
          # layer_device: runs; the last one is the output layer. memory: DEVICE=model/context/compute in bytes, host = all host buffers;\n\
          #   CPU_REPACK depends on the CPU that ran this. graph: nodes/splits of the prompt pass, then of the generation pass.\n\
          # {COLUMNS}\n",
-        request.n_random, request.per_model
+        if request.set == Set::Made {
+            "--models made "
+        } else {
+            ""
+        },
+        request.n_random,
+        request.per_model
     );
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for case in cases {
