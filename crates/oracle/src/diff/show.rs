@@ -62,7 +62,11 @@ pub fn side_by_side(engine: &str, ours: &str) -> String {
 /// Whether no byte count of ours is below the engine's. An architecture that is not known has bounds, and no graph.
 pub fn is_bound(engine: &str, ours: &str) -> bool {
     let (theirs, our) = (figures(engine), figures(ours));
-    let settings = |list: &[(String, String)]| list.iter().take(5).cloned().collect::<Vec<_>>();
+    // `-fa auto` is settled by the graph.
+    let settings = |list: &[(String, String)]| {
+        let settings = list.iter().take(5).filter(|f| f.0 != "fa");
+        settings.cloned().collect::<Vec<_>>()
+    };
     let bytes = |(name, value): &(String, String)| {
         let n: Option<u64> = value.parse().ok();
         n.filter(|_| name.contains(' ')).map(|n| (name.clone(), n))
@@ -109,6 +113,7 @@ mod tests {
         };
         assert!(is_bound(ENGINE, &with("/31 ")));
         assert!(!is_bound(ENGINE, &with("/29 ")));
+        assert!(is_bound(ENGINE, &with("/31 ").replace("fa 1", "fa 0")));
         assert!(!is_bound(
             ENGINE,
             &with("/31 ").replace("copies 4", "copies 1")
