@@ -185,6 +185,8 @@ pub struct Unknown {
 pub struct Hparams {
     /// One entry a layer that the main graph runs.
     pub layers: Vec<LayerHparams>,
+    /// Layers of the decoder beside the encoder (T5).
+    pub n_layer_dec: usize,
     /// `n_layer_all`: those and the multi-token-prediction layers behind them.
     pub n_layer_all: usize,
     /// Width of the residual stream.
@@ -360,6 +362,7 @@ impl Hparams {
             hidden_act: keys.text("hidden_activation")?.map(str::to_string),
             has_swa_layers: false,
             layers,
+            n_layer_dec: 0,
             unknown: None,
             norm: None,
             scales_attention: false,

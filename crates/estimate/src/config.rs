@@ -155,6 +155,7 @@ impl RunConfig {
             n_ubatch,
             n_seq_max,
             n_outputs_max: match self.outputs {
+                _ if model.architecture.has_encoder => n_batch,
                 Outputs::PerSequence if self.embeddings => n_batch,
                 Outputs::PerSequence => n_seq_max,
                 Outputs::EveryToken | Outputs::AtMost(0) => n_batch,

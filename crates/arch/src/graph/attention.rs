@@ -12,6 +12,28 @@ pub type Qkv = [TensorId; 3];
 
 const QKV: [Kind; 3] = [Kind::AttnQ, Kind::AttnK, Kind::AttnV];
 
+/// What attention has beside queries, keys and values.
+#[derive(Clone, Copy)]
+struct Beside {
+    mask: TensorId,
+    sinks: Option<TensorId>,
+    /// Added to the scores, which flash attention cannot do (T5).
+    bias: Option<TensorId>,
+    /// Expands what latent attention has summed.
+    v_b: Option<TensorId>,
+}
+
+impl Beside {
+    const fn mask(mask: TensorId) -> Beside {
+        Beside {
+            mask,
+            sinks: None,
+            bias: None,
+            v_b: None,
+        }
+    }
+}
+
 impl LlmGraph<'_> {
     /// Q, K and V of layer `il` (`build_qkv`): from one matrix or three.
     pub fn qkv(&mut self, x: TensorId, il: usize) -> Qkv {
@@ -140,9 +162,23 @@ impl LlmGraph<'_> {
 
     /// Attention of layer `il` without its output matrix: writes K and V to the cache and attends
     /// to all of it.
-    pub fn attend(&mut self, [mut q, mut k, mut v]: Qkv, il: usize) -> TensorId {
+    pub fn attend(&mut self, qkv: Qkv, il: usize) -> TensorId {
+        self.attend_biased(qkv, None, il)
+    }
+
+    /// [`attend`](Self::attend) with a `bias` on the scores.
+    pub fn attend_biased(
+        &mut self,
+        [mut q, mut k, mut v]: Qkv,
+        bias: Option<TensorId>,
+        il: usize,
+    ) -> TensorId {
         let input = self.attn_input_of(il);
-        let sinks = self.optional(il, Kind::AttnSinks, Part::Weight);
+        let beside = Beside {
+            sinks: self.optional(il, Kind::AttnSinks, Part::Weight),
+            bias,
+            ..Beside::mask(input.mask)
+        };
         if let Some(rot) = input.k_rot {
             q = self.hadamard(q, rot);
             k = self.hadamard(k, rot);
@@ -158,7 +194,7 @@ impl LlmGraph<'_> {
         order.into_iter().for_each(|t| self.expand(t));
         self.store_k(k, &input, il);
         self.store_v(v, &input, il);
-        self.attend_cache(q, sinks, &input, il, il)
+        self.attend_cache(q, beside, &input, il, il)
     }
 
     /// Attention of layer `il` to the cache of an earlier layer.
@@ -168,21 +204,21 @@ impl LlmGraph<'_> {
             q = self.hadamard(q, rot);
         }
         self.expand(q);
-        let cur = self.attend_cache(q, None, &input, cache_layer, il);
+        let cur = self.attend_cache(q, Beside::mask(input.mask), &input, cache_layer, il);
         self.linear(cur, Kind::AttnOutput, il)
     }
 
     fn attend_cache(
         &mut self,
         q: TensorId,
-        sinks: Option<TensorId>,
+        beside: Beside,
         input: &AttnInput,
         cache_layer: usize,
         il: usize,
     ) -> TensorId {
         let k = self.cache_k_view(input.n_kv, cache_layer);
         let v = self.cache_v_view(input.n_kv, cache_layer);
-        let cur = self.attend_over([q, k, v], input.mask, sinks, None, il);
+        let cur = self.attend_over([q, k, v], beside, il);
         match input.v_rot {
             Some(rot) => self.hadamard(cur, rot),
             None => cur,
@@ -302,25 +338,46 @@ impl LlmGraph<'_> {
     /// Attention over the batch itself, as encoders do, and its output matrix.
     fn attention_no_cache(&mut self, qkv: Qkv, il: usize) -> TensorId {
         let mask = self.no_cache_mask(il);
-        qkv.into_iter().for_each(|t| self.expand(t));
-        let cur = self.attend_over(qkv, mask, None, None, il);
+        let cur = self.attend_batch(qkv, mask, None, il);
         self.linear(cur, Kind::AttnOutput, il)
     }
 
+    /// Attention to keys and values that no cache holds, without the output matrix.
+    pub fn attend_batch(
+        &mut self,
+        qkv: Qkv,
+        mask: TensorId,
+        bias: Option<TensorId>,
+        il: usize,
+    ) -> TensorId {
+        qkv.into_iter().for_each(|t| self.expand(t));
+        let beside = Beside {
+            bias,
+            ..Beside::mask(mask)
+        };
+        self.attend_over(qkv, beside, il)
+    }
+
     /// Who sees whom in the batch; layers with a window have a mask of their own.
-    fn no_cache_mask(&mut self, il: usize) -> TensorId {
+    pub fn no_cache_mask(&mut self, il: usize) -> TensorId {
         let swa = self.hp.has_swa_layers && self.hp.layers[il].is_swa;
         if let Some(mask) = self.no_cache_masks[swa as usize] {
             return mask;
         }
+        let n = self.n_tokens;
+        let mask = self.mask_over("attn_inp_kq_mask", n);
+        *self.no_cache_masks[swa as usize].insert(mask)
+    }
+
+    /// A mask over `n` keys for each token of the batch.
+    pub fn mask_over(&mut self, name: &'static str, n: i64) -> TensorId {
         let ty = if self.cp.flash_attn {
             Type::F16
         } else {
             Type::F32
         };
-        let n = self.n_tokens;
-        let mask = self.input("attn_inp_kq_mask", ty, [n, n, 1, 1]);
-        *self.no_cache_masks[swa as usize].insert(mask)
+        let n_tokens = self.n_tokens;
+        self.input(name, ty, [n, n_tokens, 1, 1])
     }
 
     /// Latent attention: the cache holds one compressed K for all heads, V is a part of it, and
@@ -350,28 +407,26 @@ impl LlmGraph<'_> {
         let (ne, nb) = (self[k].ne, self[k].nb);
         let rank = self[v].ne[0];
         let v = self.view_4d(k, [rank, ne[1], ne[2], ne[3]], [nb[1], nb[2], nb[3]]);
-        self.attend_over([q, k, v], mask, sinks, Some(v_b), il)
+        let beside = Beside {
+            sinks,
+            v_b: Some(v_b),
+            ..Beside::mask(mask)
+        };
+        self.attend_over([q, k, v], beside, il)
     }
 
     /// `build_attn_mha`: q `[d, h, t]` against k and v `[d, h, n_kv, streams]`.
-    fn attend_over(
-        &mut self,
-        [q, k, v]: Qkv,
-        mask: TensorId,
-        sinks: Option<TensorId>,
-        v_b: Option<TensorId>,
-        il: usize,
-    ) -> TensorId {
+    fn attend_over(&mut self, [q, k, v]: Qkv, beside: Beside, il: usize) -> TensorId {
         let v_is_transposed = self[v].nb[1] > self[v].nb[2];
         let (ne, nb, n_stream) = (self[q].ne, self[q].nb, self[k].ne[3].max(1));
         let n = ne[2] / n_stream;
         let per_stream = nb[2].saturating_mul(n.max(0) as u64);
         let q = self.view_4d(q, [ne[0], ne[1], n, n_stream], [nb[1], nb[2], per_stream]);
         let [q, k, v] = [q, k, v].map(|t| self.permute(t, [0, 2, 1, 3]));
-        let cur = if self.cp.flash_attn {
-            self.flash([q, k, v], v_is_transposed, mask, sinks, v_b, il)
+        let cur = if self.cp.flash_attn && beside.bias.is_none() {
+            self.flash([q, k, v], v_is_transposed, beside, il)
         } else {
-            self.plain([q, k, v], v_is_transposed, mask, sinks, v_b, il)
+            self.plain([q, k, v], v_is_transposed, beside, il)
         };
         self.expand(cur);
         cur
@@ -381,9 +436,7 @@ impl LlmGraph<'_> {
         &mut self,
         [q, k, mut v]: Qkv,
         v_is_transposed: bool,
-        mask: TensorId,
-        sinks: Option<TensorId>,
-        v_b: Option<TensorId>,
+        beside: Beside,
         il: usize,
     ) -> TensorId {
         if v_is_transposed {
@@ -396,13 +449,13 @@ impl LlmGraph<'_> {
                 t
             }
         });
-        let mut cur = self.flash_attn([q, k, v], mask, sinks);
+        let mut cur = self.flash_attn([q, k, v], beside.mask, beside.sinks);
         if self.hp.alibi {
             self[cur].flags.insert(Flags::ALIBI);
         }
         self.name_layer(cur, "fattn", il);
         self.fused.push((FusedOp::FlashAttention, cur, il));
-        if let Some(v_b) = v_b {
+        if let Some(v_b) = beside.v_b {
             cur = self.permute(cur, [0, 2, 1, 3]);
             cur = self.mul_mat(v_b, cur);
             cur = self.permute(cur, [0, 2, 1, 3]);
@@ -416,9 +469,7 @@ impl LlmGraph<'_> {
         &mut self,
         [q, k, mut v]: Qkv,
         v_is_transposed: bool,
-        mask: TensorId,
-        sinks: Option<TensorId>,
-        v_b: Option<TensorId>,
+        beside: Beside,
         il: usize,
     ) -> TensorId {
         let mut kq = self.mul_mat(k, q);
@@ -427,7 +478,10 @@ impl LlmGraph<'_> {
         if self.hp.attn_softcap {
             kq = self.softcap(kq);
         }
-        kq = self.soft_max(kq, Some(mask), sinks);
+        if let Some(bias) = beside.bias {
+            kq = self.add(kq, bias);
+        }
+        kq = self.soft_max(kq, Some(beside.mask), beside.sinks);
         self.name_layer(kq, "kq_soft_max", il);
         if !v_is_transposed {
             v = self.transpose(v);
@@ -435,7 +489,7 @@ impl LlmGraph<'_> {
         }
         let mut kqv = self.mul_mat(v, kq);
         self.name_layer(kqv, "kqv", il);
-        if let Some(v_b) = v_b {
+        if let Some(v_b) = beside.v_b {
             kqv = self.mul_mat(v_b, kqv);
         }
         let heads = self.permute(kqv, [0, 2, 1, 3]);

@@ -14,7 +14,9 @@ use vramfit_ggml::TensorId;
 pub(super) const ALL: &[Architecture] = &[
     encoder("bert", bert).layer_norm(),
     encoder("eurobert", eurobert),
-    encoder("jina-bert-v2", jina_v2).layer_norm(),
+    encoder("jina-bert-v2", jina_v2)
+        .reads(jina_v2_hparams)
+        .layer_norm(),
     encoder("jina-bert-v3", jina_v3).layer_norm(),
     encoder("modern-bert", modern)
         .reads(modern_hparams)
@@ -32,6 +34,11 @@ const fn encoder(name: &'static str, graph: fn(&mut LlmGraph<'_>)) -> Architectu
 pub(super) fn hparams(_: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.has_memory = false;
     Ok(())
+}
+
+fn jina_v2_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    hp.alibi = true;
+    hparams(keys, hp)
 }
 
 fn modern_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {

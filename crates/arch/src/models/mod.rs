@@ -43,6 +43,7 @@ mod rwkv;
 mod rwkv6;
 mod rwkv7;
 mod smallthinker;
+mod t5;
 mod talkie;
 mod unknown;
 
@@ -94,6 +95,7 @@ const FAMILIES: &[&[Architecture]] = &[
     qwen_vl::ALL,
     rwkv::ALL,
     smallthinker::ALL,
+    t5::ALL,
     talkie::ALL,
 ];
 
@@ -134,6 +136,8 @@ pub struct Architecture {
     pub loads_mtp: &'static [Kind],
     /// How it scores, as a reranker.
     pub rank_head: RankHead,
+    /// Has an encoder, whose results are all kept (`llama_model_has_encoder`).
+    pub has_encoder: bool,
     /// Where the tokens without wanted logits are dropped.
     pub rows: Rows,
     /// Flash attention cannot be on.
@@ -184,6 +188,7 @@ impl Architecture {
             rank_head: RankHead::Tanh,
             rows: Rows::InLastLayer,
             lacks_flash_attention: false,
+            has_encoder: false,
         }
     }
 
@@ -258,6 +263,11 @@ impl Architecture {
 
     const fn loads_of_mtp(mut self, kinds: &'static [Kind]) -> Architecture {
         self.loads_mtp = kinds;
+        self
+    }
+
+    const fn with_encoder(mut self) -> Architecture {
+        self.has_encoder = true;
         self
     }
 
