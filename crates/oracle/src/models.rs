@@ -152,17 +152,22 @@ pub fn probe(engine: &Engine, entries: &[Entry], folder: &Path) -> Result<Vec<Mo
 pub fn probe_one(jobs: &mut Jobs, entry: &Entry, folder: &Path) -> Result<Model> {
     const TOKENS: u64 = 4096;
     let model = folder.join(&entry.file);
-    let line = format!(
-        "VGPU=G:80GiB:8.6 '{}' -ngl 99 -c {TOKENS} --swa-full 1 -fa on",
-        model.display()
-    );
-    let json = match jobs.ask(&line, Duration::from_secs(60)) {
-        Answer::Json(json) => json,
-        Answer::Lost(reason) => return Err(Error::new(reason)),
+    let mut ask = |fa: &str| {
+        let line = format!(
+            "VGPU=G:80GiB:8.6 '{}' -ngl 99 -c {TOKENS} --swa-full 1 -fa {fa}",
+            model.display()
+        );
+        let json = match jobs.ask(&line, Duration::from_secs(60)) {
+            Answer::Json(json) => json,
+            Answer::Lost(reason) => return Err(Error::new(reason)),
+        };
+        if json["error"].is_string() {
+            return Err(Error::new(Row::of(&json).tail)).context(&entry.file);
+        }
+        Ok(json)
     };
-    if json["error"].is_string() {
-        return Err(Error::new(Row::of(&json).tail)).context(&entry.file);
-    }
+    // With flash attention the engine aborts on a model or two.
+    let json = ask("on").or_else(|error| ask("off").map_err(|_| error))?;
     let facts = &json["result"]["model"];
     let number = |key: &str| {
         facts[key]

@@ -36,13 +36,14 @@ fn nanbeige_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
 fn nanbeige(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
-        let x = llama::layer(g, x, None, il);
-        let next = g.hp.layers.get(il + 1);
-        if g.hp.norms_loops && next.is_some_and(|layer| layer.block == 0) {
+        let begins_again = il > 0 && g.hp.layers[il].block == 0;
+        let x = if begins_again && g.hp.norms_loops {
             let w = g.output_weight(Global::OutputNorm, Part::Weight);
-            return g.norm_with(x, w, None, Some(il));
-        }
-        x
+            g.norm_with(x, w, None, Some(il - 1))
+        } else {
+            x
+        };
+        llama::layer(g, x, None, il)
     });
 }
 
@@ -104,6 +105,7 @@ fn hrm_stack(g: &mut LlmGraph<'_>, [high, low]: [TensorId; 2], first: usize, n: 
         let n = g.rms(h);
         let cur = g.ffn(n, Ffn::Silu, il);
         x = g.add(cur, h);
+        x = g.control(x, il);
     }
     g.rms(x)
 }

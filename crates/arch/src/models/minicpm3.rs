@@ -1,20 +1,26 @@
-//! MiniCPM3: latent attention expanded before it is cached, streams scaled throughout.
+//! MiniCPM3 and PLM: latent attention expanded before it is cached.
 
 use super::Architecture;
+use super::llama::pre_norm_layer;
 use crate::graph::{Ffn, LlmGraph};
 use crate::names::Kind;
 use vramfit_ggml::{TensorId, Type};
 
 /// Its architectures.
-pub(super) const ALL: &[Architecture] = &[Architecture::new("minicpm3", graph)];
+pub(super) const ALL: &[Architecture] = &[
+    Architecture::new("minicpm3", minicpm3),
+    Architecture::new("plm", plm),
+];
 
-pub(super) fn graph(g: &mut LlmGraph<'_>) {
-    let mut x = g.embed(false);
-    x = g.scale(x);
-    for il in 0..g.hp.n_layer() {
+/// MiniCPM3: streams scaled throughout.
+fn minicpm3(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    let x = g.scale(x);
+    let embd = g.layers_and_norm(x, |g, x, il| {
         let factors = g.rope_factors(il);
         let n = g.norm(x, Kind::AttnNorm, il);
-        let cur = attention(g, n, factors, il);
+        let qkv = latent_qkv(g, n, factors, il);
+        let cur = g.attention(qkv, il);
         let cur = g.last_rows(il, cur);
         let residual = g.last_rows(il, x);
         let cur = g.scale(cur);
@@ -22,23 +28,48 @@ pub(super) fn graph(g: &mut LlmGraph<'_>) {
         let n = g.norm(h, Kind::FfnNorm, il);
         let cur = g.ffn(n, Ffn::Silu, il);
         let cur = g.scale(cur);
-        x = g.add(cur, h);
-    }
-    let embd = g.final_norm(x);
+        g.add(cur, h)
+    });
     let scaled = g.scale(embd);
     g.lm_head(embd, scaled);
 }
 
-fn attention(g: &mut LlmGraph<'_>, n: TensorId, factors: Option<TensorId>, il: usize) -> TensorId {
+/// PLM. Its V has lost its heads, which llama.cpp can only cache transposed: without flash attention.
+fn plm(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    g.layers(x, |g, x, il| {
+        let attention = |g: &mut LlmGraph<'_>, n| {
+            let [q, k, v] = latent_qkv(g, n, None, il);
+            let ne = g[v].ne;
+            let row = g[v].nb[2];
+            let v = g.view_2d(v, [ne[0] * ne[1], ne[2]], row);
+            g.attention([q, k, v], il)
+        };
+        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn(n, Ffn::ReluSqr, il);
+        pre_norm_layer(g, x, il, attention, ffn)
+    });
+}
+
+/// Q, by way of a smaller vector or straight; K and V expanded from one compressed vector.
+fn latent_qkv(
+    g: &mut LlmGraph<'_>,
+    n: TensorId,
+    factors: Option<TensorId>,
+    il: usize,
+) -> [TensorId; 3] {
     let (shape, n_tokens) = (g.hp.layers[il], g.n_tokens);
     let (n_head, head_v) = (shape.n_head, shape.n_embd_head_v);
     let (Some(n_rot), Some(rank)) = (g.hp.n_rot, g.hp.kv_lora_rank) else {
-        return g.weight(il, Kind::AttnKvB);
+        return [g.weight(il, Kind::AttnKvB); 3];
     };
     let nope = shape.n_embd_head_k - n_rot;
-    let a = g.linear(n, Kind::AttnQA, il);
-    let a = g.norm(a, Kind::AttnQANorm, il);
-    let q = g.linear(a, Kind::AttnQB, il);
+    let q = if g.has(il, Kind::AttnQ) {
+        g.linear(n, Kind::AttnQ, il)
+    } else {
+        let a = g.linear(n, Kind::AttnQA, il);
+        let a = g.norm(a, Kind::AttnQANorm, il);
+        g.linear(a, Kind::AttnQB, il)
+    };
     let q = g.reshape(q, [shape.n_embd_head_k, n_head, n_tokens, 1]);
     let kv = g.linear(n, Kind::AttnKvAMqa, il);
     let row = g[kv].nb[1];
@@ -55,5 +86,5 @@ fn attention(g: &mut LlmGraph<'_>, n: TensorId, factors: Option<TensorId>, il: u
     let k_pe = g.rotate(k_pe, factors);
     let k_pe = g.repeat(k_pe, [n_rot, n_head, n_tokens, 1]);
     let k = g.concat(k_nope, k_pe, 0);
-    g.attention([q, k, v], il)
+    [q, k, v]
 }

@@ -12,12 +12,16 @@ use crate::common::graphs::{around, engine_tables, first_difference, our_table};
 use crate::common::truth;
 use crate::error::Result;
 use crate::graphs::shortened;
+use crate::row::Outcome;
 
 /// Where both passes' node lists part; nothing if they do not, or if there is no list of the engine's.
 pub fn report(worker: &mut Worker<'_>, case: &Case, model: &Model) -> Result<Option<String>> {
     let (row, Some(text)) = worker.ask_graph(case)? else {
         return Ok(None);
     };
+    if row.outcome == Outcome::Crashed {
+        return Ok(None);
+    }
     let engine = engine_tables(&shortened(&text)?);
     let truth = truth_row(case, &row);
     let mut text = String::new();
