@@ -39,7 +39,7 @@ pub struct LayerHparams {
     pub n_expert_used: i64,
     /// Attends to a sliding window only.
     pub is_swa: bool,
-    /// Keeps a recurrent state instead of a KV cache.
+    /// Keeps a recurrent state.
     pub is_recurrent: bool,
     /// Rotates Q and K by position, where the architecture has a pattern of its own for that.
     pub has_rope: bool,
@@ -51,6 +51,8 @@ pub struct LayerHparams {
     pub adds_input: bool,
     /// Has a lightning indexer of its own.
     pub has_indexer: bool,
+    /// Keeps a KV cache, if it has KV heads.
+    pub is_cached: bool,
 }
 
 impl LayerHparams {
@@ -158,6 +160,29 @@ pub struct Hrm {
     pub l_cycles: usize,
 }
 
+/// How Kimi Delta Attention makes its decay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Decay {
+    /// A softplus times a rate a head.
+    #[default]
+    Softplus,
+    /// A bounded sigmoid.
+    Sigmoid,
+    /// The same of the negative (Kimi K3 keeps the rate with the other sign).
+    NegatedSigmoid,
+}
+
+/// Kimi Delta Attention, and what Kimi K3 adds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Kda {
+    /// How fast the state fades.
+    pub decay: Decay,
+    /// Layers between two checkpoints of the residual stream; 0 for none.
+    pub res_block: usize,
+    /// SiTU limits what is gated, too.
+    pub situ_limits_up: bool,
+}
+
 /// Per-layer inputs of Gemma 3n.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Altup {
@@ -183,10 +208,12 @@ pub struct Unknown {
 /// The model's shape.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Hparams {
-    /// One entry a layer that the main graph runs.
+    /// One entry a layer: those that the main graph runs, then those behind them.
     pub layers: Vec<LayerHparams>,
     /// Layers of the decoder beside the encoder (T5).
     pub n_layer_dec: usize,
+    /// Layers that the main graph runs.
+    pub n_layer_main: usize,
     /// `n_layer_all`: those and the multi-token-prediction layers behind them.
     pub n_layer_all: usize,
     /// Width of the residual stream.
@@ -221,6 +248,8 @@ pub struct Hparams {
     pub fuses_hyper_connections: bool,
     /// Recurrent layers.
     pub ssm: Option<Ssm>,
+    /// Kimi Delta Attention.
+    pub kda: Kda,
     /// Per-layer inputs.
     pub altup: Option<Altup>,
     /// Attention logits are soft-capped.
@@ -261,8 +290,6 @@ pub struct Hparams {
     pub rescale_every_n_layers: i64,
     /// `pooling_type` of the file.
     pub pooling_type: Option<i64>,
-    /// Recurrent layers have a KV cache too (Falcon-H1).
-    pub recurrent_attends: bool,
     /// `hidden_activation` of the file.
     pub hidden_act: Option<String>,
     /// Layers come in two kinds, with and without a window, and so do the caches.
@@ -280,7 +307,7 @@ pub struct Hparams {
 impl Hparams {
     /// Layers that the main graph runs.
     pub fn n_layer(&self) -> usize {
-        self.layers.len()
+        self.n_layer_main
     }
 
     /// `n_embd_v_gqa_max`: the widest row of the V cache.
@@ -302,9 +329,7 @@ impl Hparams {
     /// layers without attention.
     pub fn has_kv(&self, il: usize) -> bool {
         let layer = &self.layers[il];
-        let has_none = layer.is_recurrent && !self.recurrent_attends;
-        let is_left_out = layer.n_head_kv == 0 && self.ssm.is_some();
-        self.has_memory && !has_none && !is_left_out && il < self.n_layer_kv
+        self.has_memory && layer.is_cached && il < self.n_layer_kv
     }
 
     /// What every architecture reads (`llama_model::load_hparams`).
@@ -319,8 +344,13 @@ impl Hparams {
             None => keys.require("vocab_size", VOCAB)?,
         };
         let n_ctx_orig = keys.positive("rope.scaling.original_context_length", CONTEXT)?;
-        let layers = load_layers(keys, n_layer, n_embd)?;
+        let mut layers = load_layers(keys, n_layer_all as usize, n_embd)?;
+        layers
+            .iter_mut()
+            .take(n_layer)
+            .for_each(|l| l.is_cached = true);
         Ok(Hparams {
+            n_layer_main: n_layer,
             n_layer_all: n_layer_all as usize,
             n_embd,
             n_deepstack: 0,
@@ -329,7 +359,7 @@ impl Hparams {
             n_ctx_orig_yarn: n_ctx_orig.unwrap_or(n_ctx_train),
             n_rot: keys.positive("rope.dimension_count", WIDTH)?,
             n_swa: 0,
-            n_layer_kv: n_layer,
+            n_layer_kv: n_layer_all as usize,
             moe: load_moe(keys, &layers)?,
             mla: load_mla(keys)?,
             mla_swa: None,
@@ -338,6 +368,7 @@ impl Hparams {
             n_streams: keys.int("hyper_connection.count", 64)?.unwrap_or(0),
             fuses_hyper_connections: false,
             ssm: load_ssm(keys)?,
+            kda: Kda::default(),
             altup: None,
             attn_softcap: false,
             attn_temperature: false,
@@ -358,7 +389,6 @@ impl Hparams {
             no_rope: keys.flag("rope.scaling.finetuned")? == Some(false),
             rescale_every_n_layers: keys.int("rescale_every_n_layers", LAYERS)?.unwrap_or(0),
             pooling_type: keys.int("pooling_type", 16)?,
-            recurrent_attends: false,
             hidden_act: keys.text("hidden_activation")?.map(str::to_string),
             has_swa_layers: false,
             layers,
@@ -474,7 +504,8 @@ impl Hparams {
             top_k: keys.require("attention.indexer.top_k", CONTEXT)?,
             block: keys.positive("attention.indexer.block_size", CONTEXT)?,
         });
-        for (il, layer) in self.layers.iter_mut().enumerate() {
+        let main = self.layers.iter_mut().take(self.n_layer_main);
+        for (il, layer) in main.enumerate() {
             layer.has_indexer = has_indexer(il);
         }
         Ok(())
@@ -499,10 +530,12 @@ impl Hparams {
         Ok(())
     }
 
-    /// Layers for which `is_recurrent` holds keep a state.
+    /// Layers for which `is_recurrent` holds keep a state instead of a KV cache.
     pub(crate) fn set_recurrent(&mut self, is_recurrent: impl Fn(usize, &LayerHparams) -> bool) {
-        for (il, layer) in self.layers.iter_mut().enumerate() {
+        let main = self.layers.iter_mut().take(self.n_layer_main);
+        for (il, layer) in main.enumerate() {
             layer.is_recurrent = is_recurrent(il, layer);
+            layer.is_cached = !layer.is_recurrent;
         }
     }
 }
@@ -535,6 +568,7 @@ fn load_layers(keys: &Keys<'_>, n_layer: usize, n_embd: i64) -> Result<Vec<Layer
         clamps_ffn: false,
         adds_input: false,
         has_indexer: false,
+        is_cached: false,
     };
     let heads = n_head.into_iter().zip(n_head_kv);
     Ok(heads.zip(n_used).enumerate().map(layer).collect())
@@ -594,6 +628,9 @@ fn load_ssm(keys: &Keys<'_>) -> Result<Option<Ssm>> {
     let Some(d_conv) = keys.positive("ssm.conv_kernel", 1024)? else {
         return Ok(None);
     };
+    if keys.positive("kda.head_dim", WIDTH)?.is_some() {
+        return Ok(None); // the architecture makes its own
+    }
     Ok(Some(Ssm {
         d_conv,
         d_inner: keys.require("ssm.inner_size", WIDTH)?,

@@ -316,7 +316,7 @@ impl<'a> Context<'a> {
     }
 
     fn add_cache(&self, memory: &mut [MemoryBytes]) {
-        for il in 0..self.model.hparams.n_layer() {
+        for il in 0..self.model.hparams.layers.len() {
             let home = if self.params.offload_kqv {
                 self.layers[il]
             } else {

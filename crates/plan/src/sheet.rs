@@ -84,7 +84,7 @@ impl Sheet {
             }
         }
         if params.offload_kqv {
-            for il in 0..model.hparams.n_layer() {
+            for il in 0..model.hparams.layers.len() {
                 let sizes = cache_tensors(&model.hparams, &params, il);
                 let bytes = sizes.map(|t| CUDA.placed_size(t.ty, t.ne, t.n_bytes()));
                 sheet.layers[il] += bytes.sum::<u64>();
@@ -185,7 +185,7 @@ fn kinds(problem: &Problem, n: usize) -> Vec<u32> {
         .map(|(il, mut tensors)| {
             tensors.sort();
             let hp = hparams.layers.get(il);
-            let hp = hp.map(|l| (l.is_swa, l.is_recurrent, l.n_head, l.n_head_kv));
+            let hp = hp.map(|l| (l.is_swa, l.is_recurrent, l.is_cached, l.n_head, l.n_head_kv));
             let (is_output, has_kv) = (il + 1 == n, il < hparams.n_layer_kv);
             let next = seen.len() as u32;
             *seen.entry((is_output, has_kv, hp, tensors)).or_insert(next)

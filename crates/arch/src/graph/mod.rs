@@ -154,7 +154,7 @@ impl<'a> LlmGraph<'a> {
             state_ids: None,
             placed: vec![None; n_tensors],
             copies: Vec::new(),
-            caches: vec![[None; CacheKind::COUNT]; model.hparams.n_layer()],
+            caches: vec![[None; CacheKind::COUNT]; model.hparams.layers.len()],
             fused: Vec::new(),
             embd: None,
             error: None,

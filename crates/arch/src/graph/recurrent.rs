@@ -4,7 +4,7 @@ use super::LlmGraph;
 use crate::cache::CacheKind;
 use crate::hparams::Ssm;
 use crate::names::Kind;
-use vramfit_ggml::{Glu, Graph, TensorId, Type, Unary};
+use vramfit_ggml::{Glu, Graph, Op, TensorId, Type, Unary};
 
 const F32_SIZE: u64 = Type::F32.type_size();
 
@@ -236,6 +236,51 @@ impl LlmGraph<'_> {
         }
         let dt = self.linear(dt, Kind::SsmDt, il);
         [dt, b, c]
+    }
+
+    /// `build_delta_net_fused`: the outputs of a gated delta net, `[d_v, h_v, t, s]`, and its new
+    /// states. `gate` and `beta` say how fast the state fades and how strongly values are written.
+    pub fn gated_delta_net(
+        &mut self,
+        [q, k, v]: [TensorId; 3],
+        gate: TensorId,
+        beta: TensorId,
+        before: TensorId,
+        il: usize,
+    ) -> [TensorId; 2] {
+        let [dv, hv, n_time, n_seqs] = self[v].ne;
+        let row = dv.saturating_mul(hv);
+        let rows = n_time.saturating_add(dv).saturating_mul(n_seqs);
+        let sources = [q, k, v, gate, beta, before];
+        let out = self.new_tensor(Op::GatedDeltaNet, Type::F32, [row, rows, 1, 1], &sources);
+        self.name_layer(out, "gated_delta_net", il);
+        let token = floats(row);
+        let y = self.view_4d(
+            out,
+            [dv, hv, n_time, n_seqs],
+            [
+                floats(dv),
+                token,
+                token.saturating_mul(n_time.max(0) as u64),
+            ],
+        );
+        let square = dv.saturating_mul(dv);
+        let after = self.view_4d(
+            out,
+            [dv, dv, hv, n_seqs],
+            [
+                floats(dv),
+                floats(square),
+                floats(square.saturating_mul(hv)),
+            ],
+        );
+        [y, after]
+    }
+
+    /// Rows of unit length.
+    pub fn unit_length(&mut self, x: TensorId) -> TensorId {
+        let x = self.rms(x);
+        self.scale(x)
     }
 
     /// A gated short convolution (LFM2).

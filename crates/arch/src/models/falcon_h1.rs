@@ -12,7 +12,7 @@ pub(super) const ALL: &[Architecture] = &[Architecture::new("falcon-h1", graph).
 
 fn hparams(_: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.set_recurrent(|_, _| true);
-    hp.recurrent_attends = true;
+    hp.layers.iter_mut().for_each(|l| l.is_cached = true);
     Ok(())
 }
 

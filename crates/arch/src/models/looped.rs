@@ -26,8 +26,9 @@ fn nanbeige_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.norms_loops = !keys.flag("skip_loop_final_norm")?.unwrap_or(false);
     if n_loops > 1 {
         hp.layers = hp.layers.repeat(n_loops);
-        hp.n_layer_all = hp.n_layer();
-        hp.n_layer_kv = hp.n_layer();
+        hp.n_layer_main = hp.layers.len();
+        hp.n_layer_all = hp.layers.len();
+        hp.n_layer_kv = hp.layers.len();
     }
     Ok(())
 }

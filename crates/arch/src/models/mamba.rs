@@ -27,12 +27,15 @@ pub(super) fn hybrid_hparams(_: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     Ok(())
 }
 
-/// Layers with neither KV heads nor a feed-forward width are recurrent.
+/// Layers with neither KV heads nor a feed-forward width are recurrent; those with a width do not
+/// attend.
 pub(super) fn nemotron_h_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
-    let n_layer = hp.n_layer();
-    let n_ff = keys.per_layer("feed_forward_length", n_layer, limits::WIDTH)?;
-    let n_ff = n_ff.unwrap_or_else(|| vec![0; n_layer]);
+    let n_ff = keys.per_layer("feed_forward_length", hp.layers.len(), limits::WIDTH)?;
+    let n_ff = n_ff.unwrap_or_else(|| vec![0; hp.layers.len()]);
     hp.set_recurrent(|il, layer| layer.n_head_kv == 0 && n_ff[il] == 0);
+    for (layer, n_ff) in hp.layers.iter_mut().zip(n_ff) {
+        layer.is_cached = !layer.is_recurrent && n_ff == 0;
+    }
     Ok(())
 }
 

@@ -22,6 +22,8 @@ mod granite;
 mod grok;
 mod grovemoe;
 mod hy_v4;
+mod kda;
+mod kimi_k3;
 mod lfm2;
 mod llama;
 mod looped;
@@ -76,6 +78,8 @@ const FAMILIES: &[&[Architecture]] = &[
     grok::ALL,
     grovemoe::ALL,
     hy_v4::ALL,
+    kda::ALL,
+    kimi_k3::ALL,
     lfm2::ALL,
     llama::ALL,
     looped::ALL,

@@ -6,7 +6,7 @@ use crate::graph::{Ffn, LlmGraph, MoeOptions, floats};
 use crate::hparams::{Hparams, limits};
 use crate::keys::Keys;
 use crate::names::Kind;
-use vramfit_ggml::{Op, TensorId, Type, Unary};
+use vramfit_ggml::{TensorId, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
@@ -148,25 +148,7 @@ fn delta_net(g: &mut LlmGraph<'_>, n: TensorId, next: bool, il: usize) -> Tensor
     let convolved = g.unary(Unary::Silu, convolved);
     let [q, k, v] = convolved_qkv(g, convolved, net, next);
 
-    let rows = net.n_time * net.n_seqs + dv * net.n_seqs;
-    let out = g.new_tensor(
-        Op::GatedDeltaNet,
-        Type::F32,
-        [dv * hv, rows, 1, 1],
-        &[q, k, v, gate, beta, before],
-    );
-    g.name_layer(out, "gated_delta_net", il);
-    let token = floats(dv * hv);
-    let y = g.view_4d(
-        out,
-        [dv, hv, net.n_time, net.n_seqs],
-        [floats(dv), token, token * net.n_time as u64],
-    );
-    let after = g.view_4d(
-        out,
-        [dv, dv, hv, net.n_seqs],
-        [floats(dv), floats(dv * dv), floats(dv * dv * hv)],
-    );
+    let [y, after] = g.gated_delta_net([q, k, v], gate, beta, before, il);
     let row = g[state].nb[1];
     let target = g.view_2d(state, [ssm.n_embd_s(), net.n_seqs], row);
     let kept = g.cpy(after, target);
@@ -233,8 +215,7 @@ fn convolved_qkv(g: &mut LlmGraph<'_>, x: TensorId, net: Net, next: bool) -> [Te
     let value = [net.value_head, net.n_value_head, n_time, n_seqs];
     let v = g.view_4d(x, value, [floats(net.value_head), row, seq]);
     let [q, k] = [q, k].map(|t| {
-        let t = g.rms(t);
-        let t = g.scale(t);
+        let t = g.unit_length(t);
         if !next || net.n_key_head == net.n_value_head {
             return t;
         }

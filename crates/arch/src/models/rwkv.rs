@@ -123,7 +123,8 @@ fn with_channel_mix(
     let [h, ffn, ffn_prev] = [h, ffn, ffn_prev].map(|t| g.reshape(t, [n_embd, n_tokens, 1, 1]));
     let [h, ffn, ffn_prev] = [h, ffn, ffn_prev].map(|t| g.last_rows(il, t));
     let cur = channel_mix(g, ffn, ffn_prev, il);
-    g.add(cur, h)
+    let x = g.add(cur, h);
+    g.control(x, il)
 }
 
 fn with_ffn(
@@ -144,7 +145,8 @@ fn with_ffn(
     let h = g.last_rows(il, h);
     let n = g.norm(h, Kind::FfnNorm, il);
     let cur = g.ffn(n, Ffn::Silu, il);
-    g.add(cur, h)
+    let x = g.add(cur, h);
+    g.control(x, il)
 }
 
 /// Each token's predecessor; the first one's is from the batch before.
