@@ -10,8 +10,12 @@ use vramfit_estimate::{
 use vramfit_ggml::{BufferType, ComputeCapability, Type};
 
 /// The engine's reason for a refusal, and what ours says of the same.
-const REASONS: [(&str, &str); 3] = [
+const REASONS: [(&str, &str); 4] = [
     ("does not divide n_embd_head", "which do not divide"),
+    (
+        "failed to allocate buffer for kv cache",
+        "a KV cache of nothing",
+    ),
     (
         "quantized V cache requires flash_attn",
         "needs flash attention",

@@ -62,6 +62,14 @@ pub enum Refusal {
         /// Room that llama.cpp reserves.
         room: u64,
     },
+    /// `failed to allocate buffer for kv cache`: a buffer of no bytes counts as a failure.
+    #[error(
+        "none of the layers on {device} has attention, and llama.cpp cannot make a KV cache of nothing: put other layers there (-ts)"
+    )]
+    EmptyCache {
+        /// The device, or the host.
+        device: String,
+    },
     /// A tensor override to a device that is not used.
     #[error("a tensor override names {device}, which is not among the devices in use")]
     OverrideDevice {

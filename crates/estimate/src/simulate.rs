@@ -106,6 +106,7 @@ impl<'a> Context<'a> {
             n_copies: if pipelined { PIPELINE_COPIES } else { 1 },
             use_mmap: run.use_mmap && !layout.devices.iter().any(|d| d.integrated),
         };
+        context.check_caches()?;
         context.settle_fused_ops(run.probes_flash_attention(model))?;
         Ok(context)
     }
@@ -315,13 +316,38 @@ impl<'a> Context<'a> {
         }
     }
 
+    fn cache_home(&self, il: usize) -> BufferType {
+        if self.params.offload_kqv {
+            self.layers[il]
+        } else {
+            BufferType::HOST
+        }
+    }
+
+    /// A memory with caches has to have something in them.
+    fn check_caches(&self) -> Result<(), Refusal> {
+        let mut sizes = vec![None; self.backends.len()];
+        let n_layer = match self.model.is_known() {
+            true => self.model.hparams.layers.len(),
+            false => 0,
+        };
+        for il in 0..n_layer {
+            let size = &mut sizes[self.cache_home(il).index()];
+            for t in cache_tensors(&self.model.hparams, &self.params, il) {
+                *size = Some(size.unwrap_or(0u64).saturating_add(t.n_bytes()));
+            }
+        }
+        let device = match sizes.iter().position(|&size| size == Some(0)) {
+            None => return Ok(()),
+            Some(0) => "the host".to_string(),
+            Some(i) => format!("device {}", i - 1),
+        };
+        Err(Refusal::EmptyCache { device })
+    }
+
     fn add_cache(&self, memory: &mut [MemoryBytes]) {
         for il in 0..self.model.hparams.layers.len() {
-            let home = if self.params.offload_kqv {
-                self.layers[il]
-            } else {
-                BufferType::HOST
-            };
+            let home = self.cache_home(il);
             if !self.model.is_known() {
                 memory[home.index()].context += self.cache_bound(il);
                 continue;
