@@ -290,6 +290,14 @@ pub struct Hparams {
     pub rescale_every_n_layers: i64,
     /// `pooling_type` of the file.
     pub pooling_type: Option<i64>,
+    /// Recurrent layers have a KV cache too (Falcon-H1).
+    pub recurrent_attends: bool,
+    /// The residual stream begins behind the norm (EAGLE-3).
+    pub norm_before_residual: bool,
+    /// Tokens that are drafted at once (DFlash).
+    pub block_size: i64,
+    /// The first token of a block is drafted, too (DSpark).
+    pub sample_from_anchor: bool,
     /// `hidden_activation` of the file.
     pub hidden_act: Option<String>,
     /// Layers come in two kinds, with and without a window, and so do the caches.
@@ -389,6 +397,10 @@ impl Hparams {
             no_rope: keys.flag("rope.scaling.finetuned")? == Some(false),
             rescale_every_n_layers: keys.int("rescale_every_n_layers", LAYERS)?.unwrap_or(0),
             pooling_type: keys.int("pooling_type", 16)?,
+            recurrent_attends: false,
+            norm_before_residual: false,
+            block_size: 0,
+            sample_from_anchor: true,
             hidden_act: keys.text("hidden_activation")?.map(str::to_string),
             has_swa_layers: false,
             layers,

@@ -3,6 +3,7 @@
 use crate::model::{Model, ModelTensor};
 use crate::names::{Global, Home, Kind, Name, Part, Use};
 use regex::Regex;
+use vramfit_ggml::cuda::gets_rows;
 use vramfit_ggml::{BackendId, BufferType, Type};
 
 /// Tensors whose name matches go to a memory of the user's choice (`--override-tensor`).
@@ -223,7 +224,9 @@ impl WeightMap {
                 Use::MulMat => 2,
                 _ => return false,
             },
-            Name::Global(global, _) if global.home() == Home::Input && !as_output => return false,
+            Name::Global(global, _) if global.used_by() == Use::GetRows && !as_output => {
+                return false;
+            }
             _ => 2,
         };
         let dims = tensor.ne.iter().rposition(|&n| n != 1).map_or(1, |i| i + 1);
@@ -264,7 +267,8 @@ fn runs_on_cuda(model: &Model, tensor: &ModelTensor) -> bool {
         Use::MulMat | Use::MulMatId => !matches!(tensor.ty, Type::TQ1_0 | Type::TQ2_0),
         Use::SsmConv => tensor.ne[1] % 128 == 0,
         Use::SsmScan => runs_scan(model, tensor),
-        Use::GetRows | Use::Im2col | Use::Rope | Use::Scale | Use::Wkv6 | Use::Unused => true,
+        Use::GetRows => gets_rows(tensor.ty, tensor.ne[0]),
+        Use::Im2col | Use::Rope | Use::Scale | Use::Wkv6 | Use::Unused => true,
     }
 }
 

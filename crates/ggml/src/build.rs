@@ -254,6 +254,12 @@ impl Graph {
         self.new_tensor(Op::Concat, ty, ne, &[a, b])
     }
 
+    /// Where each row is largest.
+    pub fn argmax(&mut self, a: TensorId) -> TensorId {
+        let n = self[a].ne[1];
+        self.new_tensor(Op::Argmax, Type::I32, [n, 1, 1, 1], &[a])
+    }
+
     /// `a` repeated to the shape `ne`.
     pub fn repeat(&mut self, a: TensorId, ne: [i64; 4]) -> TensorId {
         let ty = self[a].ty;

@@ -63,6 +63,22 @@ impl LlmGraph<'_> {
         }
         self.expand(cur);
         self.name_step(cur, "inp_embd");
+        self.build_inputs();
+        cur
+    }
+
+    /// Token ids and their rows in the embedding table.
+    pub fn token_rows(&mut self) -> (TensorId, TensorId) {
+        let n_tokens = self.n_tokens;
+        let table = self.input_weight(Global::TokenEmbd);
+        let table = self.required(Global::TokenEmbd, table);
+        let tokens = self.input("inp_tokens", Type::I32, [n_tokens, 1, 1, 1]);
+        (tokens, self.get_rows(table, tokens))
+    }
+
+    /// Every input of the graph but the tokens.
+    pub fn build_inputs(&mut self) {
+        let n_tokens = self.n_tokens;
         let n_pos = n_tokens * self.hp.n_pos_per_embd;
         self.pos = Some(self.input("inp_pos", Type::I32, [n_pos, 1, 1, 1]));
         if self.hp.has_memory {
@@ -73,7 +89,6 @@ impl LlmGraph<'_> {
         }
         let n_outputs = self.n_outputs;
         self.out_ids = Some(self.input("inp_out_ids", Type::I32, [n_outputs, 1, 1, 1]));
-        cur
     }
 
     /// A temperature a token for its queries, where the model has one (`build_inp_attn_scale`).

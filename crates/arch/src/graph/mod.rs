@@ -492,14 +492,14 @@ impl<'a> LlmGraph<'a> {
         }
         let rows = self.model.architecture.rows;
         if rows == Rows::BehindLayers {
-            self.graph[x].flags.insert(Flags::OUTPUT);
+            self.mark_output(x);
             x = self.output_rows(x);
         }
         let h = self.final_norm(x);
         if rows != Rows::BehindNorm {
             return h;
         }
-        self.graph[h].flags.insert(Flags::OUTPUT);
+        self.mark_output(h);
         self.output_rows(h)
     }
 
@@ -599,9 +599,18 @@ impl<'a> LlmGraph<'a> {
         self.placed_in(index, buffer)
     }
 
+    /// `ggml_set_output`: read after the graph has run, and with it what it is a view of.
+    pub fn mark_output(&mut self, t: TensorId) {
+        let mut next = Some(t);
+        while let Some(t) = next {
+            self.graph[t].flags.insert(Flags::OUTPUT);
+            next = self.graph[t].view_src();
+        }
+    }
+
     /// Marks what embeddings are taken from.
     pub fn set_embeddings(&mut self, embd: TensorId) {
-        self.graph[embd].flags.insert(Flags::OUTPUT);
+        self.mark_output(embd);
         self.embd = Some(embd);
     }
 
@@ -614,6 +623,6 @@ impl<'a> LlmGraph<'a> {
     /// Marks a result that is read after the graph has run.
     pub fn set_output(&mut self, t: TensorId) {
         self.expand(t);
-        self.graph[t].flags.insert(Flags::OUTPUT);
+        self.mark_output(t);
     }
 }

@@ -9,6 +9,7 @@ mod cohere;
 mod cohere2moe;
 mod deepseek;
 mod diffusion;
+mod draft;
 mod dsa;
 mod falcon;
 mod falcon_h1;
@@ -65,6 +66,7 @@ const FAMILIES: &[&[Architecture]] = &[
     cohere2moe::ALL,
     deepseek::ALL,
     diffusion::ALL,
+    draft::ALL,
     dsa::ALL,
     falcon::ALL,
     falcon_h1::ALL,

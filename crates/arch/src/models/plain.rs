@@ -29,6 +29,7 @@ pub(super) const ALL: &[Architecture] = &[
         .layer_norm(),
     Architecture::new("openelm", openelm),
     Architecture::new("orion", silu).layer_norm(),
+    Architecture::new("pockettts", gelu).layer_norm(),
     Architecture::new("qwen", silu),
     Architecture::new("refact", silu_unrotated).reads(alibi),
     Architecture::new("xverse", silu),
@@ -59,6 +60,12 @@ fn silu(g: &mut LlmGraph<'_>) {
 fn silu_unrotated(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     stack(g, x, false, Ffn::Silu);
+}
+
+/// The language model of Pocket TTS, whose logits nobody reads.
+fn gelu(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    stack(g, x, true, Ffn::Gelu);
 }
 
 /// Arcee, Jais 2, Nemotron.

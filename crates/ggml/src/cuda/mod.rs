@@ -151,7 +151,7 @@ impl Cuda {
             Op::Glu(_) => a.is_contiguous_from(1),
             Op::MulMatId if t.flags.contains(Flags::SRC_F32) => false,
             Op::MulMat | Op::MulMatId => supports_mul_mat(a, src(1)),
-            Op::GetRows => supports_get_rows(a),
+            Op::GetRows => gets_rows(a.ty, a.ne[0]),
             Op::SetRows => supports_set_rows(t.ty, a.ty),
             Op::Cpy => supports_cpy(a, src(1)),
             Op::Repeat => is_float(a.ty),
@@ -193,10 +193,11 @@ fn supports_mul_mat(a: &Tensor, b: &Tensor) -> bool {
         && !no_kernel
 }
 
-fn supports_get_rows(a: &Tensor) -> bool {
-    match a.ty {
+/// Whether rows of `n` elements of type `ty` can be looked up on a device.
+pub fn gets_rows(ty: Type, n: i64) -> bool {
+    match ty {
         // blocks of 32 values do not promise rows of whole super-blocks
-        Type::IQ4_NL | Type::MXFP4 => a.ne[0] % 256 == 0,
+        Type::IQ4_NL | Type::MXFP4 => n % 256 == 0,
         Type::Q8_1 | Type::Q8_K | Type::TQ1_0 | Type::TQ2_0 | Type::NVFP4 => false,
         Type::I8 | Type::I16 | Type::I64 | Type::F64 => false,
         _ => true,
