@@ -353,9 +353,11 @@ impl Hparams {
         };
         let n_ctx_orig = keys.positive("rope.scaling.original_context_length", CONTEXT)?;
         let mut layers = load_layers(keys, n_layer_all as usize, n_embd)?;
+        // A model of multi-token-prediction layers alone keeps caches for those.
+        let n_cached = if n_layer > 0 { n_layer } else { layers.len() };
         layers
             .iter_mut()
-            .take(n_layer)
+            .take(n_cached)
             .for_each(|l| l.is_cached = true);
         Ok(Hparams {
             n_layer_main: n_layer,
@@ -446,11 +448,8 @@ impl Hparams {
             return Ok(());
         };
         let n_layer = self.n_layer();
-        let pattern: Vec<bool> = if keys.is_array(PATTERN) {
-            let values = keys
-                .per_layer(PATTERN, n_layer, i64::MAX)?
-                .unwrap_or_default();
-            values.iter().map(|&v| v != 0).collect()
+        let pattern = if let Some(pattern) = keys.flags(PATTERN, self.n_layer_all)? {
+            pattern
         } else {
             let period = keys.int(PATTERN, LAYERS)?.unwrap_or(period);
             (0..n_layer as i64)

@@ -3,6 +3,96 @@
 use crate::{Error, Result};
 use vramfit_gguf::{Header, Value};
 
+/// Constants that llama.cpp looks up for some architectures only: in other files they do nothing.
+const READ_BY_SOME: [(&str, &[&str]); 5] = [
+    (
+        "embedding_scale",
+        &[
+            "dflash",
+            "granite",
+            "granite_swa",
+            "granitehybrid",
+            "granitemoe",
+            "graniteswitch",
+            "grok",
+            "hrm_text",
+            "minicpm",
+        ],
+    ),
+    (
+        "expert_weights_scale",
+        &[
+            "afmoe",
+            "bailingmoe",
+            "bailingmoe2",
+            "bailingmoe3",
+            "cohere2moe",
+            "deepseek",
+            "deepseek2",
+            "deepseek2-ocr",
+            "deepseek32",
+            "deepseek4",
+            "dflash",
+            "dots1",
+            "dots3note",
+            "exaone-moe",
+            "glm-dsa",
+            "glm4moe",
+            "hy_v3",
+            "hy_v4",
+            "kimi-k3",
+            "kimi-linear",
+            "laguna",
+            "minimax-m3",
+            "mistral4",
+            "nemotron_h",
+            "nemotron_h_moe",
+            "step35",
+        ],
+    ),
+    (
+        "final_logit_softcapping",
+        &[
+            "dflash",
+            "gemma2",
+            "gemma3",
+            "gemma4",
+            "grok",
+            "muse-glimmer",
+        ],
+    ),
+    (
+        "logit_scale",
+        &[
+            "cohere2",
+            "cohere2moe",
+            "command-r",
+            "dflash",
+            "granite",
+            "granite_swa",
+            "granitehybrid",
+            "granitemoe",
+            "graniteswitch",
+            "grok",
+            "minicpm",
+            "muse-glimmer",
+            "talkie",
+        ],
+    ),
+    (
+        "residual_scale",
+        &[
+            "granite",
+            "granite_swa",
+            "granitehybrid",
+            "granitemoe",
+            "graniteswitch",
+            "minicpm",
+            "minimax-01",
+        ],
+    ),
+];
+
 /// The keys of one architecture: `get("block_count")` reads `llama.block_count`.
 pub struct Keys<'a> {
     header: &'a Header,
@@ -125,7 +215,7 @@ impl<'a> Keys<'a> {
 
     /// A float (or integer); `None` when absent.
     pub fn float(&self, key: &str) -> Result<Option<f64>> {
-        let Some(value) = self.value(key) else {
+        let Some(value) = self.value(key).filter(|_| self.reads(key)) else {
             return Ok(None);
         };
         let number = value.as_f64().or_else(|| value.as_i64().map(|i| i as f64));
@@ -148,6 +238,11 @@ impl<'a> Keys<'a> {
         Ok(floats)
     }
 
+    fn reads(&self, key: &str) -> bool {
+        let readers = READ_BY_SOME.iter().find(|&&(name, _)| name == key);
+        readers.is_none_or(|(_, all)| all.contains(&self.architecture))
+    }
+
     /// Whether a float is there and not 0.
     pub fn is_set(&self, key: &str) -> Result<bool> {
         Ok(self.float(key)?.is_some_and(|x| x != 0.0))
@@ -165,6 +260,17 @@ impl<'a> Keys<'a> {
         };
         let text = value.as_str().map(Some);
         text.ok_or_else(|| self.wrong_type(key, "a string", &value))
+    }
+
+    /// One boolean (or integer) a layer; the array may be shorter. `None` for anything else.
+    pub fn flags(&self, key: &str, n: usize) -> Result<Option<Vec<bool>>> {
+        let Some(Value::Array(a)) = self.value(key) else {
+            return Ok(None);
+        };
+        let flag = |v: Value<'_>| Ok(self.in_range(key, &v, i64::MAX)? != 0);
+        let mut flags: Vec<bool> = a.iter().take(n).map(flag).collect::<Result<_>>()?;
+        flags.resize(n, false);
+        Ok(Some(flags))
     }
 
     /// Whether the value is an array.
