@@ -2,11 +2,12 @@
 //! (`llama-kv-cache.cpp`, `llama-memory-recurrent.cpp`).
 
 use crate::hparams::Hparams;
-use crate::params::ContextParams;
+use crate::params::{ContextParams, pad_256};
 use vramfit_ggml::{Type, contiguous_strides};
 
 /// What a tensor of the memory holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
 pub enum CacheKind {
     /// Keys.
     K,
@@ -20,17 +21,30 @@ pub enum CacheKind {
     Index,
     /// Values of the indexer: never written, but there.
     IndexV,
+    /// Compressed K.
+    Comp,
+    /// What the compressor has seen of its next cell, and the weights of that.
+    CompKv,
+    CompScore,
+    /// The same of the indexer's compressor.
+    IndexKv,
+    IndexScore,
 }
 
 impl CacheKind {
     /// Every kind.
-    pub const ALL: [CacheKind; 6] = [
+    pub const ALL: [CacheKind; 11] = [
         CacheKind::K,
         CacheKind::V,
         CacheKind::R,
         CacheKind::S,
         CacheKind::Index,
         CacheKind::IndexV,
+        CacheKind::Comp,
+        CacheKind::CompKv,
+        CacheKind::CompScore,
+        CacheKind::IndexKv,
+        CacheKind::IndexScore,
     ];
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
@@ -44,6 +58,11 @@ impl CacheKind {
             CacheKind::S => "cache_s",
             CacheKind::Index => "cache_idx_k",
             CacheKind::IndexV => "cache_idx_v",
+            CacheKind::Comp => "cache_comp_k",
+            CacheKind::CompKv => "dsv4_state_kv",
+            CacheKind::CompScore => "dsv4_state_score",
+            CacheKind::IndexKv => "dsv4_lid_state_kv",
+            CacheKind::IndexScore => "dsv4_lid_state_score",
         }
     }
 }
@@ -82,7 +101,11 @@ pub fn cache_tensor(
     il: usize,
     kind: CacheKind,
 ) -> Option<CacheTensor> {
+    if hp.compressor.is_some() {
+        return compressed_tensor(hp, cp, il, kind);
+    }
     let layer = &hp.layers[il];
+    let indexed = layer.has_indexer && layer.is_cached;
     let tensor = |ty, ne| Some(CacheTensor { kind, ty, ne });
     match kind {
         CacheKind::R | CacheKind::S => {
@@ -95,18 +118,22 @@ pub fn cache_tensor(
             tensor(Type::F32, [row, cp.n_seq_max, 1, 1])
         }
         CacheKind::Index => {
-            let indexer = hp.indexer.filter(|_| layer.has_indexer)?;
+            let indexer = hp.indexer.filter(|_| indexed)?;
             let ne = [indexer.head, n_cells(hp, cp, il), cp.n_stream(), 1];
             tensor(cp.type_k, ne)
         }
         CacheKind::IndexV => {
-            hp.indexer
-                .filter(|_| layer.has_indexer && hp.mla.is_none())?;
+            hp.indexer.filter(|_| indexed && hp.mla.is_none())?;
             let widest = hp.layers.iter().map(|l| l.n_embd_head_v).max();
             let row = widest.filter(|_| cp.v_trans).unwrap_or(layer.n_embd_head_v);
             let ne = [row, n_cells(hp, cp, il), cp.n_stream(), 1];
             tensor(cp.type_v, ne)
         }
+        CacheKind::Comp
+        | CacheKind::CompKv
+        | CacheKind::CompScore
+        | CacheKind::IndexKv
+        | CacheKind::IndexScore => None,
         CacheKind::K | CacheKind::V if !hp.has_kv(il) => None,
         CacheKind::V if hp.mla.is_some() => None,
         CacheKind::K => {
@@ -122,6 +149,61 @@ pub fn cache_tensor(
             };
             tensor(cp.type_v, [row, n_cells(hp, cp, il), cp.n_stream(), 1])
         }
+    }
+}
+
+/// Tokens whose states a compressor keeps: those of the cell that it is at, and of the one before
+/// where its cells overlap.
+pub fn compressor_rows(ratio: i64) -> i64 {
+    if overlaps(ratio) { 2 * ratio } else { ratio }
+}
+
+/// Cells of four tokens overlap.
+pub fn overlaps(ratio: i64) -> bool {
+    ratio == 4
+}
+
+/// Cells of a compressed cache, a stream.
+pub fn n_compressed_cells(cp: &ContextParams, ratio: i64) -> i64 {
+    pad_256((cp.n_ctx_seq.saturating_add(ratio - 1) / ratio.max(1)).max(1))
+}
+
+/// [`cache_tensor`] where older tokens are compressed (`llama_kv_cache_dsv4`): a stream a sequence
+/// also where the rest is unified.
+fn compressed_tensor(
+    hp: &Hparams,
+    cp: &ContextParams,
+    il: usize,
+    kind: CacheKind,
+) -> Option<CacheTensor> {
+    let layer = &hp.layers[il];
+    let is_main = il < hp.n_layer();
+    let (ratio, n_stream) = (layer.compress_ratio, cp.n_seq_max);
+    let n_halves = if overlaps(ratio) { 2 } else { 1 };
+    let tensor = |ty, row, n| {
+        let ne = [row, n, n_stream, 1];
+        Some(CacheTensor { kind, ty, ne })
+    };
+    let index = || hp.indexer.filter(|_| layer.has_indexer);
+    match kind {
+        CacheKind::K => {
+            let n = cp.n_ctx_swa_of(hp.n_swa, 1);
+            tensor(cp.type_k, layer.n_embd_k_gqa(), n)
+        }
+        _ if ratio == 0 => None,
+        CacheKind::Comp => {
+            let n = n_compressed_cells(cp, ratio);
+            tensor(cp.type_k, layer.n_embd_k_gqa(), n)
+        }
+        CacheKind::CompKv | CacheKind::CompScore if is_main => {
+            let row = n_halves * layer.n_embd_head_k;
+            tensor(Type::F32, row, compressor_rows(ratio))
+        }
+        CacheKind::Index => tensor(cp.type_k, index()?.head, n_compressed_cells(cp, ratio)),
+        CacheKind::IndexKv | CacheKind::IndexScore if is_main => {
+            tensor(Type::F32, 2 * index()?.head, compressor_rows(ratio))
+        }
+        _ => None,
     }
 }
 

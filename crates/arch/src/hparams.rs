@@ -45,6 +45,8 @@ pub struct LayerHparams {
     pub has_rope: bool,
     /// Activations of the experts are limited (`swiglu_clamp_exp`).
     pub clamps_experts: bool,
+    /// Activations of the shared expert are limited (`swiglu_clamp_shexp`).
+    pub clamps_shared_expert: bool,
     /// Those of its dense block or shared expert are (`swiglu_clamp_shexp`).
     pub clamps_ffn: bool,
     /// A slice of the input embedding is added to what the layer reads (deepstack).
@@ -53,6 +55,8 @@ pub struct LayerHparams {
     pub has_indexer: bool,
     /// Keeps a KV cache, if it has KV heads.
     pub is_cached: bool,
+    /// Tokens that a compressor makes one cell of; 0 without one.
+    pub compress_ratio: i64,
 }
 
 impl LayerHparams {
@@ -76,6 +80,8 @@ pub enum Gating {
     Sigmoid,
     /// Choose by logit, then softmax over the chosen.
     SoftmaxWeight,
+    /// Square root of the softplus of each, then choose.
+    SqrtSoftplus,
 }
 
 /// Mixture of experts.
@@ -119,6 +125,15 @@ pub struct Indexer {
     pub top_k: i64,
     /// Cells of a block, where it chooses blocks.
     pub block: Option<i64>,
+}
+
+/// What compresses older tokens for attention (DeepSeek-V4). K serves as V.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Compressor {
+    /// Groups of heads that attention's output matrix takes apart.
+    pub n_out_group: i64,
+    /// Rounds in which the mixing of streams is normalised.
+    pub n_iterations: i64,
 }
 
 /// State space layers (Mamba 1 and 2, gated delta nets, short convolutions, RWKV).
@@ -242,6 +257,8 @@ pub struct Hparams {
     pub kv_lora_rank: Option<i64>,
     /// The indexer of sparse attention.
     pub indexer: Option<Indexer>,
+    /// Older tokens are compressed.
+    pub compressor: Option<Compressor>,
     /// Streams of the residual that hyper connections keep; 0 for none.
     pub n_streams: i64,
     /// Hyper connections have operations of their own ([`FusedOp`](crate::FusedOp)).
@@ -342,8 +359,13 @@ impl Hparams {
 
     /// What every architecture reads (`llama_model::load_hparams`).
     pub(crate) fn load(keys: &Keys<'_>) -> Result<Hparams> {
-        let n_layer_all = keys.require("block_count", LAYERS)?;
         let n_nextn = keys.int("nextn_predict_layers", LAYERS)?.unwrap_or(0);
+        Self::load_with_mtp(keys, n_nextn)
+    }
+
+    /// [`load`](Self::load), the last `n_nextn` layers being those of multi-token prediction.
+    pub(crate) fn load_with_mtp(keys: &Keys<'_>, n_nextn: i64) -> Result<Hparams> {
+        let n_layer_all = keys.require("block_count", LAYERS)?;
         let n_layer = (n_layer_all - n_nextn).max(0) as usize;
         let n_embd = keys.require("embedding_length", WIDTH)?;
         let n_ctx_train = keys.require("context_length", CONTEXT)?;
@@ -376,6 +398,7 @@ impl Hparams {
             kv_lora_rank: keys.positive("attention.kv_lora_rank", WIDTH)?,
             indexer: None,
             n_streams: keys.int("hyper_connection.count", 64)?.unwrap_or(0),
+            compressor: None,
             fuses_hyper_connections: false,
             ssm: load_ssm(keys)?,
             kda: Kda::default(),
@@ -576,10 +599,12 @@ fn load_layers(keys: &Keys<'_>, n_layer: usize, n_embd: i64) -> Result<Vec<Layer
         is_recurrent: false,
         has_rope: true,
         clamps_experts: false,
+        clamps_shared_expert: false,
         clamps_ffn: false,
         adds_input: false,
         has_indexer: false,
         is_cached: false,
+        compress_ratio: 0,
     };
     let heads = n_head.into_iter().zip(n_head_kv);
     Ok(heads.zip(n_used).enumerate().map(layer).collect())
@@ -608,6 +633,7 @@ fn load_moe(keys: &Keys<'_>, layers: &[LayerHparams]) -> Result<Option<Moe>> {
         gating: match keys.int("expert_gating_func", 16)? {
             Some(2) => Gating::Sigmoid,
             Some(3) => Gating::SoftmaxWeight,
+            Some(4) => Gating::SqrtSoftplus,
             _ => Gating::Softmax,
         },
     }))

@@ -278,6 +278,11 @@ impl<'a> Keys<'a> {
         matches!(self.value(key), Some(Value::Array(_)))
     }
 
+    /// Whether the file has this tensor.
+    pub fn has_tensor(&self, name: &str) -> bool {
+        self.header.tensor(name).is_some()
+    }
+
     /// Entries of the token list.
     pub fn n_tokens(&self) -> Option<usize> {
         match self.header.get("tokenizer.ggml.tokens") {

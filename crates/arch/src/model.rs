@@ -107,7 +107,16 @@ impl Model {
         Ok(model)
     }
 
-    fn add(&mut self, tensor: ModelTensor) -> Result<()> {
+    fn add(&mut self, mut tensor: ModelTensor) -> Result<()> {
+        if let (Name::Layer(_, Kind::AttnOutputA, _), Some(c)) =
+            (tensor.role, self.hparams.compressor)
+        {
+            // a matrix a group: `TENSOR_ALLOW_RESHAPE`
+            let [n, rows, ..] = tensor.ne;
+            if tensor.ne[2] == 1 && rows % c.n_out_group == 0 {
+                tensor.ne = [n, rows / c.n_out_group, c.n_out_group, 1];
+            }
+        }
         let index = self.tensors.len() as u32;
         match tensor.role {
             Name::Layer(il, kind, part) if il < self.layers.len() => {

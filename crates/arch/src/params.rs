@@ -124,10 +124,14 @@ impl ContextParams {
 
     /// Cells of the cache of layers with a sliding window of `n_swa` tokens.
     pub fn n_ctx_swa(&self, n_swa: i64) -> i64 {
+        self.n_ctx_swa_of(n_swa, if self.kv_unified { self.n_seq_max } else { 1 })
+    }
+
+    /// [`n_ctx_swa`](Self::n_ctx_swa) of a cache that `n_seqs` sequences share.
+    pub fn n_ctx_swa_of(&self, n_swa: i64, n_seqs: i64) -> i64 {
         if self.swa_full {
             return self.n_ctx_seq;
         }
-        let n_seqs = if self.kv_unified { self.n_seq_max } else { 1 };
         pad_256(
             self.n_ctx_seq
                 .min(n_swa.saturating_mul(n_seqs).saturating_add(self.n_ubatch)),

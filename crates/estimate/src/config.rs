@@ -204,7 +204,8 @@ impl RunConfig {
                 n_seq_max: self.n_seq_max,
             });
         }
-        if model.hparams.mla.is_some() && self.type_k != self.type_v {
+        let k_only = model.hparams.mla.is_some() || model.hparams.compressor.is_some();
+        if k_only && self.type_k != self.type_v {
             return Err(Refusal::MixedMlaTypes {
                 type_k: self.type_k,
                 type_v: self.type_v,

@@ -141,6 +141,11 @@ impl Graph {
         }
     }
 
+    /// [`rope`](Self::rope) undone.
+    pub fn rope_back(&mut self, a: TensorId, pos: TensorId) -> TensorId {
+        self.like(Op::RopeBack, a, &[a, pos])
+    }
+
     /// The same elements in another shape.
     pub fn reshape(&mut self, a: TensorId, ne: [i64; 4]) -> TensorId {
         let t = &self[a];
@@ -369,6 +374,39 @@ impl Graph {
         }
         let ne = [k[2], q[2], 1, q[3]];
         self.new_tensor(Op::LightningIndexer, Type::F32, ne, &src)
+    }
+
+    /// Streams `[d, h, t]` summed by weight `[h, t]`: `[d, t]`.
+    pub fn dsv4_hc_pre(&mut self, x: TensorId, weights: TensorId) -> TensorId {
+        let (a, b) = (self[x].ne, self[weights].ne);
+        if b != [a[1], a[2], 1, 1] {
+            let op = Op::Dsv4HcPre;
+            self.fail(GraphError::Shapes { op, a, b });
+        }
+        let ne = [a[0], a[2], 1, 1];
+        self.new_tensor(Op::Dsv4HcPre, Type::F32, ne, &[x, weights])
+    }
+
+    /// How four streams are mixed, made of their coefficients `[24, t]`: `[4, 4, t]`.
+    pub fn dsv4_hc_comb(&mut self, mixes: TensorId, scale: TensorId, base: TensorId) -> TensorId {
+        let a = self[mixes].ne;
+        if a[0] != 24 || self[base].ne[0] != 24 || self[scale].ne[0] < 3 {
+            let (op, b) = (Op::Dsv4HcComb, self[base].ne);
+            self.fail(GraphError::Shapes { op, a, b });
+        }
+        let ne = [4, 4, a[1], 1];
+        self.new_tensor(Op::Dsv4HcComb, Type::F32, ne, &[mixes, scale, base])
+    }
+
+    /// A block's result `[d, t]` added by weight to the streams `[d, h, t]`, these mixed by `comb`.
+    pub fn dsv4_hc_post(&mut self, [x, streams, post, comb]: [TensorId; 4]) -> TensorId {
+        let (a, b) = (self[x].ne, self[streams].ne);
+        let fits = self[post].ne == [b[1], a[1], 1, 1] && self[comb].ne == [b[1], b[1], a[1], 1];
+        if !fits || [a[0], a[1]] != [b[0], b[2]] {
+            let op = Op::Dsv4HcPost;
+            self.fail(GraphError::Shapes { op, a, b });
+        }
+        self.new_tensor(Op::Dsv4HcPost, Type::F32, b, &[x, streams, post, comb])
     }
 
     /// The numbers from 0 to `n`, f32.

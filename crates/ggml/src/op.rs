@@ -71,6 +71,7 @@ pub enum Op {
     Reshape,
     RmsNorm,
     Rope,
+    RopeBack,
     RwkvWkv6,
     RwkvWkv7,
     Scale,
@@ -105,6 +106,7 @@ impl Op {
                 | Op::Sqrt
                 | Op::Unary(_)
                 | Op::Rope
+                | Op::RopeBack
                 | Op::RmsNorm
                 | Op::SoftMax
                 | Op::Clamp
@@ -159,6 +161,7 @@ impl Op {
             Op::Reshape => "RESHAPE",
             Op::RmsNorm => "RMS_NORM",
             Op::Rope => "ROPE",
+            Op::RopeBack => "ROPE_BACK",
             Op::RwkvWkv6 => "RWKV_WKV6",
             Op::RwkvWkv7 => "RWKV_WKV7",
             Op::Scale => "SCALE",

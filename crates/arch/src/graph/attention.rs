@@ -226,7 +226,7 @@ impl LlmGraph<'_> {
     }
 
     /// The product with a Hadamard matrix, over chunks of its size.
-    pub(super) fn hadamard(&mut self, x: TensorId, rot: TensorId) -> TensorId {
+    pub fn hadamard(&mut self, x: TensorId, rot: TensorId) -> TensorId {
         let (ne, n) = (self[x].ne, self[rot].ne[0]);
         let chunks = [n, self[x].n_elements() / n.max(1), 1, 1];
         let flat = if self[x].is_contiguous() {
@@ -261,7 +261,7 @@ impl LlmGraph<'_> {
     }
 
     /// Writes the tokens of `x` `[head, n_head, n_tokens]` to the cells `idxs` of `cache`.
-    pub(super) fn store_rows(&mut self, x: TensorId, cache: TensorId, idxs: TensorId) {
+    pub fn store_rows(&mut self, x: TensorId, cache: TensorId, idxs: TensorId) {
         let rows = self.flat_heads(x);
         let cache = self.merge_streams(cache);
         let stored = self.set_rows(cache, rows, idxs);
@@ -400,7 +400,7 @@ impl LlmGraph<'_> {
         [q, v, k].into_iter().for_each(|t| self.expand(t));
         self.store_k(k, &input, il);
         let mask = match chosen {
-            Some(cells) => self.mask_others(input.mask, cells),
+            Some(cells) => self.mask_others(input.mask, cells, Type::F32),
             None => input.mask,
         };
         let k = self.cache_k_view(input.n_kv, il);
@@ -413,6 +413,21 @@ impl LlmGraph<'_> {
             ..Beside::mask(mask)
         };
         self.attend_over([q, k, v], beside, il)
+    }
+
+    /// Attention to keys and values that are not simply one cache.
+    pub fn attend_masked(
+        &mut self,
+        qkv: Qkv,
+        mask: TensorId,
+        sinks: Option<TensorId>,
+        il: usize,
+    ) -> TensorId {
+        let beside = Beside {
+            sinks,
+            ..Beside::mask(mask)
+        };
+        self.attend_over(qkv, beside, il)
     }
 
     /// `build_attn_mha`: q `[d, h, t]` against k and v `[d, h, n_kv, streams]`.

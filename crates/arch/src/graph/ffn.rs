@@ -294,6 +294,11 @@ impl LlmGraph<'_> {
             Gating::Softmax => self.soft_max(logits, None, None),
             Gating::Sigmoid => self.unary(Unary::Sigmoid, logits),
             Gating::SoftmaxWeight => logits,
+            Gating::SqrtSoftplus => {
+                self[logits].flags.insert(Flags::PREC_F32);
+                let cur = self.unary(Unary::Softplus, logits);
+                self.map(Op::Sqrt, cur)
+            }
         };
         // HY V3 writes the bias without a suffix.
         let bias = self.optional(il, Kind::ExpProbsB, Part::Bias);
@@ -308,7 +313,11 @@ impl LlmGraph<'_> {
         if moe.n_expert_groups > 1 {
             scores = self.mask_groups(scores, moe, n_tokens);
         }
-        let ids = self.argsort_top_k(scores, n_used);
+        let by_token = self.optional(il, Kind::FfnGateTid2eid, Part::Weight);
+        let ids = match (by_token, self.tokens) {
+            (Some(table), Some(tokens)) => self.get_rows(table, tokens),
+            _ => self.argsort_top_k(scores, n_used),
+        };
         let flat = self.reshape(probs, [1, moe.n_expert, n_tokens, 1]);
         let mut weights = self.get_rows(flat, ids);
         if options.gating == Gating::SoftmaxWeight {

@@ -92,7 +92,7 @@ impl LlmGraph<'_> {
     }
 
     /// K of all cells of the indexer's cache: one head.
-    pub(super) fn index_keys(&mut self, cache: TensorId, n_kv: i64) -> TensorId {
+    pub fn index_keys(&mut self, cache: TensorId, n_kv: i64) -> TensorId {
         let (ne, nb) = (self[cache].ne, self[cache].nb);
         self.view_4d(cache, [ne[0], 1, n_kv, ne[2]], [nb[1], nb[1], nb[2]])
     }
@@ -104,32 +104,38 @@ impl LlmGraph<'_> {
         mask: TensorId,
         il: usize,
     ) -> TensorId {
-        let n_stream = self[k].ne[3].max(1);
-        let per_stream = |n: u64| n / n_stream as u64;
-        let (ne, nb) = (self[q].ne, self[q].nb);
-        let heads = [ne[0], ne[1], ne[2] / n_stream, n_stream];
-        let q = self.view_4d(q, heads, [nb[1], nb[2], per_stream(nb[3])]);
-        let (ne, nb) = (self[weights].ne, self[weights].nb);
-        let weights = self.view_4d(
-            weights,
-            [ne[0], ne[1] / n_stream, ne[2], n_stream],
-            [nb[1], per_stream(nb[2]), per_stream(nb[3])],
-        );
+        let n_stream = self[k].ne[3];
+        let q = self.heads_by_stream(q, n_stream);
+        let weights = self.weights_by_stream(weights, n_stream);
         let weights = self.scale(weights);
         let scores = self.lightning_indexer([q, k, weights, mask]);
         self.name_layer(scores, "indexer_score", il);
         scores
     }
 
-    /// `mask` with every cell but the `chosen` ones of each token masked.
-    pub(super) fn mask_others(&mut self, mask: TensorId, chosen: TensorId) -> TensorId {
+    /// Q of an indexer, `[head, n_head, tokens]`, taken apart into streams.
+    pub fn heads_by_stream(&mut self, q: TensorId, n_stream: i64) -> TensorId {
+        let (n, ne, nb) = (n_stream.max(1), self[q].ne, self[q].nb);
+        let heads = [ne[0], ne[1], ne[2] / n, n];
+        self.view_4d(q, heads, [nb[1], nb[2], nb[3] / n as u64])
+    }
+
+    /// Weights of an indexer's heads, `[n_head, tokens]`, taken apart into streams.
+    pub fn weights_by_stream(&mut self, weights: TensorId, n_stream: i64) -> TensorId {
+        let (n, ne, nb) = (n_stream.max(1), self[weights].ne, self[weights].nb);
+        let strides = [nb[1], nb[2] / n as u64, nb[3] / n as u64];
+        self.view_4d(weights, [ne[0], ne[1] / n, ne[2], n], strides)
+    }
+
+    /// `mask` with every cell but the `chosen` ones of each token masked; `ty` is what opens them.
+    pub fn mask_others(&mut self, mask: TensorId, chosen: TensorId, ty: Type) -> TensorId {
         let all = self.map(Op::Fill, mask);
         let (ne, nb) = (self[all].ne, self[all].nb);
         let cells = self.view_4d(all, [1, ne[0], ne[1], ne[3]], [nb[0], nb[1], nb[2]]);
         let (ne, nb) = (self[chosen].ne, self[chosen].nb);
         let streams = nb[3].saturating_mul(ne[3].max(0) as u64);
         let chosen = self.view_4d(chosen, [ne[0], ne[1], ne[3], 1], [nb[1], nb[2], streams]);
-        let zeros = self.new_tensor(Op::None, Type::F32, [1, ne[0], ne[1], ne[3]], &[]);
+        let zeros = self.new_tensor(Op::None, ty, [1, ne[0], ne[1], ne[3]], &[]);
         let zeros = self.map(Op::Fill, zeros);
         let open = self.set_rows(cells, zeros, chosen);
         let (ne, nb) = (self[open].ne, self[open].nb);

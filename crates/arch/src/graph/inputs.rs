@@ -31,6 +31,7 @@ impl LlmGraph<'_> {
         };
         let table = self.required(Global::TokenEmbd, table);
         let tokens = self.input("inp_tokens", Type::I32, [n_tokens, 1, 1, 1]);
+        self.tokens = Some(tokens);
         let width = n_embd.saturating_mul(1 + self.hp.n_deepstack);
         let embd = self.input("inp_embd", Type::F32, [width, n_tokens, 1, 1]);
         let mut cur = self.get_rows(table, tokens);

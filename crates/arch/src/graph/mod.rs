@@ -100,6 +100,7 @@ pub struct LlmGraph<'a> {
     pub n_outputs: i64,
     /// Positions.
     pub pos: Option<TensorId>,
+    tokens: Option<TensorId>,
     input_embd: Option<TensorId>,
     out_ids: Option<TensorId>,
     attn_inputs: [Option<AttnInput>; 2],
@@ -145,6 +146,7 @@ impl<'a> LlmGraph<'a> {
             n_tokens: batch.n_tokens,
             n_outputs: batch.n_outputs,
             pos: None,
+            tokens: None,
             input_embd: None,
             out_ids: None,
             attn_inputs: [None, None],
@@ -274,7 +276,7 @@ impl<'a> LlmGraph<'a> {
     }
 
     /// The memory tensor of layer `il` that holds `kind`.
-    fn cache(&mut self, il: usize, kind: CacheKind) -> TensorId {
+    pub fn cache(&mut self, il: usize, kind: CacheKind) -> TensorId {
         if let Some(t) = self.caches[il][kind as usize] {
             return t;
         }
@@ -319,10 +321,8 @@ impl<'a> LlmGraph<'a> {
         let mut cur = self.graph.map(norm.op(), x);
         if let Some(il) = il
             && (w.is_some() || b.is_some())
-            && (self.n_tokens < 32 || self.weights.full_offload)
         {
-            self.graph[cur].pin = Some(self.weights.backend(self.weights.layer(il)));
-            self.graph.name_layer(cur, "norm", il);
+            self.pin_to_layer(cur, "norm", il);
         }
         if let Some(w) = w {
             cur = self.mul(cur, w);
@@ -331,6 +331,15 @@ impl<'a> LlmGraph<'a> {
             cur = self.add(cur, b);
         }
         cur
+    }
+
+    /// Keeps a step that llama.cpp calls `name`, "norm" or "l_last", on its layer's device
+    /// (`graph_get_cb`): for few tokens, or where all layers are on devices.
+    pub fn pin_to_layer(&mut self, t: TensorId, name: &'static str, il: usize) {
+        if self.n_tokens < 32 || self.weights.full_offload {
+            self.graph[t].pin = Some(self.weights.backend(self.weights.layer(il)));
+            self.graph.name_layer(t, name, il);
+        }
     }
 
     /// The normalisation `kind` of layer `il`, with weight and bias as the model has them.

@@ -8,6 +8,7 @@ mod cogvlm;
 mod cohere;
 mod cohere2moe;
 mod deepseek;
+mod deepseek4;
 mod diffusion;
 mod draft;
 mod dsa;
@@ -65,6 +66,7 @@ const FAMILIES: &[&[Architecture]] = &[
     cohere::ALL,
     cohere2moe::ALL,
     deepseek::ALL,
+    deepseek4::ALL,
     diffusion::ALL,
     draft::ALL,
     dsa::ALL,

@@ -192,17 +192,18 @@ impl Matcher<'_> {
     /// number of nodes that are fused.
     fn top_k(&self, nodes: &[TensorId]) -> Option<usize> {
         let gate = &self.graph[nodes[0]];
-        if !matches!(gate.op, Op::SoftMax | Op::Unary(Unary::Sigmoid)) {
-            return None;
-        }
         let at = Chain {
             graph: self.graph,
             nodes,
         };
-        let probs = nodes[0];
-        let flat = at.next(1, Op::Reshape, &[probs])?;
-        let biased = at.next(2, Op::Add, &[probs]);
-        let mut i = 2 + biased.is_some() as usize;
+        let (probs, n) = match gate.op {
+            Op::SoftMax | Op::Unary(Unary::Sigmoid) => (nodes[0], 1),
+            Op::Unary(Unary::Softplus) => (at.next(1, Op::Sqrt, &[nodes[0]])?, 2),
+            _ => return None,
+        };
+        let flat = at.next(n, Op::Reshape, &[probs])?;
+        let biased = at.next(n + 1, Op::Add, &[probs]);
+        let mut i = n + 1 + biased.is_some() as usize;
         let sorted = at.next(i, Op::Argsort, &[biased.unwrap_or(probs)])?;
         let ids_at = i + 1;
         let ids = at.next(ids_at, Op::View, &[sorted])?;

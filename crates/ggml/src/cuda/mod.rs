@@ -87,7 +87,7 @@ pub(crate) fn offload_op(graph: &Graph, node: TensorId) -> bool {
     let batch = match t.op {
         Op::GetRows => 0,
         Op::MulMat => t.ne[1],
-        Op::MulMatId | Op::Rope => t.ne[2],
+        Op::MulMatId | Op::Rope | Op::RopeBack => t.ne[2],
         _ => t.ne[1].saturating_mul(t.ne[2]).saturating_mul(t.ne[3]),
     };
     batch >= OFFLOAD_MIN_BATCH
@@ -162,7 +162,7 @@ impl Cuda {
             }
             Op::SsmScan => supports_ssm_scan(a.ne, src(3).ne, src(4).ne),
             Op::SsmConv => a.ne[1] % 128 == 0,
-            Op::Rope => a.nb[0] == a.ty.type_size() && a.is_contiguous_from(2),
+            Op::Rope | Op::RopeBack => a.nb[0] == a.ty.type_size() && a.is_contiguous_from(2),
             Op::SumRows | Op::Mean => a.ty == Type::F32 && a.has_contiguous_rows(),
             Op::LightningIndexer => supports_lightning_indexer(a, src(1)),
             Op::FlashAttnExt => self.flash_attn_kernel(graph, t) != FlashAttnKernel::Unsupported,

@@ -1,0 +1,460 @@
+//! DeepSeek-V4: a sliding window over the last tokens, and of those before one cell for 4 (CSA, of
+//! which a lightning indexer chooses) or 128 (HCA). Hyper connections; experts of the first layers
+//! are looked up by token.
+
+use super::Architecture;
+use super::deepseek::low_rank_q;
+use super::hy_v4::{HC_ATTN, HC_FFN, hc_head_weights, hc_weights, read_expert_limits};
+use crate::cache::{CacheKind, compressor_rows, n_compressed_cells, overlaps};
+use crate::graph::{Ffn, LlmGraph, MoeOptions};
+use crate::hparams::{Compressor, Hparams, limits};
+use crate::keys::Keys;
+use crate::names::Kind;
+use crate::{Error, Result};
+use vramfit_ggml::{TensorId, Type};
+
+/// Its architectures.
+pub(super) const ALL: &[Architecture] = &[Architecture::new("deepseek4", graph)
+    .reads(hparams)
+    .large_graph()];
+
+/// Tokens a cell where an indexer chooses.
+const CSA_RATIO: i64 = 4;
+/// Tokens a cell where all are read.
+const HCA_RATIO: i64 = 128;
+
+fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    // Without the tensors of multi-token prediction, its layers are layers like the others.
+    let first = format!("blk.{}.nextn.eh_proj.weight", hp.n_layer());
+    if hp.n_layer() < hp.n_layer_all && !keys.has_tensor(&first) {
+        *hp = Hparams::load_with_mtp(keys, 0)?;
+    }
+    hp.n_swa = keys.require("attention.sliding_window", limits::CONTEXT)?;
+    hp.has_swa_layers = true;
+    hp.fuses_hyper_connections = true;
+    hp.compressor = Some(Compressor {
+        n_out_group: keys.require("attention.output_group_count", limits::HEADS)?,
+        n_iterations: keys.require("hyper_connection.sinkhorn_iterations", 1024)?,
+    });
+    read_expert_limits(keys, hp)?;
+    let key = "swiglu_clamp_shexp";
+    let of_shared = if keys.is_array(key) || keys.float(key)?.is_some() {
+        keys.floats(key, hp.n_layer())?
+    } else {
+        Vec::new() // as the experts of the same layer
+    };
+    let key = "attention.compress_ratios";
+    let ratios = keys.per_layer(key, hp.n_layer_all, HCA_RATIO)?;
+    let ratios = ratios.unwrap_or_default();
+    if let Some(&value) = ratios
+        .iter()
+        .find(|r| ![0, CSA_RATIO, HCA_RATIO].contains(r))
+    {
+        let (key, min, max) = (key.to_string(), 0, HCA_RATIO);
+        return Err(Error::KeyRange {
+            key,
+            value,
+            min,
+            max,
+        });
+    }
+    for (il, layer) in hp.layers.iter_mut().enumerate() {
+        layer.is_swa = true;
+        layer.is_cached = true; // those of multi-token prediction, too
+        layer.compress_ratio = ratios.get(il).copied().unwrap_or(0);
+        layer.clamps_shared_expert = match of_shared.get(il) {
+            Some(&limit) => limit > 1e-6,
+            None => layer.clamps_experts,
+        };
+    }
+    hp.set_indexer(keys, |il| ratios.get(il) == Some(&CSA_RATIO))
+}
+
+fn graph(g: &mut LlmGraph<'_>) {
+    let x = g.embed(false);
+    let inputs = Inputs::new(g);
+    g.expand(inputs.mask);
+    let mut x = g.hc_streams(x);
+    for il in 0..g.hp.n_layer() {
+        let weights = hc_weights(g, HC_ATTN, il);
+        let (cur, gates) = g.hc_read(x, weights, il);
+        let n = g.norm(cur, Kind::AttnNorm, il);
+        let cur = attention(g, n, &inputs, il);
+        x = g.hc_write(cur, x, gates, il);
+        let weights = hc_weights(g, HC_FFN, il);
+        let (cur, gates) = g.hc_read(x, weights, il);
+        g.hc_expand(x, gates);
+        let n = g.norm(cur, Kind::FfnNorm, il);
+        let cur = feed_forward(g, n, il);
+        x = g.hc_write(cur, x, gates, il);
+        g.pin_to_layer(x, "l_last", il);
+    }
+    let x = g.hc_output_rows(x);
+    let weights = hc_head_weights(g);
+    let mixes = g.hc_mixes(x, weights.of_streams);
+    let gates = g.hc_head_gate(mixes, weights);
+    let cur = g.hc_sum(x, gates);
+    let embd = g.final_norm(cur);
+    g.lm_head(embd, embd);
+}
+
+fn feed_forward(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
+    let layer = g.hp.layers[il];
+    let activation = |clamps| if clamps { Ffn::SwigluClamp } else { Ffn::Silu };
+    let options = MoeOptions {
+        activation: activation(layer.clamps_experts),
+        ..MoeOptions::of_file(&g.hp.moe)
+    };
+    let routed = g.moe(n, options, il);
+    let shared = g.shared_expert(n, activation(layer.clamps_shared_expert), il);
+    g.add(routed, shared)
+}
+
+/// What attention to one kind of compressed cells reads, and what its compressor does.
+#[derive(Clone, Copy)]
+struct Compressed {
+    ratio: i64,
+    n_blocks: i64,
+    /// Place of each token in its cell.
+    place: TensorId,
+    /// Tokens that are kept, and where.
+    kept: TensorId,
+    kept_at: TensorId,
+    /// Tokens of each cell that is written, the cells, and their positions.
+    read: TensorId,
+    cells: TensorId,
+    pos: TensorId,
+    mask: TensorId,
+    /// A Hadamard matrix for the cells.
+    rot: Option<TensorId>,
+}
+
+/// Inputs of all layers.
+struct Inputs {
+    k_idxs: TensorId,
+    mask: TensorId,
+    rot: Option<TensorId>,
+    csa: Compressed,
+    hca: Compressed,
+    index: Compressed,
+}
+
+impl Inputs {
+    fn new(g: &mut LlmGraph<'_>) -> Inputs {
+        let (cp, n_tokens) = (g.cp, g.n_tokens);
+        let n_stream = cp.n_seq_max.max(1);
+        let head = g.hp.layers.first().map_or(0, |l| l.n_embd_head_k);
+        let index_head = g.hp.indexer.map_or(0, |i| i.head);
+        let ty = mask_type(g);
+        let n_cells = cp.n_ctx_swa_of(g.hp.n_swa, 1);
+        // Always where heads are as wide as the indexer's.
+        let rotates = (cp.type_k.is_quantized() && head % 64 == 0) || head == index_head;
+        let mut rot = |wanted: bool, head: i64| {
+            wanted.then(|| {
+                let mut n = 64;
+                while head > 0 && head % (2 * n) == 0 {
+                    n *= 2;
+                }
+                g.input("attn_inp_k_rot", Type::F32, [n, n, 1, 1])
+            })
+        };
+        let rots = [
+            rot(rotates, head),
+            rot(rotates, head),
+            rot(rotates, head),
+            rot(true, index_head),
+        ];
+        let shape = [n_cells, n_tokens / n_stream, 1, n_stream];
+        Inputs {
+            k_idxs: g.input("attn_inp_k_idxs", Type::I64, [n_tokens, 1, 1, 1]),
+            mask: g.input("attn_inp_kq_mask", ty, shape),
+            rot: rots[0],
+            csa: Compressed::new(g, CSA_RATIO, ty, rots[1]),
+            hca: Compressed::new(g, HCA_RATIO, ty, rots[2]),
+            index: Compressed::new(g, CSA_RATIO, Type::F16, rots[3]),
+        }
+    }
+}
+
+fn mask_type(g: &LlmGraph<'_>) -> Type {
+    if g.cp.flash_attn {
+        Type::F16
+    } else {
+        Type::F32
+    }
+}
+
+impl Compressed {
+    /// Planned for the worst case (`dsv4_build_reserve_comp_plan`).
+    fn new(g: &mut LlmGraph<'_>, ratio: i64, ty: Type, rot: Option<TensorId>) -> Compressed {
+        let (n_tokens, n_stream) = (g.n_tokens, g.cp.n_seq_max.max(1));
+        let n_blocks = n_tokens / ratio + n_stream;
+        let n_rows = compressor_rows(ratio);
+        let n_kept = n_tokens.min(n_rows * n_stream);
+        let mask = [
+            n_compressed_cells(g.cp, ratio),
+            n_tokens / n_stream,
+            1,
+            n_stream,
+        ];
+        let mut list = |name, ty, n| g.input(name, ty, [n, 1, 1, 1]);
+        Compressed {
+            ratio,
+            n_blocks,
+            place: list("dsv4_state_pos", Type::I32, n_tokens),
+            kept: list("dsv4_state_persist_src_idxs", Type::I32, n_kept),
+            kept_at: list("dsv4_state_persist_dst_idxs", Type::I32, n_kept),
+            read: list("dsv4_state_read_idxs", Type::I32, n_rows * n_blocks),
+            cells: list("dsv4_state_write_idxs", Type::I64, n_blocks),
+            pos: list("dsv4_state_write_pos", Type::I32, n_blocks),
+            mask: g.input("dsv4_kq_mask", ty, mask),
+            rot,
+        }
+    }
+}
+
+/// Weights and caches of a compressor.
+struct Parts {
+    kv: Kind,
+    gate: Kind,
+    ape: Kind,
+    norm: Kind,
+    state_kv: CacheKind,
+    state_score: CacheKind,
+    cells: CacheKind,
+    head: i64,
+}
+
+fn attention(g: &mut LlmGraph<'_>, n: TensorId, inputs: &Inputs, il: usize) -> TensorId {
+    let (layer, n_tokens) = (g.hp.layers[il], g.n_tokens);
+    let head = layer.n_embd_head_k;
+    let low = low_rank_q(g, n, il);
+    let q = g.linear(low, Kind::AttnQB, il);
+    let q = g.reshape(q, [head, layer.n_head, n_tokens, 1]);
+    let q = g.rms(q);
+    let q = g.rotate(q, None);
+    let kv = g.linear(n, Kind::AttnKv, il);
+    let kv = g.norm(kv, Kind::AttnKvANorm, il);
+    let kv = g.reshape(kv, [head, 1, n_tokens, 1]);
+    let kv = g.rotate(kv, None);
+
+    let older = match layer.compress_ratio {
+        0 => None,
+        CSA_RATIO => {
+            compress(g, n, &inputs.csa, &attention_parts(head), il);
+            compress(g, n, &inputs.index, &index_parts(g), il);
+            let chosen = choose_cells(g, n, low, &inputs.index, il);
+            Some((inputs.csa, Some(chosen)))
+        }
+        _ => {
+            compress(g, n, &inputs.hca, &attention_parts(head), il);
+            Some((inputs.hca, None))
+        }
+    };
+    let cur = attend(g, [q, kv], inputs, older, il);
+    let heads = g.reshape(cur, [head, layer.n_head, n_tokens, 1]);
+    let heads = match g.pos {
+        Some(pos) => g.rope_back(heads, pos),
+        None => heads,
+    };
+    project_groups(g, heads, il)
+}
+
+fn attention_parts(head: i64) -> Parts {
+    Parts {
+        kv: Kind::AttnCompressorKv,
+        gate: Kind::AttnCompressorGate,
+        ape: Kind::AttnCompressorApe,
+        norm: Kind::AttnCompressorNorm,
+        state_kv: CacheKind::CompKv,
+        state_score: CacheKind::CompScore,
+        cells: CacheKind::Comp,
+        head,
+    }
+}
+
+fn index_parts(g: &LlmGraph<'_>) -> Parts {
+    Parts {
+        kv: Kind::IndexerCompressorKv,
+        gate: Kind::IndexerCompressorGate,
+        ape: Kind::IndexerCompressorApe,
+        norm: Kind::IndexerCompressorNorm,
+        state_kv: CacheKind::IndexKv,
+        state_score: CacheKind::IndexScore,
+        cells: CacheKind::Index,
+        head: g.hp.indexer.map_or(1, |i| i.head),
+    }
+}
+
+/// Writes the cells that the batch completes, and keeps its last tokens for the next.
+fn compress(g: &mut LlmGraph<'_>, n: TensorId, c: &Compressed, parts: &Parts, il: usize) {
+    let kv = g.linear(n, parts.kv, il);
+    let score = g.linear(n, parts.gate, il);
+    let ape = g.weight(il, parts.ape);
+    let ape = g.get_rows(ape, c.place);
+    let score = g.add(score, ape);
+    let of = [(kv, parts.state_kv), (score, parts.state_score)];
+    let [all_kv, all_score] = of.map(|(new, kind)| {
+        let state = all_rows(g, kind, il);
+        let (ne, nb) = (g[state].ne, g[state].nb);
+        let before = g.view_2d(state, [ne[0], ne[1]], nb[1]);
+        g.concat(before, new, 1)
+    });
+    let cell = if overlaps(c.ratio) {
+        overlapping_cells(g, [all_kv, all_score], c, parts.head)
+    } else {
+        [all_kv, all_score].map(|t| {
+            let rows = g.get_rows(t, c.read);
+            g.reshape(rows, [parts.head, c.ratio, c.n_blocks, 1])
+        })
+    };
+    let mut cell = weighted_mean(g, cell);
+    cell = g.norm(cell, parts.norm, il);
+    cell = g.rope(cell, c.pos, None);
+    if let Some(rot) = c.rot {
+        cell = g.hadamard(cell, rot);
+    }
+    let cache = g.cache(il, parts.cells);
+    g.store_rows(cell, cache, c.cells);
+    let stored = of.map(|(new, kind)| {
+        let rows = g.get_rows(new, c.kept);
+        let state = all_rows(g, kind, il);
+        g.set_rows(state, rows, c.kept_at)
+    });
+    stored.into_iter().for_each(|t| g.expand(t));
+}
+
+/// A compressor's state of all streams.
+fn all_rows(g: &mut LlmGraph<'_>, kind: CacheKind, il: usize) -> TensorId {
+    let state = g.cache(il, kind);
+    let (ne, nb) = (g[state].ne, g[state].nb);
+    g.view_2d(state, [ne[0], ne[1] * ne[2]], nb[1])
+}
+
+/// Values and scores of a cell's tokens: one half of each token's row counts for the cell that it
+/// is in, the other for the one behind. A row of nothing stands before the first token.
+fn overlapping_cells(
+    g: &mut LlmGraph<'_>,
+    all: [TensorId; 2],
+    c: &Compressed,
+    head: i64,
+) -> [TensorId; 2] {
+    let n_read = c.ratio * c.n_blocks;
+    let rows = all.map(|t| {
+        let n = g[t].ne[0];
+        let blank = g.view_1d(t, n);
+        let blank = g.scale(blank);
+        let blank = g.reshape(blank, [n, 1, 1, 1]);
+        let t = g.concat(t, blank, 1);
+        g.get_rows(t, c.read)
+    });
+    rows.map(|t| {
+        let nb1 = g[t].nb[1];
+        let [before, current] = [(); 2].map(|()| {
+            let half = g.view_2d(t, [head, n_read], nb1);
+            let half = g.cont(half);
+            g.reshape(half, [head, c.ratio, c.n_blocks, 1])
+        });
+        g.concat(before, current, 1)
+    })
+}
+
+/// Values `[head, tokens, cells]` by the softmax of their scores: `[head, 1, cells]`.
+fn weighted_mean(g: &mut LlmGraph<'_>, parts: [TensorId; 2]) -> TensorId {
+    let [values, scores] = parts.map(|t| {
+        let t = g.permute(t, [1, 0, 2, 3]);
+        g.cont(t)
+    });
+    let weights = g.soft_max(scores, None, None);
+    let sum = g.mul(values, weights);
+    let sum = g.sum_rows(sum);
+    let sum = g.permute(sum, [1, 0, 2, 3]);
+    g.cont(sum)
+}
+
+/// The cells that the indexer chooses for each token.
+fn choose_cells(
+    g: &mut LlmGraph<'_>,
+    n: TensorId,
+    q_low: TensorId,
+    c: &Compressed,
+    il: usize,
+) -> TensorId {
+    let n_tokens = g.n_tokens;
+    let (n_head, head, top_k) =
+        g.hp.indexer
+            .map_or((1, 1, 1), |i| (i.n_head, i.head, i.top_k));
+    let q = g.linear(q_low, Kind::IndexerAttnQB, il);
+    let q = g.reshape(q, [head, n_head, n_tokens, 1]);
+    let mut q = g.rotate(q, None);
+    if let Some(rot) = c.rot {
+        q = g.hadamard(q, rot);
+    }
+    let weights = g.linear(n, Kind::IndexerProj, il);
+    let weights = g.scale(weights);
+    let k = compressed_keys(g, CacheKind::Index, c, il);
+    let n_stream = g[k].ne[3];
+    let q = g.heads_by_stream(q, n_stream);
+    let weights = g.weights_by_stream(weights, n_stream);
+    let scores = g.lightning_indexer([q, k, weights, c.mask]);
+    g.name_layer(scores, "lid_score_masked", il);
+    let n_chosen = top_k.min(g[scores].ne[0]);
+    let chosen = g.top_k(scores, n_chosen);
+    g.cont(chosen)
+}
+
+/// The cells of a compressed cache that the mask covers, which is all of them.
+fn compressed_keys(g: &mut LlmGraph<'_>, kind: CacheKind, c: &Compressed, il: usize) -> TensorId {
+    let cache = g.cache(il, kind);
+    let all = g.index_keys(cache, n_compressed_cells(g.cp, c.ratio));
+    let (ne, nb) = (g[all].ne, g[all].nb);
+    g.view_4d(all, ne, [nb[1], nb[2], nb[3]])
+}
+
+/// Attention to the window, and to the `older` cells behind it: all of them or the chosen ones.
+fn attend(
+    g: &mut LlmGraph<'_>,
+    mut qk: [TensorId; 2],
+    inputs: &Inputs,
+    older: Option<(Compressed, Option<TensorId>)>,
+    il: usize,
+) -> TensorId {
+    if let Some(rot) = inputs.rot {
+        qk = qk.map(|t| g.hadamard(t, rot));
+    }
+    let [q, kv] = qk;
+    qk.into_iter().for_each(|t| g.expand(t));
+    let cache = g.cache(il, CacheKind::K);
+    g.store_rows(kv, cache, inputs.k_idxs);
+    let mut k = g.index_keys(cache, g.cp.n_ctx_swa_of(g.hp.n_swa, 1));
+    let mut mask = inputs.mask;
+    if let Some((c, chosen)) = older {
+        let cells = compressed_keys(g, CacheKind::Comp, &c, il);
+        k = g.concat(k, cells, 2);
+        let of_cells = match chosen {
+            Some(chosen) => g.mask_others(c.mask, chosen, mask_type(g)),
+            None => c.mask,
+        };
+        mask = g.concat(mask, of_cells, 0);
+    }
+    let sinks = Some(g.weight(il, Kind::AttnSinks));
+    let cur = g.attend_masked([q, k, k], mask, sinks, il);
+    match inputs.rot {
+        Some(rot) => g.hadamard(cur, rot),
+        None => cur,
+    }
+}
+
+/// The output matrix in two steps: a matrix a group of heads, then one over all.
+fn project_groups(g: &mut LlmGraph<'_>, heads: TensorId, il: usize) -> TensorId {
+    let [head, n_head, n_tokens, _] = g[heads].ne;
+    let n_group = g.hp.compressor.map_or(1, |c| c.n_out_group);
+    let by_group = g.reshape(heads, [head * n_head / n_group, n_group, n_tokens, 1]);
+    let by_group = g.permute(by_group, [0, 2, 1, 3]);
+    let a = g.weight(il, Kind::AttnOutputA);
+    let cur = g.mul_mat(a, by_group);
+    let rank = g[cur].ne[0];
+    let cur = g.permute(cur, [0, 2, 1, 3]);
+    let cur = g.cont_shape(cur, [rank * n_group, n_tokens, 1, 1]);
+    g.linear(cur, Kind::AttnOutputB, il)
+}
