@@ -111,8 +111,10 @@ impl Peak {
     ) -> Result<Vec<Peak>, Error> {
         let context = Context::new(model, run, layout, profile)?;
         let mut peaks: Vec<Option<Peak>> = vec![None; context.backends.len()];
-        for pass in Pass::ALL {
-            let (built, schedule) = context.schedule(context.batch(pass))?;
+        let passes = Pass::ALL.map(|pass| (pass, context.batch(pass)));
+        let of_one = context.prompt_of_one().map(|batch| (Pass::Prompt, batch));
+        for (pass, batch) in passes.into_iter().chain(of_one) {
+            let (built, schedule) = context.schedule(batch)?;
             let mut recorder = Recorder {
                 events: vec![Vec::new(); context.backends.len()],
                 home: vec![0; built.graph.tensors().len()],

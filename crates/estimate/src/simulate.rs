@@ -38,14 +38,19 @@ impl Breakdown {
             let needs = context.bound();
             return Ok(context.breakdown(&needs, [PassStats::default(); 2]));
         }
-        let reserve = |pass| context.reserve(pass, &mut Unwatched);
-        let (prompt, generation) =
-            rayon::join(|| reserve(Pass::Prompt), || reserve(Pass::Generation));
+        let reserve = |batch| context.reserve(batch, &mut Unwatched);
+        let [prompt, generation] = Pass::ALL.map(|pass| context.batch(pass));
+        let (prompt, generation) = rayon::join(|| reserve(prompt), || reserve(generation));
         let ((mut needs, prompt), (other, generation)) = (prompt?, generation?);
-        needs
-            .iter_mut()
-            .zip(other)
-            .for_each(|(most, n)| *most = most.max(n));
+        let of_one = context.prompt_of_one().map(reserve).transpose()?;
+        for others in [Some(other), of_one.map(|(needs, _)| needs)]
+            .into_iter()
+            .flatten()
+        {
+            for (most, n) in needs.iter_mut().zip(others) {
+                *most = most.max(n);
+            }
+        }
         let passes = [prompt, generation];
         Ok(context.breakdown(&needs, passes))
     }
@@ -146,6 +151,7 @@ impl<'a> Context<'a> {
         let (built, schedule) = self.schedule(Batch {
             n_tokens: n,
             n_outputs: n,
+            n_seqs: n,
         })?;
         let mut misplaced = Unfused::default();
         for &(op, node, il) in &built.fused {
@@ -168,13 +174,27 @@ impl<'a> Context<'a> {
                 Batch {
                     n_tokens: (n_tokens + n_seqs - 1) / n_seqs * n_seqs,
                     n_outputs,
+                    n_seqs,
                 }
             }
             Pass::Generation => Batch {
                 n_tokens: n_seqs,
                 n_outputs: n_seqs,
+                n_seqs,
             },
         }
+    }
+
+    /// The largest batch of one sequence, where llama.cpp reserves for that as well.
+    pub fn prompt_of_one(&self) -> Option<Batch> {
+        let p = &self.params;
+        let is_asked = self.model.architecture.reserves_one_sequence && p.n_seq_max > 1;
+        let n_tokens = p.n_ctx.min(p.n_ubatch);
+        is_asked.then_some(Batch {
+            n_tokens,
+            n_outputs: n_tokens.min(p.n_outputs_max),
+            n_seqs: 1,
+        })
     }
 
     /// Builds the graph of `batch` and splits it over the backends.
@@ -197,13 +217,13 @@ impl<'a> Context<'a> {
         Ok((built, schedule))
     }
 
-    /// What one pass takes on each backend.
+    /// What the graph of `batch` takes on each backend.
     fn reserve(
         &self,
-        pass: Pass,
+        batch: Batch,
         observer: &mut impl Observer,
     ) -> Result<(Vec<Needs>, PassStats), Error> {
-        let (built, schedule) = self.schedule(self.batch(pass))?;
+        let (built, schedule) = self.schedule(batch)?;
         let sizes = reserve(&built.graph, &schedule, &self.backends, observer);
         let needs = |(backend, compute_bytes): (&Backend, u64)| Needs {
             compute_bytes,

@@ -113,7 +113,7 @@ impl LlmGraph<'_> {
         } else {
             cp.n_ctx_seq
         };
-        let n_stream = cp.n_stream();
+        let n_stream = if cp.kv_unified { 1 } else { self.n_seqs };
         let n_v = if cp.v_trans {
             n_tokens * hp.n_embd_v_gqa_max()
         } else {
@@ -164,12 +164,12 @@ impl LlmGraph<'_> {
         (k, v)
     }
 
-    /// Which states are read: all, those of the batch, and none that move.
+    /// Which states are read: all, those of the batch, and the others, which may move.
     fn build_state_ids(&mut self) {
-        let n_seqs = self.cp.n_seq_max;
-        let all = self.input("inp_s_copy", Type::I32, [n_seqs, 1, 1, 1]);
+        let (n_states, n_seqs) = (self.cp.n_seq_max, self.n_seqs);
+        let all = self.input("inp_s_copy", Type::I32, [n_states, 1, 1, 1]);
         let main = self.view_1d(all, n_seqs);
-        let extra = self.view_1d(all, 0);
+        let extra = self.view_1d(all, n_states - n_seqs);
         self.state_ids = Some([all, main, extra]);
     }
 }

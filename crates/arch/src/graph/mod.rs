@@ -56,6 +56,8 @@ pub struct Batch {
     pub n_tokens: i64,
     /// Tokens whose logits are wanted.
     pub n_outputs: i64,
+    /// Sequences.
+    pub n_seqs: i64,
 }
 
 /// A built graph and what others need to know of it.
@@ -98,6 +100,8 @@ pub struct LlmGraph<'a> {
     pub n_tokens: i64,
     /// Tokens whose logits are wanted.
     pub n_outputs: i64,
+    /// Sequences of the batch; the memory may hold more.
+    pub n_seqs: i64,
     /// Positions.
     pub pos: Option<TensorId>,
     tokens: Option<TensorId>,
@@ -145,6 +149,7 @@ impl<'a> LlmGraph<'a> {
             weights,
             n_tokens: batch.n_tokens,
             n_outputs: batch.n_outputs,
+            n_seqs: batch.n_seqs,
             pos: None,
             tokens: None,
             input_embd: None,
@@ -178,7 +183,7 @@ impl<'a> LlmGraph<'a> {
 
     /// Tokens of one sequence.
     pub fn n_seq_tokens(&self) -> i64 {
-        self.n_tokens / self.cp.n_seq_max.max(1)
+        self.n_tokens / self.n_seqs.max(1)
     }
 
     // ---- weights ----

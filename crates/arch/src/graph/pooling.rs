@@ -35,7 +35,7 @@ impl LlmGraph<'_> {
     }
 
     fn mean_token(&mut self, embd: TensorId) -> TensorId {
-        let (n_tokens, n_seqs) = (self.n_tokens, self.cp.n_seq_max);
+        let (n_tokens, n_seqs) = (self.n_tokens, self.n_seqs);
         let mean = self.input("mean", Type::F32, [n_tokens, n_seqs, 1, 1]);
         let t = self.transpose(embd);
         let t = self.cont(t);
@@ -43,7 +43,7 @@ impl LlmGraph<'_> {
     }
 
     fn one_token(&mut self, embd: TensorId) -> TensorId {
-        let n_seqs = self.cp.n_seq_max;
+        let n_seqs = self.n_seqs;
         let ids = self.input("cls", Type::I32, [n_seqs, 1, 1, 1]);
         self.get_rows(embd, ids)
     }

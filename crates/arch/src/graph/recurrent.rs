@@ -58,7 +58,8 @@ impl LlmGraph<'_> {
         let output = read(self, states, main);
         self.expand(output);
         let moved = self.get_rows(states, extra);
-        let target = self.view_2d(state, [ne[0], 0], nb[1]);
+        let n_extra = self[extra].ne[0];
+        let target = self.view_2d(state, [ne[0], n_extra], nb[1]);
         let moved = self.cpy(moved, target);
         self.expand(moved);
         output
@@ -71,7 +72,7 @@ impl LlmGraph<'_> {
 
     /// What a convolution of `taps` over `width` channels saw last: `[taps - 1, width, s]`.
     pub(crate) fn taps_before(&mut self, state: TensorId, width: i64, taps: i64) -> TensorId {
-        let n_seqs = self.cp.n_seq_max;
+        let n_seqs = self.n_seqs;
         let before = self.gather_state(state);
         self.reshape(before, [taps - 1, width, n_seqs, 1])
     }
@@ -79,7 +80,7 @@ impl LlmGraph<'_> {
     /// A Mamba 2 layer (`build_mamba2_layer`).
     pub fn mamba2(&mut self, x: TensorId, il: usize) -> TensorId {
         let ssm = self.ssm();
-        let (n_seqs, n_time) = (self.cp.n_seq_max, self.n_seq_tokens());
+        let (n_seqs, n_time) = (self.n_seqs, self.n_seq_tokens());
         let (n_head, head) = (ssm.dt_rank, ssm.d_inner / ssm.dt_rank.max(1));
         let width = ssm.d_inner + 2 * ssm.n_group * ssm.d_state;
         let (conv, scan) = (self.conv_state(il), self.scan_state(il));
@@ -149,7 +150,7 @@ impl LlmGraph<'_> {
 
     /// Keeps the last taps of a convolution's input for the next batch.
     pub(crate) fn keep_taps(&mut self, state: TensorId, all: TensorId, width: i64, taps: i64) {
-        let (nb, row, n_seqs) = (self[all].nb, self[state].nb[1], self.cp.n_seq_max);
+        let (nb, row, n_seqs) = (self[all].nb, self[state].nb[1], self.n_seqs);
         let last = self.view_3d(all, [taps - 1, width, n_seqs], [nb[1], nb[2]]);
         let target = self.view_2d(state, [(taps - 1) * width, n_seqs], row);
         let kept = self.cpy(last, target);
@@ -158,7 +159,7 @@ impl LlmGraph<'_> {
 
     /// Keeps the states behind a scan's output for the next batch.
     fn keep_scan(&mut self, state: TensorId, y: TensorId, ssm: Ssm) {
-        let (n, n_seqs, row) = (ssm.n_embd_s(), self.cp.n_seq_max, self[state].nb[1]);
+        let (n, n_seqs, row) = (ssm.n_embd_s(), self.n_seqs, self[state].nb[1]);
         let all = floats(n.saturating_mul(n_seqs));
         let states = self.view_3d(y, [n, n_seqs, 1], [floats(n), all]);
         let target = self.view_3d(state, [n, n_seqs, 1], [row, all]);
@@ -169,7 +170,7 @@ impl LlmGraph<'_> {
     /// A Mamba 1 layer (`build_mamba_layer`), with Jamba's norms where the layer has them.
     pub fn mamba1(&mut self, x: TensorId, il: usize) -> TensorId {
         let ssm = self.ssm();
-        let (n_seqs, n_time, n_tokens) = (self.cp.n_seq_max, self.n_seq_tokens(), self.n_tokens);
+        let (n_seqs, n_time, n_tokens) = (self.n_seqs, self.n_seq_tokens(), self.n_tokens);
         let d_inner = ssm.d_inner;
         let (conv, scan) = (self.conv_state(il), self.scan_state(il));
 
@@ -220,7 +221,7 @@ impl LlmGraph<'_> {
 
     /// Time step, B and C of a Mamba 1 layer, all made of `x`.
     fn mamba1_dt_b_c(&mut self, x: TensorId, ssm: Ssm, il: usize) -> [TensorId; 3] {
-        let (n_seqs, n_time) = (self.cp.n_seq_max, self.n_seq_tokens());
+        let (n_seqs, n_time) = (self.n_seqs, self.n_seq_tokens());
         let all = self.linear(x, Kind::SsmX, il);
         let nb = self[all].nb;
         let mut dt = self.view_3d(all, [ssm.dt_rank, n_time, n_seqs], [nb[1], nb[2]]);
@@ -286,7 +287,7 @@ impl LlmGraph<'_> {
     /// A gated short convolution (LFM2).
     pub fn short_conv(&mut self, x: TensorId, il: usize) -> TensorId {
         let ssm = self.ssm();
-        let (n_seqs, n_time, width) = (self.cp.n_seq_max, self.n_seq_tokens(), ssm.d_inner);
+        let (n_seqs, n_time, width) = (self.n_seqs, self.n_seq_tokens(), ssm.d_inner);
         let state = self.conv_state(il);
         let x = self.reshape(x, [width, n_time, n_seqs, 1]);
         let bcx = self.linear(x, Kind::ShortConvIn, il);

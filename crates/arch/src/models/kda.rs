@@ -20,6 +20,7 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("kimi-linear", kimi_linear)
         .reads(hparams)
         .large_graph()
+        .reserves_one_sequence()
         .no_scan(),
 ];
 
@@ -98,7 +99,7 @@ pub(super) fn mix(g: &mut LlmGraph<'_>, n: TensorId, rotates: bool, il: usize) -
 
 /// Sizes of the delta net: width and number of heads, both together, taps; tokens a sequence, sequences.
 fn shape(g: &mut LlmGraph<'_>) -> (Ssm, i64, i64) {
-    (g.ssm(), g.n_seq_tokens(), g.cp.n_seq_max)
+    (g.ssm(), g.n_seq_tokens(), g.n_seqs)
 }
 
 fn delta_attention(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {

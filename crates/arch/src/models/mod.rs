@@ -33,6 +33,7 @@ mod mamba;
 mod mellum;
 mod mimo2;
 mod minicpm3;
+mod minimax01;
 mod minimax_m3;
 mod mistral;
 mod moe;
@@ -91,6 +92,7 @@ const FAMILIES: &[&[Architecture]] = &[
     mellum::ALL,
     mimo2::ALL,
     minicpm3::ALL,
+    minimax01::ALL,
     minimax_m3::ALL,
     mistral::ALL,
     moe::ALL,
@@ -121,6 +123,8 @@ pub struct Architecture {
     pub has_lm_head: bool,
     /// Nodes that its graph may have, a token and a tensor, where they are many.
     pub graph_room: Option<(u64, u64)>,
+    /// Memory is reserved for a prompt of one sequence, too, where there may be more.
+    pub reserves_one_sequence: bool,
     /// `ssm_a` is read by a scan (Mamba), not multiplied (gated delta nets).
     pub scans: bool,
     /// Leaves out the output matrix where embeddings are wanted.
@@ -183,6 +187,7 @@ impl Architecture {
             graph: Some(graph),
             has_lm_head: true,
             graph_room: None,
+            reserves_one_sequence: false,
             scans: true,
             embeddings_skip_head: false,
             makes_output_first: false,
@@ -221,6 +226,11 @@ impl Architecture {
 
     const fn graph_room(mut self, per_token: u64, per_tensor: u64) -> Architecture {
         self.graph_room = Some((per_token, per_tensor));
+        self
+    }
+
+    const fn reserves_one_sequence(mut self) -> Architecture {
+        self.reserves_one_sequence = true;
         self
     }
 

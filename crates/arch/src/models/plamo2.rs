@@ -35,7 +35,7 @@ fn graph(g: &mut LlmGraph<'_>) {
 /// Mamba 1's projections with Mamba 2's scan.
 fn mamba_layer(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
     let ssm = g.ssm();
-    let (n_seqs, n_time, n_tokens) = (g.cp.n_seq_max, g.n_seq_tokens(), g.n_tokens);
+    let (n_seqs, n_time, n_tokens) = (g.n_seqs, g.n_seq_tokens(), g.n_tokens);
     let (d_inner, n_head) = (ssm.d_inner, ssm.dt_rank);
     let head = d_inner / n_head.max(1);
     let heads = [head, n_head, n_time, n_seqs];
@@ -94,7 +94,7 @@ fn mamba_layer(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
 
 /// Time step, B and C, all made of `x` and normalised.
 fn dt_b_c(g: &mut LlmGraph<'_>, x: TensorId, il: usize) -> [TensorId; 3] {
-    let (ssm, n_seqs, n_time) = (g.ssm(), g.cp.n_seq_max, g.n_seq_tokens());
+    let (ssm, n_seqs, n_time) = (g.ssm(), g.n_seqs, g.n_seq_tokens());
     let all = g.linear(x, Kind::SsmX, il);
     let (nb, dt_dim) = (g[all].nb, g[all].ne[0] - 2 * ssm.d_state);
     let widths = [ssm.d_state, ssm.d_state, dt_dim];

@@ -127,7 +127,7 @@ fn delta_net(g: &mut LlmGraph<'_>, n: TensorId, next: bool, il: usize) -> Tensor
         n_value_head: ssm.dt_rank,
         channels: ssm.d_inner + 2 * ssm.n_group * ssm.d_state,
         taps: ssm.d_conv,
-        n_seqs: g.cp.n_seq_max,
+        n_seqs: g.n_seqs,
         n_time: g.n_seq_tokens(),
     };
     let (conv_state, state) = (g.conv_state(il), g.scan_state(il));

@@ -84,7 +84,7 @@ fn layers(
 type TimeMix<'f> = &'f mut dyn FnMut(&mut LlmGraph<'_>, TensorId, TensorId, usize) -> TensorId;
 
 fn layer(g: &mut LlmGraph<'_>, x: TensorId, time_mix: TimeMix<'_>, il: usize) -> TensorId {
-    let (n_embd, n_seqs, n_time) = (g.hp.n_embd, g.cp.n_seq_max, g.n_seq_tokens());
+    let (n_embd, n_seqs, n_time) = (g.hp.n_embd, g.n_seqs, g.n_seq_tokens());
     let x = g.reshape(x, [n_embd, n_time, n_seqs, 1]);
     let state = g.conv_state(il);
     let before = g.gather_state(state);
@@ -104,7 +104,7 @@ fn with_channel_mix(
     time_mix: TimeMix<'_>,
     il: usize,
 ) -> TensorId {
-    let (n_embd, n_seqs, n_tokens) = (g.hp.n_embd, g.cp.n_seq_max, g.n_tokens);
+    let (n_embd, n_seqs, n_tokens) = (g.hp.n_embd, g.n_seqs, g.n_tokens);
     let nb = g[before].nb;
     let [att_before, ffn_before] =
         [(); 2].map(|()| g.view_3d(before, [n_embd, 1, n_seqs], [nb[1], nb[2]]));
@@ -209,7 +209,7 @@ pub(super) fn lerp(
 /// `[n_embd, n_tokens]` in one row. The new state is kept.
 pub(super) fn wkv(g: &mut LlmGraph<'_>, op: Op, inputs: &[TensorId], il: usize) -> TensorId {
     let ssm = g.ssm();
-    let (n_embd, head, n_seqs, n_tokens) = (ssm.d_inner, ssm.d_state, g.cp.n_seq_max, g.n_tokens);
+    let (n_embd, head, n_seqs, n_tokens) = (ssm.d_inner, ssm.d_state, g.n_seqs, g.n_tokens);
     let state = g.scan_state(il);
     let before = g.gather_state(state);
     let sources = [inputs, &[before]].concat();

@@ -12,7 +12,7 @@ const N_MIX: i64 = 5;
 /// linear attention.
 pub(super) fn time_mix(g: &mut LlmGraph<'_>, cur: TensorId, prev: TensorId, il: usize) -> TensorId {
     let ssm = g.ssm();
-    let (n_embd, head, n_seqs, n_tokens) = (ssm.d_inner, ssm.d_state, g.cp.n_seq_max, g.n_tokens);
+    let (n_embd, head, n_seqs, n_tokens) = (ssm.d_inner, ssm.d_state, g.n_seqs, g.n_tokens);
     let n_head = n_embd / head.max(1);
     let heads = [head, n_head, n_tokens, 1];
     let is_gla = !g.has(il, Kind::TimeMixFirst);

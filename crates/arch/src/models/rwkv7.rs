@@ -14,7 +14,7 @@ pub(super) fn time_mix(
     il: usize,
 ) -> (TensorId, TensorId) {
     let ssm = g.ssm();
-    let (n_embd, head, n_seqs, n_tokens) = (ssm.d_inner, ssm.d_state, g.cp.n_seq_max, g.n_tokens);
+    let (n_embd, head, n_seqs, n_tokens) = (ssm.d_inner, ssm.d_state, g.n_seqs, g.n_tokens);
     let n_head = n_embd / head.max(1);
     let heads = [head, n_head, n_tokens, 1];
     let flat = [n_embd, n_tokens, 1, 1];
