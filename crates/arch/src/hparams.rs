@@ -309,6 +309,10 @@ pub struct Hparams {
     pub pooling_type: Option<i64>,
     /// Recurrent layers have a KV cache too (Falcon-H1).
     pub recurrent_attends: bool,
+    /// Residual and attention blocks in front (WavTokenizer).
+    pub n_posnet: usize,
+    /// ConvNeXt blocks behind them.
+    pub n_convnext: usize,
     /// The residual stream begins behind the norm (EAGLE-3).
     pub norm_before_residual: bool,
     /// Tokens that are drafted at once (DFlash).
@@ -423,6 +427,8 @@ impl Hparams {
             rescale_every_n_layers: keys.int("rescale_every_n_layers", LAYERS)?.unwrap_or(0),
             pooling_type: keys.int("pooling_type", 16)?,
             recurrent_attends: false,
+            n_posnet: 0,
+            n_convnext: 0,
             norm_before_residual: false,
             block_size: 0,
             sample_from_anchor: true,

@@ -265,6 +265,27 @@ impl Graph {
         self.new_tensor(Op::Argmax, Type::I32, [n, 1, 1, 1], &[a])
     }
 
+    /// What a filter `w` sees at each place of `x` (`ggml_im2col`, one dimension), with so many zeros
+    /// on both sides that a filter of odd length sees as many places as there are.
+    pub fn im2col(&mut self, w: TensorId, x: TensorId) -> TensorId {
+        let (f, x_ne) = (self[w].ne, self[x].ne);
+        if f[1] != x_ne[1] || x_ne[3] != 1 {
+            self.fail(GraphError::Shapes {
+                op: Op::Im2col,
+                a: f,
+                b: x_ne,
+            });
+        }
+        let ty = if self[w].ty == Type::BF16 {
+            Type::F32
+        } else {
+            Type::F16
+        };
+        let places = x_ne[0].saturating_add(1 - f[0] % 2);
+        let ne = [f[0].saturating_mul(f[1]), places, x_ne[2], 1];
+        self.new_tensor(Op::Im2col, ty, ne, &[w, x])
+    }
+
     /// `a` repeated to the shape `ne`.
     pub fn repeat(&mut self, a: TensorId, ne: [i64; 4]) -> TensorId {
         let ty = self[a].ty;

@@ -38,6 +38,8 @@ pub enum Norm {
     Rms,
     /// By mean and variance, with a bias.
     Layer,
+    /// By mean and variance of a group of channels, over all tokens.
+    Group,
 }
 
 impl Norm {
@@ -45,6 +47,7 @@ impl Norm {
         match self {
             Norm::Rms => Op::RmsNorm,
             Norm::Layer => Op::Norm,
+            Norm::Group => Op::GroupNorm,
         }
     }
 }
@@ -323,7 +326,10 @@ impl<'a> LlmGraph<'a> {
         b: Option<TensorId>,
         il: Option<usize>,
     ) -> TensorId {
-        let mut cur = self.graph.map(norm.op(), x);
+        let mut cur = match norm {
+            Norm::Group => self.group_norm(x),
+            _ => self.graph.map(norm.op(), x),
+        };
         if let Some(il) = il
             && (w.is_some() || b.is_some())
         {
@@ -345,6 +351,14 @@ impl<'a> LlmGraph<'a> {
             self.graph[t].pin = Some(self.weights.backend(self.weights.layer(il)));
             self.graph.name_layer(t, name, il);
         }
+    }
+
+    /// Groups of the channels in the columns of `x`.
+    fn group_norm(&mut self, x: TensorId) -> TensorId {
+        let [n, channels, ..] = self.graph[x].ne;
+        let cur = self.reshape(x, [n, 1, channels, 1]);
+        let cur = self.graph.map(Norm::Group.op(), cur);
+        self.reshape(cur, [n, channels, 1, 1])
     }
 
     /// The normalisation `kind` of layer `il`, with weight and bias as the model has them.

@@ -86,7 +86,7 @@ fn embed_types(g: &mut LlmGraph<'_>) -> TensorId {
     g.add(x, first)
 }
 
-fn embd_norm(g: &mut LlmGraph<'_>, x: TensorId) -> TensorId {
+pub(super) fn embd_norm(g: &mut LlmGraph<'_>, x: TensorId) -> TensorId {
     let w = g.global_of_layer(Global::TokenEmbdNorm, Part::Weight, 0);
     let b = g.global_of_layer(Global::TokenEmbdNorm, Part::Bias, 0);
     g.norm_with(x, w, b, Some(0))

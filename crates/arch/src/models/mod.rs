@@ -51,6 +51,7 @@ mod smallthinker;
 mod t5;
 mod talkie;
 mod unknown;
+mod wavtokenizer;
 
 use crate::Result;
 use crate::graph::{LlmGraph, Norm, RankHead};
@@ -107,6 +108,7 @@ const FAMILIES: &[&[Architecture]] = &[
     smallthinker::ALL,
     t5::ALL,
     talkie::ALL,
+    wavtokenizer::ALL,
 ];
 
 /// An architecture of llama.cpp: `general.architecture` and what follows from it.
