@@ -49,7 +49,7 @@ pub struct LayerHparams {
     pub clamps_shared_expert: bool,
     /// Those of its dense block or shared expert are (`swiglu_clamp_shexp`).
     pub clamps_ffn: bool,
-    /// A slice of the input embedding is added to what the layer reads (deepstack).
+    /// A slice of the input embedding is added behind the layer (deepstack).
     pub adds_input: bool,
     /// Has a lightning indexer of its own.
     pub has_indexer: bool,

@@ -197,20 +197,20 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// [`per_layer`](Self::per_layer) for numbers that may be negative; the array may be shorter.
-    pub fn signed_per_layer(&self, key: &str, n: usize) -> Result<Option<Vec<i64>>> {
+    /// The first `n` integers or booleans of an array, `rest` behind its end; `None` where the key is
+    /// no array.
+    pub fn array(&self, key: &str, n: usize, rest: i64) -> Result<Option<Vec<i64>>> {
         let Some(Value::Array(a)) = self.value(key) else {
             return Ok(None);
         };
         let number = |v: Value<'_>| {
             v.as_i64()
+                .or_else(|| v.as_bool().map(i64::from))
                 .ok_or_else(|| self.wrong_type(key, "an integer", &v))
         };
-        a.iter()
-            .take(n)
-            .map(number)
-            .collect::<Result<_>>()
-            .map(Some)
+        let mut values: Vec<i64> = a.iter().take(n).map(number).collect::<Result<_>>()?;
+        values.resize(n, rest);
+        Ok(Some(values))
     }
 
     /// A float (or integer); `None` when absent.

@@ -512,11 +512,11 @@ impl<'a> LlmGraph<'a> {
         layer: impl Fn(&mut Self, TensorId, usize) -> TensorId,
     ) -> TensorId {
         for il in 0..self.hp.n_layer() {
+            x = layer(self, x, il);
+            x = self.control(x, il);
             if self.hp.layers[il].adds_input {
                 x = self.add_input_slice(x);
             }
-            x = layer(self, x, il);
-            x = self.control(x, il);
         }
         let rows = self.model.architecture.rows;
         if rows == Rows::BehindLayers {
@@ -571,7 +571,8 @@ impl<'a> LlmGraph<'a> {
     pub fn logits(&mut self, x: TensorId) -> TensorId {
         let w = self.output_matrix();
         let mut cur = self.adapted(w, x, None);
-        if let Some(b) = self.output_weight(Global::Output, Part::Bias) {
+        let bias = self.output_weight(Global::Output, Part::Bias);
+        if let Some(b) = bias.filter(|_| self.model.architecture.has_output_bias) {
             cur = self.add(cur, b);
         }
         if self.hp.scales_logits {

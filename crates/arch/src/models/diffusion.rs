@@ -9,7 +9,9 @@ use crate::keys::Keys;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
-    Architecture::new("dream", qwen::graph).reads(hparams),
+    Architecture::new("dream", qwen::graph)
+        .reads(hparams)
+        .no_output_bias(),
     Architecture::new("llada", llama::ernie).reads(hparams),
     Architecture::new("llada-moe", llada_moe).reads(hparams),
     Architecture::new("rnd1", qwen::graph).reads(hparams),

@@ -33,22 +33,23 @@ fn swa_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.no_rope = false;
     hp.set_swa(keys, Hparams::window(keys)?, 0)?;
     set_deepstack(keys, hp)?;
-    let pattern = keys.per_layer("attention.rope_pattern", hp.n_layer(), i64::MAX)?;
+    let pattern = keys.array("attention.rope_pattern", hp.n_layer(), 1)?;
     for (layer, rotates) in hp.layers.iter_mut().zip(pattern.into_iter().flatten()) {
         layer.has_rope = rotates != 0;
     }
     Ok(())
 }
 
-/// Which slice of an image's embedding each layer adds; -1 for none. The first layer reads slice 0.
+/// Which slice of an image's embedding is added before each layer; -1 for none. The first layer has
+/// one as it is.
 fn set_deepstack(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
-    let mapping = keys.signed_per_layer("deepstack_mapping", hp.n_layer())?;
+    let mapping = keys.array("deepstack_mapping", hp.n_layer(), -1)?;
     let Some(mapping) = mapping else {
         return Ok(());
     };
     let slices: BTreeSet<i64> = mapping.iter().copied().filter(|&i| i >= 0).collect();
     hp.n_deepstack = slices.len() as i64;
-    for (layer, slice) in hp.layers.iter_mut().zip(mapping).skip(1) {
+    for (layer, slice) in hp.layers.iter_mut().zip(mapping.into_iter().skip(1)) {
         layer.adds_input = slice >= 0;
     }
     Ok(())

@@ -18,9 +18,6 @@ fn mellum_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
 }
 
 fn maple_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
-    if let Some(moe) = &mut hp.moe {
-        moe.scales_weights = false;
-    }
     let limits = keys.floats("swiglu_clamp_exp", hp.n_layer())?;
     for (layer, limit) in hp.layers.iter_mut().zip(limits) {
         layer.clamps_experts = limit > 1e-6;

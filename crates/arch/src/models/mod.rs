@@ -137,6 +137,8 @@ pub struct Architecture {
     pub embd_is_output: bool,
     /// Without a token embedding it looks tokens up in a second copy of its output matrix.
     pub output_embeds: bool,
+    /// Adds a bias to its logits where the file has one.
+    pub has_output_bias: bool,
     /// `token_embd_norm` is its final norm.
     pub embd_norm_is_output: bool,
     /// Asks for f32 sums behind attention and in the last matrix of a feed-forward block, which
@@ -195,6 +197,7 @@ impl Architecture {
             makes_output_first: false,
             embd_is_output: false,
             output_embeds: false,
+            has_output_bias: true,
             embd_norm_is_output: false,
             sums_in_f32: false,
             experts_in_f32: false,
@@ -258,6 +261,11 @@ impl Architecture {
 
     const fn embeds_by_output(mut self) -> Architecture {
         self.output_embeds = true;
+        self
+    }
+
+    const fn no_output_bias(mut self) -> Architecture {
+        self.has_output_bias = false;
         self
     }
 

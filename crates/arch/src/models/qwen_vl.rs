@@ -11,7 +11,9 @@ use crate::names::{Global, Part};
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("paddleocr", qwen::graph).reads(hparams),
-    Architecture::new("qwen2vl", qwen::graph).reads(hparams),
+    Architecture::new("qwen2vl", qwen::graph)
+        .reads(hparams)
+        .no_output_bias(),
     Architecture::new("qwen3tts", tts).reads(deepstack_hparams),
     Architecture::new("qwen3vl", tts)
         .reads(deepstack_hparams)
@@ -28,7 +30,7 @@ fn hparams(_: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
 fn deepstack_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     let n = keys.int("n_deepstack_layers", limits::LAYERS)?;
     hp.n_deepstack = n.unwrap_or(0);
-    for layer in hp.layers.iter_mut().skip(1).take(hp.n_deepstack as usize) {
+    for layer in hp.layers.iter_mut().take(hp.n_deepstack as usize) {
         layer.adds_input = true;
     }
     hparams(keys, hp)
