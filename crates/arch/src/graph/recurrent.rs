@@ -297,12 +297,26 @@ impl LlmGraph<'_> {
         let bx = self.mul(b, x);
         let bx = self.transpose(bx);
         let before = self.taps_before(state, width, ssm.d_conv);
-        let all = self.concat(before, bx, 0);
+        let all = if self.hp.is_causal {
+            self.concat(before, bx, 0)
+        } else {
+            self.centered(before, bx, ssm.d_conv)
+        };
         self.keep_taps(state, all, width, ssm.d_conv);
         let kernel = self.weight(il, Kind::ShortConv);
         let convolved = self.ssm_conv(all, kernel);
         let y = self.mul(c, convolved);
         let y = self.linear(y, Kind::ShortConvOut, il);
         self.reshape(y, [width, n_time * n_seqs, 1, 1])
+    }
+
+    /// A window that sees as far ahead as back.
+    fn centered(&mut self, before: TensorId, x: TensorId, taps: i64) -> TensorId {
+        let (ne, nb, pad) = (self[before].ne, self[before].nb, (taps - 1) / 2);
+        let left = self.view_3d(before, [pad, ne[1], ne[2]], [nb[1], nb[2]]);
+        let left = self.cont(left);
+        let x = self.concat(left, x, 0);
+        let n = self[x].ne[0];
+        self.pad_to(x, n.saturating_add(pad))
     }
 }
