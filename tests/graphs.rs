@@ -29,7 +29,8 @@ fn read(path: &std::path::Path) -> String {
 
 #[test]
 fn every_node_is_the_engines() {
-    let in_folder = |folder| std::fs::read_dir(fixture(folder)).unwrap();
+    // A folder without files is not in the repository.
+    let in_folder = |folder| std::fs::read_dir(fixture(folder)).into_iter().flatten();
     let files = in_folder("graphs").chain(in_folder("graphs/made"));
     let mut files: Vec<_> = files
         .map(|e| e.unwrap().path())

@@ -138,6 +138,13 @@ fn feed_forward(g: &mut LlmGraph<'_>, x: TensorId, ffn: Ffn, il: usize) -> Tenso
         return g.moe(x, options, il);
     }
     let (up, down) = (g.weight(il, Kind::FfnUp), g.weight(il, Kind::FfnDown));
+    if ffn == Ffn::Silu {
+        // Nomic's biases are loaded, but not read.
+        let gate = g.weight(il, Kind::FfnGate);
+        let [up, gate] = [up, gate].map(|w| g.adapted(w, x, None));
+        let cur = g.activate(ffn, Some(gate), up);
+        return g.adapted(down, cur, None);
+    }
     let gate_in_up = !g.has(il, Kind::FfnGate) && g[up].ne[1] != g[down].ne[0];
     g.ffn(x, if gate_in_up { Ffn::GegluFused } else { ffn }, il)
 }
