@@ -219,7 +219,7 @@ impl WeightMap {
             return false;
         }
         let n_dims = match tensor.role {
-            Name::Layer(_, kind, _) => match kind.used_by() {
+            Name::Layer(_, kind, part) => match part.used_by(kind.used_by()) {
                 Use::MulMatId => 3,
                 Use::MulMat => 2,
                 _ => return false,
@@ -254,7 +254,7 @@ fn runs_on_cuda(model: &Model, tensor: &ModelTensor) -> bool {
         Name::Layer(_, Kind::SsmA, _) if !model.architecture.scans || !model.is_known() => {
             (Use::Mul, Part::Weight)
         }
-        Name::Layer(_, kind, part) => (kind.used_by(), part),
+        Name::Layer(_, kind, part) => (part.used_by(kind.used_by()), part),
         Name::Global(global, part) => (global.used_by(), part),
         Name::Other(_) => return true,
     };

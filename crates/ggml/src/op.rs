@@ -8,6 +8,7 @@ use std::fmt;
 pub enum Unary {
     Tanh,
     Relu,
+    Round,
     Sigmoid,
     Gelu,
     Silu,
@@ -182,6 +183,7 @@ impl Op {
             Op::Transpose => "TRANSPOSE",
             Op::Unary(Unary::Tanh) => "UNARY:TANH",
             Op::Unary(Unary::Relu) => "UNARY:RELU",
+            Op::Unary(Unary::Round) => "UNARY:ROUND",
             Op::Unary(Unary::Sigmoid) => "UNARY:SIGMOID",
             Op::Unary(Unary::Gelu) => "UNARY:GELU",
             Op::Unary(Unary::Silu) => "UNARY:SILU",

@@ -239,18 +239,20 @@ impl<'a> LlmGraph<'a> {
 
     /// The weight `kind` of layer `il`.
     pub fn weight(&mut self, il: usize, kind: Kind) -> TensorId {
-        match self.optional(il, kind, Part::Weight) {
+        self.part(il, kind, Part::Weight)
+    }
+
+    /// A part of the weight `kind` of layer `il`.
+    pub fn part(&mut self, il: usize, kind: Kind, part: Part) -> TensorId {
+        match self.optional(il, kind, part) {
             Some(t) => t,
-            None => self.missing(kind.file_name(il, Part::Weight)),
+            None => self.missing(kind.file_name(il, part)),
         }
     }
 
     /// The bias `kind` of layer `il`.
     pub fn bias(&mut self, il: usize, kind: Kind) -> TensorId {
-        match self.optional(il, kind, Part::Bias) {
-            Some(t) => t,
-            None => self.missing(kind.file_name(il, Part::Bias)),
-        }
+        self.part(il, kind, Part::Bias)
     }
 
     /// Whether layer `il` has the weight `kind`.

@@ -21,6 +21,7 @@ mod gemma3n;
 mod glm;
 mod gpt;
 mod granite;
+mod granite_switch;
 mod grok;
 mod grovemoe;
 mod hy_v4;
@@ -81,6 +82,7 @@ const FAMILIES: &[&[Architecture]] = &[
     glm::ALL,
     gpt::ALL,
     granite::ALL,
+    granite_switch::ALL,
     grok::ALL,
     grovemoe::ALL,
     hy_v4::ALL,

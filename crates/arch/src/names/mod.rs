@@ -59,16 +59,30 @@ pub enum Part {
     Scale = 2,
     /// `.input_scale`: kept beside the matrix, read by nothing.
     InputScale = 3,
+    /// `.lora_a`: the first matrix of each adapter in the model.
+    LoraA = 4,
+    /// `.lora_b`: the second.
+    LoraB = 5,
 }
 
 impl Part {
+    /// The operation that reads this part of a tensor which `used` reads.
+    pub(crate) fn used_by(self, used: Use) -> Use {
+        match self {
+            Part::LoraA | Part::LoraB => Use::MulMatId,
+            _ => used,
+        }
+    }
+
     /// How many there are.
-    pub const COUNT: usize = 4;
-    const SUFFIXES: [(&'static str, Part); 5] = [
+    pub const COUNT: usize = 6;
+    const SUFFIXES: [(&'static str, Part); 7] = [
         (".weight", Part::Weight),
         (".bias", Part::Bias),
         (".scale", Part::Scale),
         (".input_scale", Part::InputScale),
+        (".lora_a", Part::LoraA),
+        (".lora_b", Part::LoraB),
         (".scales", Part::Weight), // of `ffn.act` (AWQ)
     ];
 
