@@ -570,6 +570,19 @@ impl Hparams {
         Ok(())
     }
 
+    /// Recurrent layers as the file lists them, else all but each `interval`-th.
+    pub(crate) fn set_recurrent_layers(&mut self, keys: &Keys<'_>, interval: i64) -> Result<()> {
+        let listed = keys.per_layer("attention.recurrent_layers", self.n_layer_all, i64::MAX)?;
+        let interval = keys
+            .positive("full_attention_interval", LAYERS)?
+            .unwrap_or(interval);
+        self.set_recurrent(|il, _| match &listed {
+            Some(listed) => listed[il] != 0,
+            None => (il as i64 + 1) % interval != 0,
+        });
+        Ok(())
+    }
+
     /// Layers for which `is_recurrent` holds keep a state instead of a KV cache.
     pub(crate) fn set_recurrent(&mut self, is_recurrent: impl Fn(usize, &LayerHparams) -> bool) {
         let main = self.layers.iter_mut().take(self.n_layer_main);

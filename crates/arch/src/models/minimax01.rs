@@ -17,14 +17,7 @@ pub(super) const ALL: &[Architecture] = &[Architecture::new("minimax-01", graph)
 
 /// The state of a layer is one matrix a head; there is no convolution.
 fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
-    const INTERVAL: i64 = 8;
-    let interval = keys.positive("full_attention_interval", limits::LAYERS)?;
-    let interval = interval.unwrap_or(INTERVAL) as usize;
-    let listed = keys.per_layer("attention.recurrent_layers", hp.layers.len(), i64::MAX)?;
-    match listed {
-        Some(listed) => hp.set_recurrent(|il, _| listed[il] != 0),
-        None => hp.set_recurrent(|il, _| !(il + 1).is_multiple_of(interval)),
-    }
+    hp.set_recurrent_layers(keys, 8)?;
     let Some(layer) = hp.layers.first() else {
         return Ok(());
     };

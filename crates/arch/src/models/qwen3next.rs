@@ -3,7 +3,7 @@
 use super::Architecture;
 use crate::Result;
 use crate::graph::{Ffn, LlmGraph, MoeOptions, floats};
-use crate::hparams::{Hparams, limits};
+use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
 use vramfit_ggml::{TensorId, Unary};
@@ -28,11 +28,7 @@ pub(super) const ALL: &[Architecture] = &[
 ];
 
 pub(super) fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
-    let interval = keys
-        .positive("full_attention_interval", limits::LAYERS)?
-        .unwrap_or(4) as usize;
-    hp.set_recurrent(|il, _| (il + 1) % interval != 0);
-    Ok(())
+    hp.set_recurrent_layers(keys, 4)
 }
 
 pub(super) fn qwen35_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
