@@ -261,6 +261,9 @@ impl LlmGraph<'_> {
         if kind == Kind::FfnDownExps && self.model.architecture.experts_in_f32 {
             self[cur].flags.insert(Flags::SRC_F32);
         }
+        if let Some(scale) = self.scale_of(il, kind) {
+            cur = self.scale_experts(cur, scale, ids);
+        }
         if let Some(b) = self.optional(il, kind, Part::Bias) {
             cur = self.add_id(cur, b, ids);
         }

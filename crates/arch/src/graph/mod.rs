@@ -9,6 +9,7 @@ mod inputs;
 mod msa;
 mod pooling;
 mod recurrent;
+mod scales;
 
 use crate::adapter::LoraTensor;
 use crate::cache::{CacheKind, cache_tensor};
@@ -401,7 +402,7 @@ impl<'a> LlmGraph<'a> {
             self.graph[cur].flags.insert(Flags::PREC_F32);
         }
         // The scale belongs to the matrix, but build_ffn applies it behind the bias.
-        let scale = self.optional(il, kind, Part::Scale);
+        let scale = self.scale_of(il, kind);
         let bias = self.optional(il, kind, Part::Bias);
         let is_ffn = matches!(kind, Kind::FfnUp | Kind::FfnGate | Kind::FfnDown);
         if let Some(scale) = scale.filter(|_| !is_ffn) {
@@ -573,6 +574,9 @@ impl<'a> LlmGraph<'a> {
     pub fn logits(&mut self, x: TensorId) -> TensorId {
         let w = self.output_matrix();
         let mut cur = self.adapted(w, x, None);
+        if let Some(scale) = self.output_scale() {
+            cur = self.mul(cur, scale);
+        }
         let bias = self.output_weight(Global::Output, Part::Bias);
         if let Some(b) = bias.filter(|_| self.model.architecture.has_output_bias) {
             cur = self.add(cur, b);
