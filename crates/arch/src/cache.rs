@@ -29,11 +29,13 @@ pub enum CacheKind {
     /// The same of the indexer's compressor.
     IndexKv,
     IndexScore,
+    /// What the convolution over embeddings of n-grams saw last.
+    Ngrams,
 }
 
 impl CacheKind {
     /// Every kind.
-    pub const ALL: [CacheKind; 11] = [
+    pub const ALL: [CacheKind; 12] = [
         CacheKind::K,
         CacheKind::V,
         CacheKind::R,
@@ -45,6 +47,7 @@ impl CacheKind {
         CacheKind::CompScore,
         CacheKind::IndexKv,
         CacheKind::IndexScore,
+        CacheKind::Ngrams,
     ];
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
@@ -63,6 +66,7 @@ impl CacheKind {
             CacheKind::CompScore => "dsv4_state_score",
             CacheKind::IndexKv => "dsv4_lid_state_kv",
             CacheKind::IndexScore => "dsv4_lid_state_score",
+            CacheKind::Ngrams => "cache_ple_r",
         }
     }
 }
@@ -123,11 +127,16 @@ pub fn cache_tensor(
             tensor(cp.type_k, ne)
         }
         CacheKind::IndexV => {
-            hp.indexer.filter(|_| indexed && hp.mla.is_none())?;
+            hp.indexer.filter(|i| indexed && i.caches_values)?;
             let widest = hp.layers.iter().map(|l| l.n_embd_head_v).max();
             let row = widest.filter(|_| cp.v_trans).unwrap_or(layer.n_embd_head_v);
             let ne = [row, n_cells(hp, cp, il), cp.n_stream(), 1];
             tensor(cp.type_v, ne)
+        }
+        CacheKind::Ngrams => {
+            let ngrams = hp.ngrams.filter(|n| n.layer == il)?;
+            let row = (ngrams.taps - 1) * ngrams.dilation * hp.n_streams * hp.n_embd;
+            tensor(Type::F32, [row, cp.n_seq_max, 1, 1])
         }
         CacheKind::Comp
         | CacheKind::CompKv

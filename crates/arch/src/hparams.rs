@@ -125,6 +125,23 @@ pub struct Indexer {
     pub top_k: i64,
     /// Cells of a block, where it chooses blocks.
     pub block: Option<i64>,
+    /// Its cache has values, too.
+    pub caches_values: bool,
+}
+
+/// Embeddings of n-grams, looked up by hashes of the last tokens (Qwen4's experiment).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NgramEmbd {
+    /// The layer that reads them.
+    pub layer: usize,
+    /// Rows a token.
+    pub n_rows: i64,
+    /// Width of a row.
+    pub width: i64,
+    /// Taps of its convolution.
+    pub taps: i64,
+    /// Tokens between two taps.
+    pub dilation: i64,
 }
 
 /// What compresses older tokens for attention (DeepSeek-V4). K serves as V.
@@ -257,6 +274,8 @@ pub struct Hparams {
     pub kv_lora_rank: Option<i64>,
     /// The indexer of sparse attention.
     pub indexer: Option<Indexer>,
+    /// Embeddings of n-grams.
+    pub ngrams: Option<NgramEmbd>,
     /// Older tokens are compressed.
     pub compressor: Option<Compressor>,
     /// Streams of the residual that hyper connections keep; 0 for none.
@@ -402,6 +421,7 @@ impl Hparams {
             kv_lora_rank: keys.positive("attention.kv_lora_rank", WIDTH)?,
             indexer: None,
             n_streams: keys.int("hyper_connection.count", 64)?.unwrap_or(0),
+            ngrams: None,
             compressor: None,
             fuses_hyper_connections: false,
             ssm: load_ssm(keys)?,
@@ -543,6 +563,7 @@ impl Hparams {
             head: keys.require("attention.indexer.key_length", WIDTH)?,
             top_k: keys.require("attention.indexer.top_k", CONTEXT)?,
             block: keys.positive("attention.indexer.block_size", CONTEXT)?,
+            caches_values: false,
         });
         let main = self.layers.iter_mut().take(self.n_layer_main);
         for (il, layer) in main.enumerate() {

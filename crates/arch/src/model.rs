@@ -108,6 +108,21 @@ impl Model {
     }
 
     fn add(&mut self, mut tensor: ModelTensor) -> Result<()> {
+        let by_stream = match tensor.role {
+            Name::Layer(_, kind, _) => matches!(
+                kind,
+                Kind::HcAttnNorm
+                    | Kind::HcFfnNorm
+                    | Kind::PleNormKey
+                    | Kind::PleNormQuery
+                    | Kind::PleNormConv
+            ),
+            Name::Global(global, _) => global == Global::OutputHcNorm,
+            _ => false,
+        };
+        if by_stream && tensor.ne[0] == self.hparams.n_embd * self.hparams.n_streams {
+            tensor.ne = [self.hparams.n_embd, self.hparams.n_streams, 1, 1];
+        }
         if let (Name::Layer(_, Kind::AttnOutputA, _), Some(c)) =
             (tensor.role, self.hparams.compressor)
         {

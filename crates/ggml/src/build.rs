@@ -408,6 +408,17 @@ impl Graph {
         self.new_tensor(Op::Dsv4HcPre, Type::F32, ne, &[x, weights])
     }
 
+    /// Streams `[d, h, t]` summed, each element by the sigmoid of its own gate: `[d, t]`.
+    pub fn dsv4_hc_pre_gated(&mut self, x: TensorId, gates: TensorId) -> TensorId {
+        let (a, b) = (self[x].ne, self[gates].ne);
+        if a != b {
+            let op = Op::Dsv4HcPre;
+            self.fail(GraphError::Shapes { op, a, b });
+        }
+        let ne = [a[0], a[2], 1, 1];
+        self.new_tensor(Op::Dsv4HcPre, Type::F32, ne, &[x, gates])
+    }
+
     /// How four streams are mixed, made of their coefficients `[24, t]`: `[4, 4, t]`.
     pub fn dsv4_hc_comb(&mut self, mixes: TensorId, scale: TensorId, base: TensorId) -> TensorId {
         let a = self[mixes].ne;
@@ -419,15 +430,24 @@ impl Graph {
         self.new_tensor(Op::Dsv4HcComb, Type::F32, ne, &[mixes, scale, base])
     }
 
-    /// A block's result `[d, t]` added by weight to the streams `[d, h, t]`, these mixed by `comb`.
-    pub fn dsv4_hc_post(&mut self, [x, streams, post, comb]: [TensorId; 4]) -> TensorId {
+    /// A block's result `[d, t]` added by weight to the streams `[d, h, t]`, these mixed by `comb`
+    /// where there is one.
+    pub fn dsv4_hc_post(
+        &mut self,
+        [x, streams, post]: [TensorId; 3],
+        comb: Option<TensorId>,
+    ) -> TensorId {
         let (a, b) = (self[x].ne, self[streams].ne);
-        let fits = self[post].ne == [b[1], a[1], 1, 1] && self[comb].ne == [b[1], b[1], a[1], 1];
+        let fits = self[post].ne == [b[1], a[1], 1, 1]
+            && comb.is_none_or(|c| self[c].ne == [b[1], b[1], a[1], 1]);
         if !fits || [a[0], a[1]] != [b[0], b[2]] {
             let op = Op::Dsv4HcPost;
             self.fail(GraphError::Shapes { op, a, b });
         }
-        self.new_tensor(Op::Dsv4HcPost, Type::F32, b, &[x, streams, post, comb])
+        match comb {
+            Some(c) => self.new_tensor(Op::Dsv4HcPost, Type::F32, b, &[x, streams, post, c]),
+            None => self.new_tensor(Op::Dsv4HcPost, Type::F32, b, &[x, streams, post]),
+        }
     }
 
     /// The numbers from 0 to `n`, f32.

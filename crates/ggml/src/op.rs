@@ -6,6 +6,8 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum Unary {
+    Abs,
+    Sgn,
     Tanh,
     Relu,
     Round,
@@ -181,6 +183,8 @@ impl Op {
             Op::SumRows => "SUM_ROWS",
             Op::TopK => "TOP_K",
             Op::Transpose => "TRANSPOSE",
+            Op::Unary(Unary::Abs) => "UNARY:ABS",
+            Op::Unary(Unary::Sgn) => "UNARY:SGN",
             Op::Unary(Unary::Tanh) => "UNARY:TANH",
             Op::Unary(Unary::Relu) => "UNARY:RELU",
             Op::Unary(Unary::Round) => "UNARY:ROUND",

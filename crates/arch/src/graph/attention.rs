@@ -167,18 +167,31 @@ impl LlmGraph<'_> {
     }
 
     /// [`attend`](Self::attend) with a `bias` on the scores.
-    pub fn attend_biased(
-        &mut self,
-        [mut q, mut k, mut v]: Qkv,
-        bias: Option<TensorId>,
-        il: usize,
-    ) -> TensorId {
-        let input = self.attn_input_of(il);
+    pub fn attend_biased(&mut self, [q, k, v]: Qkv, bias: Option<TensorId>, il: usize) -> TensorId {
+        let sinks = self.optional(il, Kind::AttnSinks, Part::Weight);
+        let mask = self.attn_mask(il);
         let beside = Beside {
-            sinks: self.optional(il, Kind::AttnSinks, Part::Weight),
+            sinks,
             bias,
-            ..Beside::mask(input.mask)
+            ..Beside::mask(mask)
         };
+        self.attend_beside([q, k, v], beside, il)
+    }
+
+    /// [`attend`](Self::attend) to the `chosen` cells of each token.
+    pub fn attend_chosen(&mut self, qkv: Qkv, chosen: TensorId, il: usize) -> TensorId {
+        let mask = self.attn_mask(il);
+        let mask = self.mask_others(mask, chosen, Type::F32);
+        self.attend_beside(qkv, Beside::mask(mask), il)
+    }
+
+    /// The mask of layer `il`.
+    pub fn attn_mask(&mut self, il: usize) -> TensorId {
+        self.attn_input_of(il).mask
+    }
+
+    fn attend_beside(&mut self, [mut q, mut k, mut v]: Qkv, beside: Beside, il: usize) -> TensorId {
+        let input = self.attn_input_of(il);
         if let Some(rot) = input.k_rot {
             q = self.hadamard(q, rot);
             k = self.hadamard(k, rot);

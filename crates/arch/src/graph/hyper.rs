@@ -105,7 +105,7 @@ pub struct HcGates {
 /// Hyper connections as DeepSeek-V4 has them, with operations of their own where those run on the
 /// layer's device.
 impl LlmGraph<'_> {
-    fn is_fused(&self, op: FusedOp) -> bool {
+    pub fn is_fused(&self, op: FusedOp) -> bool {
         !self.cp.unfused.contains(op)
     }
 
@@ -142,7 +142,7 @@ impl LlmGraph<'_> {
     pub fn hc_write(&mut self, cur: TensorId, x: TensorId, gates: HcGates, il: usize) -> TensorId {
         let HcGates { post, comb } = gates;
         if self.is_fused(FusedOp::HcPost) {
-            let all = self.dsv4_hc_post([cur, x, post, comb]);
+            let all = self.dsv4_hc_post([cur, x, post], Some(comb));
             self.fused.push((FusedOp::HcPost, all, il));
             return all;
         }

@@ -28,6 +28,7 @@ impl LlmGraph<'_> {
                     head: 1,
                     top_k: 1,
                     block: None,
+                    caches_values: false,
                 }
             }
         }

@@ -119,7 +119,8 @@ pub struct LlmGraph<'a> {
     placed: Vec<Option<TensorId>>,
     copies: Vec<(usize, TensorId)>,
     caches: Vec<[Option<TensorId>; CacheKind::COUNT]>,
-    fused: Vec<(FusedOp, TensorId, usize)>,
+    /// Its fused operations and their layers.
+    pub fused: Vec<(FusedOp, TensorId, usize)>,
     embd: Option<TensorId>,
     error: Option<Error>,
 }

@@ -19,7 +19,11 @@ fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     keys.require("attention.indexer.block_size", limits::CONTEXT)?;
     let n_dense = keys.int("leading_dense_block_count", limits::LAYERS)?;
     let n_dense = n_dense.unwrap_or(0) as usize;
-    hp.set_indexer(keys, |il| il >= n_dense)
+    hp.set_indexer(keys, |il| il >= n_dense)?;
+    if let Some(indexer) = &mut hp.indexer {
+        indexer.caches_values = true;
+    }
+    Ok(())
 }
 
 fn graph(g: &mut LlmGraph<'_>) {

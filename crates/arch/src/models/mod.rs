@@ -44,6 +44,7 @@ mod plain;
 mod plamo2;
 mod qwen;
 mod qwen3next;
+mod qwen4exp;
 mod qwen_vl;
 mod rwkv;
 mod rwkv6;
@@ -105,6 +106,7 @@ const FAMILIES: &[&[Architecture]] = &[
     plamo2::ALL,
     qwen::ALL,
     qwen3next::ALL,
+    qwen4exp::ALL,
     qwen_vl::ALL,
     rwkv::ALL,
     smallthinker::ALL,

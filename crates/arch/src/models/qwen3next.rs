@@ -36,24 +36,34 @@ pub(super) fn qwen35_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hparams(keys, hp)
 }
 
+/// What sets the three apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Variant {
+    /// Packs beta with alpha, and repeats Q and K to V's heads.
+    Next,
+    /// Qwen3.5.
+    Plain,
+    /// Qwen4's experiment: a sigmoid as gate, the convolution's state copied out of line.
+    Four,
+}
+
 pub(super) fn qwen3next(g: &mut LlmGraph<'_>) {
-    graph(g, true);
+    graph(g, Variant::Next);
 }
 
 pub(super) fn qwen35(g: &mut LlmGraph<'_>) {
-    graph(g, false);
+    graph(g, Variant::Plain);
 }
 
-/// `next`: Qwen3-Next packs beta with alpha, and repeats Q and K to V's heads.
-fn graph(g: &mut LlmGraph<'_>, next: bool) {
+fn graph(g: &mut LlmGraph<'_>, variant: Variant) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
         let n = g.norm(x, Kind::AttnNorm, il);
         g.expand(n);
         let cur = if g.hp.layers[il].is_recurrent {
-            delta_net(g, n, next, il)
+            delta_net(g, n, variant, il)
         } else {
-            gated_attention(g, n, next, il)
+            gated_attention(g, n, variant, None, il)
         };
         let h = g.add(cur, x);
         let n = g.norm(h, Kind::AttnPostNorm, il);
@@ -67,7 +77,7 @@ fn graph(g: &mut LlmGraph<'_>, next: bool) {
 }
 
 /// Routed experts and a shared one with a gate of its own.
-fn experts(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
+pub(super) fn experts(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
     let routed = g.moe(n, MoeOptions::softmax(true), il);
     let shared = g.shared_expert(n, Ffn::Silu, il);
     let gate = g.linear(n, Kind::FfnGateInpShexp, il);
@@ -76,14 +86,20 @@ fn experts(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
     g.add(routed, shared)
 }
 
-/// Attention whose result is gated; Q and the gate come from one matrix.
-fn gated_attention(g: &mut LlmGraph<'_>, n: TensorId, next: bool, il: usize) -> TensorId {
+/// Attention (to the `chosen` cells) whose result is gated; Q and the gate come from one matrix.
+pub(super) fn gated_attention(
+    g: &mut LlmGraph<'_>,
+    n: TensorId,
+    variant: Variant,
+    chosen: Option<TensorId>,
+    il: usize,
+) -> TensorId {
     let (shape, n_tokens) = (g.hp.layers[il], g.n_tokens);
     let (head, n_head, n_head_kv) = (shape.n_embd_head_k, shape.n_head, shape.n_head_kv);
     let mut q_gate = g.linear(n, Kind::AttnQ, il);
     let k = g.linear(n, Kind::AttnK, il);
     let v = g.linear(n, Kind::AttnV, il);
-    if next {
+    if variant == Variant::Next {
         q_gate = g.reshape(q_gate, [2 * head, n_head, n_tokens, 1]);
     }
     let strides = [floats(2 * head), floats(2 * head * n_head)];
@@ -94,7 +110,10 @@ fn gated_attention(g: &mut LlmGraph<'_>, n: TensorId, next: bool, il: usize) -> 
     let gate = g.cont_shape(gate, [head * n_head, n_tokens, 1, 1]);
     let v = g.reshape(v, [head, n_head_kv, n_tokens, 1]);
     let qkv = g.rotate_qk([q, k, v], None);
-    let cur = g.attend(qkv, il);
+    let cur = match chosen {
+        Some(cells) => g.attend_chosen(qkv, cells, il),
+        None => g.attend(qkv, il),
+    };
     let gate = g.unary(Unary::Sigmoid, gate);
     let cur = g.mul(cur, gate);
     g.linear(cur, Kind::AttnOutput, il)
@@ -114,7 +133,13 @@ struct Net {
     n_time: i64,
 }
 
-fn delta_net(g: &mut LlmGraph<'_>, n: TensorId, next: bool, il: usize) -> TensorId {
+pub(super) fn delta_net(
+    g: &mut LlmGraph<'_>,
+    n: TensorId,
+    variant: Variant,
+    il: usize,
+) -> TensorId {
+    let next = variant == Variant::Next;
     let ssm = g.ssm();
     let net = Net {
         key_head: ssm.d_state,
@@ -135,7 +160,11 @@ fn delta_net(g: &mut LlmGraph<'_>, n: TensorId, next: bool, il: usize) -> Tensor
     let before = g.taps_before(conv_state, net.channels, net.taps);
     let qkv = g.transpose(qkv);
     let all = g.concat(before, qkv, 0);
-    g.keep_taps(conv_state, all, net.channels, net.taps);
+    if variant == Variant::Four {
+        keep_columns(g, conv_state, all, net.channels, net.taps - 1);
+    } else {
+        g.keep_taps(conv_state, all, net.channels, net.taps);
+    }
     let before = g.gather_state(state);
     let (hv, dv) = (net.n_value_head, net.value_head);
     let before = g.reshape(before, [dv, dv, hv, net.n_seqs]);
@@ -152,12 +181,33 @@ fn delta_net(g: &mut LlmGraph<'_>, n: TensorId, next: bool, il: usize) -> Tensor
 
     let z = g.reshape(z, [dv, hv, net.n_time, net.n_seqs]);
     let y = g.norm(y, Kind::SsmNorm, il);
-    let z = g.unary(Unary::Silu, z);
+    let gate = if variant == Variant::Four {
+        Unary::Sigmoid
+    } else {
+        Unary::Silu
+    };
+    let z = g.unary(gate, z);
     let y = g.mul(y, z);
     let y = g.reshape(y, [dv * hv, net.n_time, net.n_seqs, 1]);
     let y = g.linear(y, Kind::SsmOut, il);
     let (n_embd, n_tokens) = (g.hp.n_embd, g.n_tokens);
     g.reshape(y, [n_embd, n_tokens, 1, 1])
+}
+
+/// Keeps the last columns of a convolution's input for the next batch, by way of a copy.
+pub(super) fn keep_columns(
+    g: &mut LlmGraph<'_>,
+    state: TensorId,
+    all: TensorId,
+    width: i64,
+    n: i64,
+) {
+    let (nb, row, n_seqs) = (g[all].nb, g[state].nb[1], g.cp.n_seq_max);
+    let last = g.view_3d(all, [n, width, n_seqs], [nb[1], nb[2]]);
+    let last = g.cont(last);
+    let target = g.view_2d(state, [n * width, n_seqs], row);
+    let kept = g.cpy(last, target);
+    g.expand(kept);
 }
 
 /// How fast the state fades, and how strongly new values are written.
