@@ -406,10 +406,12 @@ impl<'a> LlmGraph<'a> {
         let scale = self.scale_of(il, kind);
         let bias = self.optional(il, kind, Part::Bias);
         let is_ffn = matches!(kind, Kind::FfnUp | Kind::FfnGate | Kind::FfnDown);
+        let is_read =
+            self.model.architecture.has_block_biases || !(is_ffn || kind == Kind::AttnOutput);
         if let Some(scale) = scale.filter(|_| !is_ffn) {
             cur = self.mul(cur, scale);
         }
-        if let Some(bias) = bias {
+        if let Some(bias) = bias.filter(|_| is_read) {
             cur = self.add(cur, bias);
         }
         if let Some(scale) = scale.filter(|_| is_ffn) {

@@ -141,6 +141,8 @@ pub struct Architecture {
     pub embd_is_output: bool,
     /// Without a token embedding it looks tokens up in a second copy of its output matrix.
     pub output_embeds: bool,
+    /// Adds the biases of attention's output and of the feed-forward block where the file has any.
+    pub has_block_biases: bool,
     /// Adds a bias to its logits where the file has one.
     pub has_output_bias: bool,
     /// `token_embd_norm` is its final norm.
@@ -201,6 +203,7 @@ impl Architecture {
             makes_output_first: false,
             embd_is_output: false,
             output_embeds: false,
+            has_block_biases: true,
             has_output_bias: true,
             embd_norm_is_output: false,
             sums_in_f32: false,
@@ -265,6 +268,11 @@ impl Architecture {
 
     const fn embeds_by_output(mut self) -> Architecture {
         self.output_embeds = true;
+        self
+    }
+
+    const fn no_block_biases(mut self) -> Architecture {
+        self.has_block_biases = false;
         self
     }
 

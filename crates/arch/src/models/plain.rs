@@ -31,7 +31,9 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("orion", silu).layer_norm(),
     Architecture::new("pockettts", gelu).layer_norm(),
     Architecture::new("qwen", silu),
-    Architecture::new("refact", silu_unrotated).reads(alibi),
+    Architecture::new("refact", silu_unrotated)
+        .reads(alibi)
+        .no_block_biases(),
     Architecture::new("xverse", silu),
 ];
 
@@ -150,35 +152,44 @@ fn openelm_qkv(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> Qkv {
     [layer.n_head, n_kv, n_kv].map(|n| g.view_3d(heads, [head, n, n_tokens], [nb[1], nb[2]]))
 }
 
-/// Llama-Nemotron: layers that a search has thinned out. One matrix instead of attention, no
-/// attention at all, or no feed-forward block, and then nothing is added to the stream.
+/// Llama-Nemotron: layers that a search has thinned out.
 fn deci(g: &mut LlmGraph<'_>) {
-    let x = g.embed(false);
-    g.layers(x, |g, x, il| {
-        let shape = g.hp.layers[il];
-        let mut cur = x;
-        if shape.n_head > 0 {
-            cur = g.norm(x, Kind::AttnNorm, il);
-            cur = deci_attention(g, cur, il);
+    let mut x = g.embed(false);
+    for il in 0..g.hp.n_layer() {
+        // Without a feed-forward block, attention is computed and nothing is added to the stream.
+        if let Some(added) = deci_layer(g, x, il) {
+            x = g.control(added, il);
         }
-        if !g.has(il, Kind::FfnUp) {
-            return x;
-        }
-        let mut h = g.last_rows(il, cur);
-        if shape.n_head > 0 {
-            let residual = g.last_rows(il, x);
-            h = g.add(h, residual);
-        }
-        let n = g.norm(h, Kind::FfnNorm, il);
-        let cur = g.ffn(n, Ffn::Silu, il);
-        g.add(cur, h)
-    });
+    }
+    let embd = g.final_norm(x);
+    g.lm_head(embd, embd);
+}
+
+/// One matrix may stand in for attention, or nothing at all.
+fn deci_layer(g: &mut LlmGraph<'_>, x: TensorId, il: usize) -> Option<TensorId> {
+    let attends = g.hp.layers[il].n_head > 0;
+    let mut cur = x;
+    if attends {
+        cur = g.norm(x, Kind::AttnNorm, il);
+        cur = deci_attention(g, cur, il);
+    }
+    if !g.has(il, Kind::FfnUp) {
+        return None;
+    }
+    let mut h = g.last_rows(il, cur);
+    if attends {
+        let residual = g.last_rows(il, x);
+        h = g.add(h, residual);
+    }
+    let n = g.norm(h, Kind::FfnNorm, il);
+    let cur = g.ffn(n, Ffn::Silu, il);
+    Some(g.add(cur, h))
 }
 
 fn deci_attention(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
     if g.hp.layers[il].n_head_kv == 0 {
         let w = g.weight(il, Kind::AttnOutput);
-        return g.mul_mat(w, n);
+        return g.adapted(w, n, None);
     }
     let factors = g.rope_factors(il);
     let qkv = g.qkv(n, il);
