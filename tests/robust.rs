@@ -1,4 +1,4 @@
-//! Headers that lie: keys and tensors of real models changed at random. Whatever they say, there is
+//! Headers that lie: keys and tensors of models changed at random. Whatever they say, there is
 //! an answer or an error, never a panic. Built with overflow checks, so wrapping counts as one.
 //!
 //! `VRAMFIT_ROBUST_CASES=200000 cargo test -p vramfit-estimate --test robust` for a long run.
@@ -142,8 +142,9 @@ fn settings(random: &mut Random) -> (RunConfig, Layout) {
 #[test]
 fn lies_are_refused_or_sized() {
     let n: u64 = std::env::var("VRAMFIT_ROBUST_CASES").map_or(1_500, |n| n.parse().unwrap());
-    let mut headers: Vec<_> = std::fs::read_dir(fixture("gguf"))
-        .unwrap()
+    let in_folder = |folder| std::fs::read_dir(fixture(folder)).unwrap();
+    let mut headers: Vec<_> = in_folder("gguf")
+        .chain(in_folder("gguf/made"))
         .map(|e| e.unwrap().path())
         .filter(|p| p.extension().is_some_and(|e| e == "gguf"))
         .collect();
