@@ -230,6 +230,14 @@ impl Model {
         }
     }
 
+    /// Whether `tensor` stays in the file, mapped by itself, and is read row by row
+    /// (`TENSOR_READ_LAZY`): tables of more than 4 GiB.
+    pub fn is_read_lazily(&self, tensor: &ModelTensor) -> bool {
+        const LEAST: u64 = 4 << 30;
+        let is_table = matches!(tensor.role, Name::Global(Global::PerLayerTokenEmbd, _));
+        self.architecture.reads_lazily && is_table && tensor.n_bytes > LEAST
+    }
+
     /// `graph_max_nodes` and the table that is made of it: how many tensors a graph of
     /// `n_tokens` may have before llama.cpp aborts.
     pub fn max_graph_tensors(&self, n_tokens: i64, adapters: &Adapters) -> u64 {

@@ -89,6 +89,9 @@ impl WeightMap {
         let special = |tensor: &ModelTensor| {
             let chosen = overrides.iter().find(|o| o.pattern.is_match(&tensor.name));
             let unfit = || n_devices > 0 && !runs_on_cuda(model, tensor);
+            if model.is_read_lazily(tensor) {
+                return Some(BufferType::HOST);
+            }
             chosen
                 .map(|o| o.buffer)
                 .or_else(|| unfit().then_some(BufferType::HOST))

@@ -23,6 +23,7 @@ pub(crate) struct Context<'a> {
     pub weights: WeightMap,
     pub n_copies: usize,
     use_mmap: bool,
+    reads_lazily: bool,
 }
 
 impl Breakdown {
@@ -102,6 +103,7 @@ impl<'a> Context<'a> {
         let weights = WeightMap::new(model, &layers, n_devices, full_offload, overrides, repack);
         let pipelined =
             n_devices > 1 && full_offload && params.offload_kqv && layout.overrides.is_empty();
+        let has_integrated = layout.devices.iter().any(|d| d.integrated);
         let mut context = Context {
             model,
             params,
@@ -109,7 +111,8 @@ impl<'a> Context<'a> {
             layers,
             weights,
             n_copies: if pipelined { PIPELINE_COPIES } else { 1 },
-            use_mmap: run.use_mmap && !layout.devices.iter().any(|d| d.integrated),
+            use_mmap: run.use_mmap && !has_integrated,
+            reads_lazily: !has_integrated,
         };
         context.check_caches()?;
         context.settle_fused_ops(run.probes_flash_attention(model))?;
@@ -289,12 +292,13 @@ impl<'a> Context<'a> {
                 *repacked += align(t.n_bytes, Backend::Cpu.alignment());
                 continue;
             }
-            if loaded.buffer == BufferType::HOST && self.use_mmap {
-                let part = t.part as usize;
-                spans.resize(spans.len().max(part + 1), None);
+            let is_lazy = self.reads_lazily && self.model.is_read_lazily(t);
+            if loaded.buffer == BufferType::HOST && (self.use_mmap || is_lazy) {
+                let span = 2 * t.part as usize + usize::from(is_lazy);
+                spans.resize(spans.len().max(span + 1), None);
                 let end = t.offset + t.n_bytes;
-                let (first, last) = spans[part].unwrap_or((t.offset, end));
-                spans[part] = Some((first.min(t.offset), last.max(end)));
+                let (first, last) = spans[span].unwrap_or((t.offset, end));
+                spans[span] = Some((first.min(t.offset), last.max(end)));
                 continue;
             }
             let size = self
@@ -302,7 +306,8 @@ impl<'a> Context<'a> {
                 .placed_size(t.ty, t.ne, t.n_bytes);
             memory[loaded.buffer.index()].model += size;
         }
-        // Mapped weights: from the first to the last one on the host, whatever lies between.
+        // Mapped weights: from the first to the last one on the host, whatever lies between; those
+        // read lazily by themselves.
         memory[0].model += spans
             .iter()
             .flatten()

@@ -17,6 +17,7 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("gemma4", gemma4)
         .reads(gemma4_hparams)
         .rows_behind_norm()
+        .lazily()
         .output_first()
         .plain_rope_in_window(),
     Architecture::new("gemma-embedding", gemma_embedding).reads(gemma_embedding_hparams),

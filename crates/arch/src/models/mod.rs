@@ -154,6 +154,8 @@ pub struct Architecture {
     pub experts_in_f32: bool,
     /// Layers with a sliding window rotate without frequency factors.
     pub rope_freqs_skip_swa: bool,
+    /// Its embeddings a layer are read from the file row by row where they are large.
+    pub reads_lazily: bool,
     /// Tensors of the multi-token-prediction layers that are loaded all the same.
     pub loads_mtp: &'static [Kind],
     /// How it scores, as a reranker.
@@ -209,6 +211,7 @@ impl Architecture {
             sums_in_f32: false,
             experts_in_f32: false,
             rope_freqs_skip_swa: false,
+            reads_lazily: false,
             loads_mtp: &[],
             rank_head: RankHead::Tanh,
             rows: Rows::InLastLayer,
@@ -298,6 +301,11 @@ impl Architecture {
 
     const fn plain_rope_in_window(mut self) -> Architecture {
         self.rope_freqs_skip_swa = true;
+        self
+    }
+
+    const fn lazily(mut self) -> Architecture {
+        self.reads_lazily = true;
         self
     }
 

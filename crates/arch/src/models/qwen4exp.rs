@@ -17,6 +17,7 @@ use vramfit_ggml::{Op, TensorId, Type, Unary};
 pub(super) const ALL: &[Architecture] = &[Architecture::new("qwen4exp", graph)
     .reads(hparams)
     .large_graph()
+    .lazily()
     .no_scan()];
 
 fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
