@@ -8,13 +8,14 @@
 
 mod common;
 
+use common::table::TABLES;
 use common::truth::{self, Status};
 use std::collections::BTreeMap;
 use vramfit_arch::Model;
 use vramfit_gguf::Header;
 
-/// Rows that ran and rows that were refused: a table cut short must not pass.
-const ROWS: [usize; 2] = [7_699, 860];
+/// Rows that ran and rows that were refused, of real models and of made ones: a table cut short must not pass.
+const ROWS: [[usize; 2]; 2] = [[7_699, 860], [7_234, 347]];
 
 fn model<'m>(models: &'m mut BTreeMap<String, Model>, file: &str) -> &'m Model {
     models.entry(file.to_string()).or_insert_with(|| {
@@ -25,9 +26,12 @@ fn model<'m>(models: &'m mut BTreeMap<String, Model>, file: &str) -> &'m Model {
 
 #[test]
 fn every_row_is_exact() {
-    let rows = truth::rows("truth/llama.cpp-v0.5.0-cuda13.tsv");
-    let count = |status| rows.iter().filter(|r| r.status == status).count();
-    assert_eq!([Status::Ok, Status::Refused].map(count), ROWS);
+    let tables = TABLES.map(truth::rows);
+    for (rows, expected) in tables.iter().zip(ROWS) {
+        let count = |status| rows.iter().filter(|r| r.status == status).count();
+        assert_eq!([Status::Ok, Status::Refused].map(count), expected);
+    }
+    let rows: Vec<_> = tables.iter().flatten().collect();
     let mut models = BTreeMap::new();
     let mut wrong = Vec::new();
     let mut checked = 0;
