@@ -225,7 +225,8 @@ impl RunConfig {
                 let block = ty.block_size() as i64;
                 // With flash attention every head is read by itself, else whole rows are.
                 let width = if off { row } else { head };
-                if width % block != 0 {
+                let is_read = model.hparams.has_memory || !off;
+                if is_read && width % block != 0 {
                     return Err(Refusal::CacheBlockSize {
                         which,
                         ty,

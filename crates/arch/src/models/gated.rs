@@ -17,6 +17,7 @@ pub(super) const ALL: &[Architecture] = &[
 
 fn muse_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.scales_logits = true;
+    hp.final_softcap = keys.float("final_logit_softcapping")? != Some(0.0);
     hp.set_swa(keys, Hparams::window(keys)?, 4)
 }
 
