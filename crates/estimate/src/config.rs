@@ -216,7 +216,7 @@ impl RunConfig {
                 type_v: self.type_v,
             });
         }
-        for layer in &model.hparams.layers {
+        for layer in model.hparams.layers.iter().take(model.hparams.n_layer()) {
             let heads = [
                 ("K", self.type_k, layer.n_embd_head_k, layer.n_embd_k_gqa()),
                 ("V", self.type_v, layer.n_embd_head_v, layer.n_embd_v_gqa()),
