@@ -519,7 +519,9 @@ impl<'a> LlmGraph<'a> {
     ) -> TensorId {
         for il in 0..self.hp.n_layer() {
             x = layer(self, x, il);
-            x = self.control(x, il);
+            if self.model.architecture.controls_layers {
+                x = self.control(x, il);
+            }
             if self.hp.layers[il].adds_input {
                 x = self.add_input_slice(x);
             }

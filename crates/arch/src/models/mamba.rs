@@ -15,9 +15,11 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("mamba2", mamba2).reads(hybrid_hparams),
     Architecture::new("nemotron_h", nemotron_h)
         .reads(nemotron_h_hparams)
+        .no_control()
         .rows_behind_norm(),
     Architecture::new("nemotron_h_moe", nemotron_h)
         .reads(nemotron_h_hparams)
+        .no_control()
         .rows_behind_norm(),
 ];
 
@@ -91,7 +93,8 @@ pub(super) fn nemotron_h(g: &mut LlmGraph<'_>) {
             let qkv = g.qkv(n, il);
             g.attention(qkv, il)
         } else {
-            relu_sqr_ffn(g, n, il)
+            let cur = relu_sqr_ffn(g, n, il);
+            g.control(cur, il) // behind these layers alone
         };
         g.add(cur, x)
     });

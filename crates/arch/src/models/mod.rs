@@ -131,6 +131,8 @@ pub struct Architecture {
     pub graph_room: Option<(u64, u64)>,
     /// Memory is reserved for a prompt of one sequence, too, where there may be more.
     pub reserves_one_sequence: bool,
+    /// A control vector is added behind every layer.
+    pub controls_layers: bool,
     /// `ssm_a` is read by a scan (Mamba), not multiplied (gated delta nets).
     pub scans: bool,
     /// Leaves out the output matrix where embeddings are wanted.
@@ -200,6 +202,7 @@ impl Architecture {
             has_lm_head: true,
             graph_room: None,
             reserves_one_sequence: false,
+            controls_layers: true,
             scans: true,
             embeddings_skip_head: false,
             makes_output_first: false,
@@ -246,6 +249,11 @@ impl Architecture {
 
     const fn reserves_one_sequence(mut self) -> Architecture {
         self.reserves_one_sequence = true;
+        self
+    }
+
+    const fn no_control(mut self) -> Architecture {
+        self.controls_layers = false;
         self
     }
 

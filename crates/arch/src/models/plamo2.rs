@@ -6,8 +6,9 @@ use crate::names::Kind;
 use vramfit_ggml::{Glu, TensorId, Unary};
 
 /// Its architectures.
-pub(super) const ALL: &[Architecture] =
-    &[Architecture::new("plamo2", graph).reads(mamba::hybrid_hparams)];
+pub(super) const ALL: &[Architecture] = &[Architecture::new("plamo2", graph)
+    .reads(mamba::hybrid_hparams)
+    .no_control()];
 
 fn graph(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
