@@ -54,7 +54,9 @@ pub fn make(out: &Path) -> Result<()> {
                 match write_one(&engine, entry, flash_attn, folder.path(), out) {
                     Ok(bytes) => total += bytes,
                     // PLM with flash attention: the engine aborts, and there is no graph
-                    Err(error) => eprintln!("left out: {} with -fa {flash_attn}: {error}", entry.file),
+                    Err(error) => {
+                        eprintln!("left out: {} with -fa {flash_attn}: {error}", entry.file)
+                    }
                 }
             }
         }

@@ -138,15 +138,27 @@ fn feed_forward(g: &mut LlmGraph<'_>, x: TensorId, ffn: Ffn, il: usize) -> Tenso
         return g.moe(x, options, il);
     }
     let (up, down) = (g.weight(il, Kind::FfnUp), g.weight(il, Kind::FfnDown));
-    if ffn == Ffn::Silu {
-        // Nomic's biases are loaded, but not read.
-        let gate = g.weight(il, Kind::FfnGate);
-        let [up, gate] = [up, gate].map(|w| g.adapted(w, x, None));
-        let cur = g.activate(ffn, Some(gate), up);
-        return g.adapted(down, cur, None);
-    }
     let gate_in_up = !g.has(il, Kind::FfnGate) && g[up].ne[1] != g[down].ne[0];
-    g.ffn(x, if gate_in_up { Ffn::GegluFused } else { ffn }, il)
+    dense(g, x, if gate_in_up { Ffn::GegluFused } else { ffn }, il)
+}
+
+/// `build_ffn` as encoders call it: scales are not read, nor are Nomic's biases.
+fn dense(g: &mut LlmGraph<'_>, x: TensorId, ffn: Ffn, il: usize) -> TensorId {
+    let linear = |g: &mut LlmGraph<'_>, x, kind| {
+        let w = g.weight(il, kind);
+        let cur = g.adapted(w, x, None);
+        let bias = g.optional(il, kind, Part::Bias);
+        match bias.filter(|_| ffn != Ffn::Silu) {
+            Some(bias) => g.add(cur, bias),
+            None => cur,
+        }
+    };
+    let up = linear(g, x, Kind::FfnUp);
+    let gate = g
+        .has(il, Kind::FfnGate)
+        .then(|| linear(g, x, Kind::FfnGate));
+    let cur = g.activate(ffn, gate, up);
+    linear(g, cur, Kind::FfnDown)
 }
 
 /// Windows on two of three layers; the first layer's norm is the embedding's.
@@ -169,7 +181,7 @@ fn modern(g: &mut LlmGraph<'_>) {
         let residual = g.last_rows(il, x);
         let h = g.add(cur, residual);
         let n = g.norm(h, Kind::FfnNorm, il);
-        let cur = g.ffn(n, ffn, il);
+        let cur = dense(g, n, ffn, il);
         x = g.add(cur, h);
     }
     let x = g.final_norm(x);
@@ -202,7 +214,7 @@ fn pre_norm_layers(g: &mut LlmGraph<'_>, ffn: Ffn) -> TensorId {
     let mut x = g.embed(false);
     for il in 0..g.hp.n_layer() {
         let attention = |g: &mut LlmGraph<'_>, n| rotated_attention(g, n, il);
-        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn(n, ffn, il);
+        let ffn = |g: &mut LlmGraph<'_>, n| dense(g, n, ffn, il);
         x = pre_norm_layer(g, x, il, attention, ffn);
     }
     x
