@@ -420,7 +420,7 @@ impl Hparams {
             mla_swa: None,
             kv_lora_rank: keys.positive("attention.kv_lora_rank", WIDTH)?,
             indexer: None,
-            n_streams: keys.int("hyper_connection.count", 64)?.unwrap_or(0),
+            n_streams: keys.int("hyper_connection.count", 16)?.unwrap_or(0),
             ngrams: None,
             compressor: None,
             fuses_hyper_connections: false,

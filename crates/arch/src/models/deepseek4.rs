@@ -34,7 +34,7 @@ fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.fuses_hyper_connections = true;
     hp.compressor = Some(Compressor {
         n_out_group: keys.require("attention.output_group_count", limits::HEADS)?,
-        n_iterations: keys.require("hyper_connection.sinkhorn_iterations", 1024)?,
+        n_iterations: keys.require("hyper_connection.sinkhorn_iterations", 64)?,
     });
     read_expert_limits(keys, hp)?;
     let key = "swiglu_clamp_shexp";

@@ -20,6 +20,9 @@ pub(super) const ALL: &[Architecture] = &[Architecture::new("qwen4exp", graph)
     .lazily()
     .no_scan()];
 
+/// Tokens of a block and heads of the indexer that are believed: each is a node of its own.
+const LARGEST_BLOCK: i64 = 256;
+
 fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.n_pos_per_embd = 4;
     hp.fuses_hyper_connections = true;
@@ -33,11 +36,12 @@ fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
         }
     }
     let key = "attention.compress_ratios";
-    if let Some(ratios) = keys.per_layer(key, hp.n_layer_all, limits::CONTEXT)? {
+    if let Some(ratios) = keys.per_layer(key, hp.n_layer_all, LARGEST_BLOCK)? {
         for (layer, ratio) in hp.layers.iter_mut().zip(ratios) {
             layer.compress_ratio = ratio;
         }
     }
+    keys.require("attention.indexer.head_count", LARGEST_BLOCK)?;
     hp.ngrams = ngrams(keys)?;
     let recurrent: Vec<bool> = hp.layers.iter().map(|l| l.is_recurrent).collect();
     hp.set_indexer(keys, |il| !recurrent.get(il).copied().unwrap_or(true))
@@ -63,7 +67,7 @@ fn ngrams(keys: &Keys<'_>) -> Result<Option<NgramEmbd>> {
         layer: layer as usize,
         n_rows,
         width: keys.require("embedding_length_per_layer_input", limits::WIDTH)?,
-        taps: keys.require("ple.conv_kernel", 1024)?,
+        taps: keys.require("ple.conv_kernel", LARGEST_BLOCK)?,
         dilation: n,
     }))
 }
