@@ -143,6 +143,7 @@ impl Cuda {
                 Op::FlashAttnExt => attention.held(graph, t),
                 Op::SsmScan => self.ssm_scan_pool(graph, t),
                 Op::Argsort => argsort_pool(graph, t),
+                Op::TopK => top_k_pool(graph, t),
                 _ => continue,
             };
             most.uses_cublas |= held.cublas;
@@ -226,10 +227,27 @@ impl Cuda {
     }
 }
 
+/// Rows that are sorted at once: 64 MiB of them.
+fn sorted_rows(keys: &Tensor) -> u64 {
+    const CHUNK_BYTES: u64 = 1 << 26;
+    let n_rows = keys.ne[1..]
+        .iter()
+        .fold(1, |a: u64, &n| a.saturating_mul(count(n)));
+    (CHUNK_BYTES / keys.nb[1].max(1)).clamp(1, n_rows.max(1))
+}
+
+/// TOP_K: sorts into a buffer of its own (CUB before 3.2 has nothing better), then copies.
+fn top_k_pool(graph: &Graph, t: &Tensor) -> Held {
+    let mut held = argsort_pool(graph, t);
+    if let Some(keys) = t.source(0).map(|s| &graph[s]) {
+        held.add([4, count(keys.ne[0]), sorted_rows(keys)]);
+    }
+    held
+}
+
 /// ARGSORT: rows that no block can sort go through CUB, 64 MiB of rows at a time.
 fn argsort_pool(graph: &Graph, t: &Tensor) -> Held {
     const BLOCK_SORTS: u64 = 1024;
-    const CHUNK_BYTES: u64 = 1 << 26;
     let Some(keys) = t.source(0).map(|s| &graph[s]) else {
         return Held::NOTHING;
     };
@@ -237,10 +255,7 @@ fn argsort_pool(graph: &Graph, t: &Tensor) -> Held {
     if n_cols <= BLOCK_SORTS {
         return Held::NOTHING;
     }
-    let n_rows = keys.ne[1..]
-        .iter()
-        .fold(1, |a: u64, &n| a.saturating_mul(count(n)));
-    let rows = (CHUNK_BYTES / keys.nb[1].max(1)).clamp(1, n_rows.max(1));
+    let rows = sorted_rows(keys);
     let mut held = Held {
         is_bound: true, // CUB's own storage is an estimate
         ..Held::NOTHING
