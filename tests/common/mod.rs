@@ -4,6 +4,8 @@
 #[allow(clippy::disallowed_methods, clippy::unwrap_used)]
 pub mod graphs;
 #[allow(clippy::disallowed_methods, clippy::unwrap_used)]
+pub mod mmproj;
+#[allow(clippy::disallowed_methods, clippy::unwrap_used)]
 pub mod table;
 #[allow(clippy::disallowed_methods, clippy::unwrap_used)]
 pub mod truth;

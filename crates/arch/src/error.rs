@@ -53,6 +53,14 @@ pub enum Error {
         /// As the file names it.
         name: String,
     },
+    /// A file that is no multimodal projector.
+    #[error(
+        "'{architecture}' is the architecture of a model, not of a multimodal projector (clip)"
+    )]
+    NoProjector {
+        /// As the file names it.
+        architecture: String,
+    },
     /// A tensor that the architecture cannot do without.
     #[error("the tensor '{name}' is missing")]
     MissingTensor {

@@ -5,6 +5,7 @@
 
 pub mod adapter;
 pub mod cache;
+pub mod clip;
 mod error;
 mod graph;
 pub mod hparams;

@@ -8,6 +8,7 @@ mod explain;
 mod layout;
 mod node_list;
 mod profile;
+mod projector;
 mod refusal;
 mod simulate;
 
@@ -17,6 +18,7 @@ pub use explain::{AliveTensor, Peak};
 pub use layout::{Layout, LayoutDevice};
 pub use node_list::{NodeRow, RowKind, node_list};
 pub use profile::EngineProfile;
+pub use projector::{ProjectorConfig, TowerUse, projector_node_list, projector_use};
 pub use refusal::Refusal;
 
 /// Why there is no breakdown.

@@ -58,23 +58,28 @@ pub fn node_list(
         context.batch(pass),
     )?
     .graph;
-    let ids = Ids::of(&graph);
-    let mut rows = tensor_rows(&graph, &ids);
     let scheduler = Scheduler {
         backends: &context.backends,
         n_copies: context.n_copies,
         op_offload: context.params.op_offload,
     };
-    let schedule = scheduler.split(&mut graph);
-    let backend = |b: BackendId| match context.backends[b.index()].buffer_type().device_index() {
+    Ok(rows(&mut graph, &scheduler))
+}
+
+/// The rows of a graph, split by `scheduler`.
+pub(crate) fn rows(graph: &mut Graph, scheduler: &Scheduler<'_>) -> Vec<NodeRow> {
+    let ids = Ids::of(graph);
+    let mut rows = tensor_rows(graph, &ids);
+    let schedule = scheduler.split(graph);
+    let backend = |b: BackendId| match scheduler.backends[b.index()].buffer_type().device_index() {
         Some(i) => format!("CUDA{i}"),
         None => "CPU".to_string(),
     };
     for (row, &t) in rows.iter_mut().zip(graph.leafs.iter().chain(&graph.nodes)) {
         row.backend = schedule.backend_of(t).map_or_else(String::new, backend);
     }
-    rows.extend(schedule_rows(&graph, &schedule, &ids, &backend));
-    Ok(rows)
+    rows.extend(schedule_rows(graph, &schedule, &ids, &backend));
+    rows
 }
 
 /// Names of tensors by index.

@@ -385,7 +385,7 @@ impl<'a> Context<'a> {
     }
 }
 
-fn runtime_of(cuda: &Cuda, pool: &PoolUse) -> Runtime {
+pub(crate) fn runtime_of(cuda: &Cuda, pool: &PoolUse) -> Runtime {
     Runtime {
         pool_bytes: pool.pool_bytes(),
         workspace_bytes: if pool.uses_cublas {

@@ -26,6 +26,12 @@ impl Graph {
         self.like(Op::Unary(kind), a, &[a])
     }
 
+    /// [`unary`](Self::unary) written over its source.
+    pub fn unary_inplace(&mut self, kind: Unary, a: TensorId) -> TensorId {
+        let (ne, nb) = (self[a].ne, self[a].nb);
+        self.new_view(Op::Unary(kind), a, ne, nb, &[a])
+    }
+
     /// `a * constant` (`ggml_scale`).
     pub fn scale(&mut self, a: TensorId) -> TensorId {
         self.like(Op::Scale, a, &[a])
@@ -268,22 +274,8 @@ impl Graph {
     /// What a filter `w` sees at each place of `x` (`ggml_im2col`, one dimension), with so many zeros
     /// on both sides that a filter of odd length sees as many places as there are.
     pub fn im2col(&mut self, w: TensorId, x: TensorId) -> TensorId {
-        let (f, x_ne) = (self[w].ne, self[x].ne);
-        if f[1] != x_ne[1] || x_ne[3] != 1 {
-            self.fail(GraphError::Shapes {
-                op: Op::Im2col,
-                a: f,
-                b: x_ne,
-            });
-        }
-        let ty = if self[w].ty == Type::BF16 {
-            Type::F32
-        } else {
-            Type::F16
-        };
-        let places = x_ne[0].saturating_add(1 - f[0] % 2);
-        let ne = [f[0].saturating_mul(f[1]), places, x_ne[2], 1];
-        self.new_tensor(Op::Im2col, ty, ne, &[w, x])
+        let pad = self[w].ne[0] / 2;
+        self.im2col_1d(w, x, 1, pad)
     }
 
     /// `a` repeated to the shape `ne`.
@@ -335,7 +327,7 @@ impl Graph {
     pub fn flash_attn(
         &mut self,
         [q, k, v]: [TensorId; 3],
-        mask: TensorId,
+        mask: impl Into<Option<TensorId>>,
         sinks: Option<TensorId>,
     ) -> TensorId {
         let (a, b, c) = (self[q].ne, self[v].ne, self[k].ne);
@@ -347,10 +339,10 @@ impl Graph {
             });
         }
         let ne = [b[0], a[2], a[1], a[3]];
-        let t = match sinks {
-            Some(s) => self.new_tensor(Op::FlashAttnExt, Type::F32, ne, &[q, k, v, mask, s]),
-            None => self.new_tensor(Op::FlashAttnExt, Type::F32, ne, &[q, k, v, mask]),
-        };
+        let mut src = vec![q, k, v];
+        src.extend(mask.into());
+        src.extend(sinks);
+        let t = self.new_tensor(Op::FlashAttnExt, Type::F32, ne, &src);
         self[t].flags.insert(Flags::PREC_F32);
         t
     }
@@ -462,6 +454,81 @@ impl Graph {
         self.new_tensor(Op::Pool2d, Type::F32, ne, &[a])
     }
 
+    /// The mean of each `n` elements of a row.
+    pub fn pool_1d(&mut self, a: TensorId, n: i64) -> TensorId {
+        let ne = self[a].ne;
+        let ne = [ne[0] / n.max(1), ne[1], ne[2], ne[3]];
+        self.new_tensor(Op::Pool1d, Type::F32, ne, &[a])
+    }
+
+    /// The mean of each square of `n` by `n` elements.
+    pub fn pool_2d(&mut self, a: TensorId, n: i64) -> TensorId {
+        let (ne, n) = (self[a].ne, n.max(1));
+        let ne = [ne[0] / n, ne[1] / n, ne[2], ne[3]];
+        self.new_tensor(Op::Pool2d, Type::F32, ne, &[a])
+    }
+
+    /// The first two dimensions stretched to those of `ne` (`ggml_interpolate`).
+    pub fn interpolate(&mut self, a: TensorId, ne: [i64; 4]) -> TensorId {
+        let ty = self[a].ty;
+        if ty != Type::F32 {
+            let a = self[a].ne;
+            let op = Op::Upscale;
+            self.fail(GraphError::Shapes { op, a, b: ne });
+        }
+        self.new_tensor(Op::Upscale, ty, ne, &[a])
+    }
+
+    /// Zeros behind each dimension, as many as `by` says.
+    pub fn pad_by(&mut self, a: TensorId, by: [i64; 4]) -> TensorId {
+        let (ty, mut ne) = (self[a].ty, self[a].ne);
+        ne.iter_mut()
+            .zip(by)
+            .for_each(|(n, more)| *n = n.saturating_add(more));
+        self.new_tensor(Op::Pad, ty, ne, &[a])
+    }
+
+    /// What each step of a two-dimensional convolution sees, in a row: an image `[w, h, c, n]` and a kernel
+    /// `[kw, kh, c, ..]` give `[kw kh c, w', h', n]`.
+    pub fn im2col_2d(
+        &mut self,
+        kernel: TensorId,
+        x: TensorId,
+        stride: [i64; 2],
+        pad: [i64; 2],
+        ty: Type,
+    ) -> TensorId {
+        let (k, i) = (self[kernel].ne, self[x].ne);
+        let [w, h] = [0, 1].map(|d| conv_size(i[d], k[d], stride[d], pad[d]));
+        if k[2] != i[2] || w <= 0 || h <= 0 {
+            let op = Op::Im2col;
+            self.fail(GraphError::Shapes { op, a: k, b: i });
+        }
+        let row = k[0].saturating_mul(k[1]).saturating_mul(k[2]);
+        self.new_tensor(Op::Im2col, ty, [row, w, h, i[3]], &[kernel, x])
+    }
+
+    /// The type that `ggml_conv_1d` and `ggml_conv_2d` spread an input in.
+    pub fn conv_type(&self, kernel: TensorId) -> Type {
+        match self[kernel].ty {
+            Type::BF16 => Type::F32,
+            _ => Type::F16,
+        }
+    }
+
+    /// The same along one dimension: `[t, c]` and `[k, c, ..]` give `[k c, t']`.
+    pub fn im2col_1d(&mut self, kernel: TensorId, x: TensorId, stride: i64, pad: i64) -> TensorId {
+        let ty = self.conv_type(kernel);
+        let (k, i) = (self[kernel].ne, self[x].ne);
+        let n = conv_size(i[0], k[0], stride, pad);
+        if k[1] != i[1] || i[3] != 1 || n <= 0 {
+            let op = Op::Im2col;
+            self.fail(GraphError::Shapes { op, a: k, b: i });
+        }
+        let ne = [k[0].saturating_mul(k[1]), n, i[2], 1];
+        self.new_tensor(Op::Im2col, ty, ne, &[kernel, x])
+    }
+
     /// The sum of each row.
     pub fn sum_rows(&mut self, a: TensorId) -> TensorId {
         self.rows_to_one(Op::SumRows, a)
@@ -532,4 +599,12 @@ impl Graph {
     pub fn name_step(&mut self, t: TensorId, name: &'static str) {
         self.set_label(t, Label::Step(name));
     }
+}
+
+/// `ggml_calc_conv_output_size` without dilation.
+fn conv_size(n: i64, kernel: i64, stride: i64, pad: i64) -> i64 {
+    n.saturating_add(pad.saturating_mul(2))
+        .saturating_sub(kernel)
+        .div_euclid(stride.max(1))
+        .saturating_add(1)
 }

@@ -108,6 +108,19 @@ impl Engine {
             .collect()
     }
 
+    /// What a multimodal projector takes (`oracle --mmproj`).
+    pub fn projector(&self, gpu: &str, file: &Path, flags: &[&str]) -> Result<Value> {
+        let mut command = self.command();
+        command
+            .env("VGPU", gpu)
+            .arg("--mmproj")
+            .arg(file)
+            .args(flags)
+            .stdin(Stdio::null());
+        let output = finished(&mut command, file)?;
+        serde_json::from_slice(&output).context("the JSON of --mmproj")
+    }
+
     /// A process that answers job lines, one at a time.
     pub fn start_jobs(&self) -> Result<Jobs> {
         let mut command = self.command();

@@ -11,6 +11,8 @@
 //! cargo run --release -p vramfit-oracle -- plans             fixtures/truth/plans-llama.cpp-v0.5.0.tsv
 //! cargo run --release -p vramfit-oracle -- table             README.md: architectures and how many cases stand behind them
 //! cargo run --release -p vramfit-oracle -- synth [NAME...]   fixtures/specs/NAME.toml to fixtures/gguf/made/NAME.gguf
+//! cargo run -p vramfit-oracle -- mmproj [NAME...]            fixtures/specs/mmproj/NAME.toml to fixtures/gguf/mmproj/NAME.gguf,
+//!                                                            and fixtures/truth/mmproj-llama.cpp-v0.5.0.tsv
 //! ```
 
 mod case;
@@ -23,6 +25,7 @@ mod estimate;
 mod graphs;
 mod grid;
 mod kit;
+mod mmproj;
 mod models;
 mod plan_cases;
 mod plans;
@@ -57,7 +60,9 @@ const USAGE: &str = "usage: oracle COMMAND
   plans [--n N] [--workers N] [--estimate PATH] [--out FILE]
                          estimate's plans, loaded for real on GPUs too small for comfort
   table                  the README's table of architectures, from the truth tables
-  synth [NAME...]        headers of models from the specs in fixtures/specs, all if none is named";
+  synth [NAME...]        headers of models from the specs in fixtures/specs, all if none is named
+  mmproj [NAME...]       headers of multimodal projectors from the specs in fixtures/specs/mmproj, all if none is named;
+                         what each takes, engine against estimate, node by node; all: the truth table, too";
 
 fn main() -> ExitCode {
     match command() {
@@ -128,6 +133,10 @@ fn command() -> Result<i32> {
                 .map(|arg| arg.to_string_lossy().into_owned())
                 .collect();
             synth::run(&names)
+        }
+        Some("mmproj") => {
+            let names: Vec<String> = texts(&args)?.into_iter().map(str::to_owned).collect();
+            mmproj::run(&names)
         }
         Some("-h" | "--help") => {
             println!("{USAGE}");

@@ -296,7 +296,7 @@ const TYPES: [&str; 3] = ["u32", "i32", "u64"];
 
 /// Integers as u32 (u64 or i32 where they must be), numbers with a point as f32. `{ i32 = .. }` and
 /// `{ u64 = .. }` state the type.
-fn value(toml: &Toml) -> Result<ValueBuf> {
+pub fn value(toml: &Toml) -> Result<ValueBuf> {
     Ok(match toml {
         Toml::String(text) => text.as_str().into(),
         Toml::Boolean(bool) => (*bool).into(),

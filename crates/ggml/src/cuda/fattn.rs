@@ -44,18 +44,21 @@ fn is_readable(ty: Type) -> bool {
 impl Cuda {
     /// The kernel for the FLASH_ATTN_EXT node `t`.
     pub fn flash_attn_kernel(&self, graph: &Graph, t: &Tensor) -> FlashAttnKernel {
-        let &[q, k, v, mask, ..] = t.sources() else {
+        let &[q, k, v, ..] = t.sources() else {
             return FlashAttnKernel::Unsupported;
         };
-        let [q, k, v, mask] = [q, k, v, mask].map(|s| &graph[s]);
+        let [q, k, v] = [q, k, v].map(|s| &graph[s]);
+        let mask = t.source(3).map(|s| &graph[s]);
         if k.ne[2] <= 0 {
             return FlashAttnKernel::Unsupported;
         }
         let gqa_ratio = q.ne[2] / k.ne[2];
         let aligned = |t: &&Tensor| t.ty.is_quantized() || t.nb[1..].iter().all(|nb| nb % 16 == 0);
         let alibi = t.flags.contains(Flags::ALIBI);
-        let gqa_opt =
-            gqa_ratio >= 2 && !alibi && k.ne[1] % 256 == 0 && [q, k, v, mask].iter().all(aligned);
+        let gqa_opt = gqa_ratio >= 2
+            && !alibi
+            && k.ne[1] % 256 == 0
+            && mask.is_some_and(|mask| [q, k, v, mask].iter().all(aligned));
         let heads_fit = match (k.ne[0], v.ne[0]) {
             (40 | 64 | 72 | 80 | 96 | 112 | 128 | 256, dv) => dv == k.ne[0],
             (192, 128) => gqa_opt && gqa_ratio % 8 == 0,
@@ -63,7 +66,11 @@ impl Cuda {
             (512, 512) | (576, 512) => gqa_opt,
             _ => false,
         };
-        if !heads_fit || !is_readable(k.ty) || !is_readable(v.ty) || mask.ne[2] != 1 {
+        if !heads_fit
+            || !is_readable(k.ty)
+            || !is_readable(v.ty)
+            || mask.is_some_and(|m| m.ne[2] != 1)
+        {
             return FlashAttnKernel::Unsupported;
         }
         self.choose(q, k, v, gqa_ratio, gqa_opt)

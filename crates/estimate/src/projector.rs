@@ -1,0 +1,174 @@
+//! What a multimodal projector takes beside the model (`tools/mtmd/clip.cpp`): every tower has weights, a scheduler
+//! and a compute buffer of its own, all on one device.
+
+use crate::simulate::runtime_of;
+use crate::{EngineProfile, Error, FlashAttention, LayoutDevice, MemoryBytes, NodeRow, Runtime};
+use vramfit_arch::clip::{Modality, Projector, Tower};
+use vramfit_ggml::cuda::{Cuda, PoolUse};
+use vramfit_ggml::{
+    Backend, BackendId, BufferType, Graph, Op, Schedule, Scheduler, Unwatched, reserve,
+};
+
+/// Where and how a projector runs.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct ProjectorConfig {
+    /// Its device; `None` for the CPU (`--no-mmproj-offload`).
+    pub device: Option<LayoutDevice>,
+    /// As for the model.
+    pub flash_attention: FlashAttention,
+}
+
+/// What one tower takes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct TowerUse {
+    /// What it reads.
+    pub modality: Modality,
+    /// On its device, if it has one.
+    pub device: MemoryBytes,
+    /// In host memory.
+    pub host: MemoryBytes,
+    /// What llama-server's fit counts for the device: weights without the padding behind each tensor.
+    pub counted_bytes: u64,
+    /// While it computes.
+    pub runtime: Runtime,
+    /// Whether it uses flash attention.
+    pub flash_attn: bool,
+    /// Its graph is not known: the compute buffer is an upper bound.
+    pub is_bound: bool,
+}
+
+/// What each tower of `projector` takes, warmed up as llama.cpp does it.
+pub fn projector_use(
+    projector: &Projector,
+    config: &ProjectorConfig,
+    profile: &EngineProfile,
+) -> Result<Vec<TowerUse>, Error> {
+    let towers = projector.towers.iter();
+    towers
+        .map(|tower| TowerRun::new(tower, config, profile).measure())
+        .collect()
+}
+
+/// The graph that each tower is reserved with, row by row.
+pub fn projector_node_list(
+    tower: &Tower,
+    config: &ProjectorConfig,
+    profile: &EngineProfile,
+) -> Result<Vec<NodeRow>, Error> {
+    let run = TowerRun::new(tower, config, profile);
+    let flash_attn = run.measure()?.flash_attn;
+    let mut graph = tower.graph(run.home(), flash_attn)?;
+    Ok(crate::node_list::rows(&mut graph, &run.scheduler()))
+}
+
+struct TowerRun<'a> {
+    tower: &'a Tower,
+    backends: Vec<Backend>,
+    flash_attention: FlashAttention,
+}
+
+/// What one graph takes, by backend.
+struct Reserved {
+    bytes: Vec<u64>,
+    pool: PoolUse,
+    /// An attention in one operation is not on the tower's own backend.
+    misplaced: bool,
+}
+
+impl<'a> TowerRun<'a> {
+    fn new(tower: &'a Tower, config: &ProjectorConfig, profile: &EngineProfile) -> TowerRun<'a> {
+        let cuda = config.device.map(|device| {
+            Backend::Cuda(Cuda {
+                index: 0,
+                compute_capability: device.compute_capability,
+                compiled: profile.compiled_for(device.compute_capability),
+                integrated: device.integrated,
+                sm_count: device.sm_count,
+            })
+        });
+        TowerRun {
+            tower,
+            backends: cuda.into_iter().chain([Backend::Cpu]).collect(),
+            flash_attention: config.flash_attention,
+        }
+    }
+
+    fn home(&self) -> BufferType {
+        self.backends[0].buffer_type()
+    }
+
+    fn scheduler(&self) -> Scheduler<'_> {
+        Scheduler {
+            backends: &self.backends,
+            n_copies: 1,
+            op_offload: true,
+        }
+    }
+
+    fn measure(&self) -> Result<TowerUse, Error> {
+        let home = &self.backends[0];
+        let tensors = &self.tower.tensors;
+        let placed = tensors
+            .iter()
+            .map(|t| home.placed_size(t.ty, t.ne, t.n_bytes));
+        let weights = placed.fold(0, u64::saturating_add);
+        let n_bytes = tensors
+            .iter()
+            .fold(0, |sum: u64, t| sum.saturating_add(t.n_bytes));
+        let mut flash_attn = self.flash_attention != FlashAttention::Off;
+        let mut reserved = self.reserve(flash_attn)?;
+        if reserved.misplaced && self.flash_attention == FlashAttention::Auto {
+            flash_attn = false;
+            // Buffers of the first try stay where they are the larger ones.
+            let second = self.reserve(false)?;
+            for (most, bytes) in reserved.bytes.iter_mut().zip(second.bytes) {
+                *most = bytes.max(*most);
+            }
+            reserved.pool = second.pool;
+        }
+        let memory = |model: u64, compute: u64| MemoryBytes {
+            model,
+            compute,
+            ..MemoryBytes::default()
+        };
+        let (device, host) = match reserved.bytes[..] {
+            [device, host] => (memory(weights, device), memory(0, host)),
+            _ => (MemoryBytes::default(), memory(weights, reserved.bytes[0])),
+        };
+        Ok(TowerUse {
+            modality: self.tower.modality,
+            device,
+            host,
+            counted_bytes: n_bytes.saturating_add(device.compute),
+            runtime: match home {
+                Backend::Cuda(cuda) => runtime_of(cuda, &reserved.pool),
+                Backend::Cpu => Runtime::default(),
+            },
+            flash_attn,
+            is_bound: !self.tower.is_known(),
+        })
+    }
+
+    fn reserve(&self, flash_attn: bool) -> Result<Reserved, Error> {
+        let mut graph = self.tower.graph(self.home(), flash_attn)?;
+        let schedule = self.scheduler().split(&mut graph);
+        let bytes = reserve(&graph, &schedule, &self.backends, &mut Unwatched);
+        let reserved = Reserved {
+            misplaced: self.has_misplaced(&graph, &schedule),
+            pool: match &self.backends[0] {
+                Backend::Cuda(cuda) => cuda.pool_use(&graph, &schedule, BackendId(0)),
+                Backend::Cpu => PoolUse::default(),
+            },
+            bytes,
+        };
+        graph.recycle();
+        Ok(reserved)
+    }
+
+    fn has_misplaced(&self, graph: &Graph, _: &Schedule) -> bool {
+        graph
+            .nodes
+            .iter()
+            .any(|&t| graph[t].op == Op::FlashAttnExt && !self.backends[0].supports_op(graph, t))
+    }
+}
