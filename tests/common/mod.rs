@@ -2,6 +2,8 @@
 #![allow(dead_code)] // each program uses its part
 
 #[allow(clippy::disallowed_methods, clippy::unwrap_used)]
+pub mod adapters;
+#[allow(clippy::disallowed_methods, clippy::unwrap_used)]
 pub mod graphs;
 #[allow(clippy::disallowed_methods, clippy::unwrap_used)]
 pub mod mmproj;

@@ -1,9 +1,10 @@
 //! Reads the truth tables and turns llama.cpp's flags into settings.
 
+use super::adapters::Rule;
 use super::fixture;
 use regex::Regex;
 use std::fmt::Write;
-use vramfit_arch::{CpuRepack, Model, Pooling, TensorOverride};
+use vramfit_arch::{Adapters, CpuRepack, Model, Pooling, TensorOverride};
 use vramfit_estimate::{
     Breakdown, EngineProfile, Error, FlashAttention, Layout, LayoutDevice, Outputs, RunConfig,
 };
@@ -127,6 +128,26 @@ impl Row {
         words.next()
     }
 
+    /// The values of a flag that may stand there more than once.
+    fn flags(&self, name: &str) -> impl Iterator<Item = &str> {
+        let words: Vec<&str> = self.flags.split(' ').collect();
+        let named = (1..words.len()).filter(move |&i| words[i - 1] == name);
+        named.filter_map(|i| self.flags.split(' ').nth(i))
+    }
+
+    /// LoRA adapters by rule, and the layers of a control vector.
+    fn adapters(&self, model: &Model) -> Result<Adapters, String> {
+        let lora = |rule| Rule::read(rule).ok_or(rule.to_string())?.lora(model);
+        let range = |text: &str| {
+            let (first, last) = text.split_once(',').unwrap();
+            [first, last].map(|n| n.parse().unwrap())
+        };
+        Ok(Adapters {
+            loras: self.flags("--lora").map(lora).collect::<Result<_, _>>()?,
+            control_vector: self.flag("--control-vector").map(range),
+        })
+    }
+
     fn has(&self, name: &str) -> bool {
         self.flags.split(' ').any(|w| w == name)
     }
@@ -196,6 +217,9 @@ impl Row {
                 " CUDA{}={}/{}/{}",
                 device.index, m.model, m.context, m.compute
             );
+            if !p.adapters.is_empty() {
+                let _ = write!(text, "/{}", m.adapters);
+            }
         }
         let _ = write!(
             text,
@@ -225,7 +249,9 @@ impl Row {
     }
 
     pub fn settings(&self, gpus: &[Gpu], model: &Model) -> Result<(RunConfig, Layout), String> {
-        Ok((self.run(), self.layout(gpus, model)?))
+        let mut run = self.run();
+        run.adapters = self.adapters(model)?;
+        Ok((run, self.layout(gpus, model)?))
     }
 
     fn run(&self) -> RunConfig {

@@ -56,8 +56,9 @@ impl Lora {
                 });
             }
         }
-        let indices = model.tensors.iter().enumerate();
-        let indices: BTreeMap<&str, usize> = indices.map(|(i, t)| (t.name.as_str(), i)).collect();
+        let loaded = model.tensors.iter().enumerate();
+        let loaded = loaded.filter(|(i, _)| model.is_loaded(*i));
+        let indices: BTreeMap<&str, usize> = loaded.map(|(i, t)| (t.name.as_str(), i)).collect();
         let mut halves: BTreeMap<usize, [Option<LoraTensor>; 2]> = BTreeMap::new();
         for info in header.tensors() {
             let name = info.name.as_str();

@@ -40,10 +40,10 @@ impl Case {
     /// The line for `oracle --jobs`: a real load that never runs out of GPU memory.
     pub fn job_line(&self, folder: &str) -> String {
         let environment = self.environment();
-        format!(
-            "{environment} '{folder}/{}' {} --real",
-            self.model, self.flags
-        )
+        let model = format!("{folder}/{}", self.model);
+        // Adapters lie beside their model, under their rule.
+        let flags = self.flags.replace("--lora ", &format!("--lora {model}."));
+        format!("{environment} '{model}' {flags} --real")
     }
 
     /// The same for a person to type.

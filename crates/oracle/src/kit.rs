@@ -9,8 +9,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use serde_json::Value;
+use vramfit_arch::Model;
 use vramfit_gguf::{DataState, Header};
 
+use crate::adapters;
+use crate::common::adapters::Rule;
 use crate::error::{Context, Error, Result};
 use crate::models::make_one_sparse;
 
@@ -28,6 +31,7 @@ pub fn setup(args: &[OsString]) -> Result<i32> {
 pub fn run(args: &[OsString]) -> Result<i32> {
     let folder = tempfile::tempdir().context("a temporary folder")?;
     let mut args = args.to_vec();
+    make_adapters(&mut args, folder.path())?;
     for arg in &mut args {
         let path = Path::new(arg);
         let header_only = path.extension().is_some_and(|e| e == "gguf")
@@ -41,6 +45,22 @@ pub fn run(args: &[OsString]) -> Result<i32> {
         }
     }
     pass_through(Command::new(kit().join("oracle")).args(args), "oracle")
+}
+
+/// Makes the adapters that are given by rule: `--lora rank=16,type=f16,targets=attn`.
+fn make_adapters(args: &mut [OsString], folder: &Path) -> Result<()> {
+    let Some(path) = args.first().map(PathBuf::from) else {
+        return Ok(());
+    };
+    for arg in args.iter_mut().skip(1) {
+        let Some(rule) = arg.to_str().and_then(Rule::read) else {
+            continue;
+        };
+        let header = Header::open(&path).context(path.display())?;
+        let model = Model::load(&header).context(path.display())?;
+        *arg = adapters::make_adapter(&rule, &model, &folder.join("adapter"))?.into();
+    }
+    Ok(())
 }
 
 fn pass_through(command: &mut Command, name: &str) -> Result<i32> {

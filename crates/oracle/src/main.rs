@@ -10,11 +10,13 @@
 //! cargo run -p vramfit-oracle -- diff [MODEL..]              random settings until stopped, engine against estimate
 //! cargo run --release -p vramfit-oracle -- plans             fixtures/truth/plans-llama.cpp-v0.5.0.tsv
 //! cargo run --release -p vramfit-oracle -- table             README.md: architectures and how many cases stand behind them
+//! cargo run -p vramfit-oracle -- adapters                    fixtures/truth/adapters-llama.cpp-v0.5.0.tsv
 //! cargo run --release -p vramfit-oracle -- synth [NAME...]   fixtures/specs/NAME.toml to fixtures/gguf/made/NAME.gguf
 //! cargo run -p vramfit-oracle -- mmproj [NAME...]            fixtures/specs/mmproj/NAME.toml to fixtures/gguf/mmproj/NAME.gguf,
 //!                                                            and fixtures/truth/mmproj-llama.cpp-v0.5.0.tsv
 //! ```
 
+mod adapters;
 mod case;
 /// How the tests turn a row into settings, and hold two answers side by side.
 #[path = "../../../tests/common/mod.rs"]
@@ -59,6 +61,9 @@ const USAGE: &str = "usage: oracle COMMAND
                          the same for models made up by chance from specs and header-only files; N cases a mutant
   plans [--n N] [--workers N] [--estimate PATH] [--out FILE]
                          estimate's plans, loaded for real on GPUs too small for comfort
+  adapters [MODEL.gguf] [--per-model N] [--seed S] [--workers N] [--out FILE]
+                         random cases with LoRA adapters and control vectors, engine against estimate, and their
+                         table; of one real model an architecture and all made ones, or of one model without a table
   table                  the README's table of architectures, from the truth tables
   synth [NAME...]        headers of models from the specs in fixtures/specs, all if none is named
   mmproj [NAME...]       headers of multimodal projectors from the specs in fixtures/specs/mmproj, all if none is named;
@@ -94,6 +99,7 @@ fn command() -> Result<i32> {
                 "--out",
             ],
         )?),
+        Some("adapters") => adapters_command(args),
         Some("table") => table().map(|()| 0),
         Some("diff") => diff::run(&diff::Request::of(&texts(&args)?)?),
         Some("graphs") => {
@@ -178,6 +184,24 @@ fn truth_command(options: &Options) -> Result<i32> {
             .map_or_else(|| models::fixtures().join(table), Into::into),
     })?;
     Ok(0)
+}
+
+fn adapters_command(mut args: Vec<OsString>) -> Result<i32> {
+    let named = args
+        .first()
+        .is_some_and(|arg| !arg.to_string_lossy().starts_with('-'));
+    let model = named.then(|| args.remove(0).into());
+    let options = Options::of(&args, &["--per-model", "--seed", "--workers", "--out"])?;
+    adapters::make(&adapters::Request {
+        per_model: options.number("--per-model", 2)?,
+        seed: options.number("--seed", 0)? as u64,
+        workers: options.number("--workers", 2)?,
+        model,
+        out: options.get("--out").map_or_else(
+            || models::fixtures().join("truth/adapters-llama.cpp-v0.5.0.tsv"),
+            Into::into,
+        ),
+    })
 }
 
 fn plans_command(options: &Options) -> Result<i32> {

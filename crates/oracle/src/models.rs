@@ -133,6 +133,11 @@ pub fn make_sparse(entries: &[Entry], folder: &Path) -> Result<()> {
 /// Copies a header, with a hole behind it for the tensor data.
 pub fn make_one_sparse(from: &Path, to: &Path, file_bytes: u64) -> Result<()> {
     let header = fs::read(from).context(from.display())?;
+    make_sized(&header, to, file_bytes)
+}
+
+/// Writes a header and a hole behind it.
+pub fn make_sized(header: &[u8], to: &Path, file_bytes: u64) -> Result<()> {
     fs::write(to, header).context(to.display())?;
     let file = OpenOptions::new()
         .write(true)

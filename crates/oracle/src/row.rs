@@ -1,5 +1,7 @@
 //! The engine's JSON as one compact row.
 
+use std::fmt::Write as _;
+
 use serde_json::Value;
 
 use crate::case::Case;
@@ -46,6 +48,15 @@ impl Row {
 
     /// The row of one answer of the oracle.
     pub fn of(json: &Value) -> Self {
+        Self::read(json, false)
+    }
+
+    /// The same, with what adapters take on each GPU as a fourth number: the breakdown does not count it.
+    pub fn with_adapters(json: &Value) -> Self {
+        Self::read(json, true)
+    }
+
+    fn read(json: &Value, adapters: bool) -> Self {
         if let Some(error) = json["error"].as_str() {
             let reason = reason_of(error, json["log_tail"].as_str().unwrap_or(""));
             let host_is_full = reason.contains("failed to allocate CPU")
@@ -81,10 +92,11 @@ impl Row {
             flash.to_owned(),
             number("sched_copies"),
             layers(&result["layer_device"]),
-            memory(result),
+            memory(result, adapters),
             graph(context["graph"].as_str().unwrap_or("")),
         ];
-        let counted_equal = result["cuda_malloc_equals_breakdown"].as_bool() == Some(true);
+        let equal = result["cuda_malloc_equals_breakdown"].as_bool() == Some(true);
+        let counted_equal = adapters || equal;
         Self {
             outcome: Outcome::Loaded,
             tail: columns.join("\t"),
@@ -121,7 +133,7 @@ fn layers(list: &Value) -> String {
 }
 
 /// `CUDA0=model/context/compute .. host=../../..`, then what the CPU holds in buffers that are not host ones (CPU_REPACK).
-fn memory(result: &Value) -> String {
+fn memory(result: &Value, adapters: bool) -> String {
     let bytes = |row: &Value| {
         ["model", "context", "compute"]
             .map(|key| row[key].as_u64().unwrap_or(0).to_string())
@@ -129,11 +141,17 @@ fn memory(result: &Value) -> String {
     };
     let mut texts = Vec::new();
     for device in result["devices"].as_array().into_iter().flatten() {
-        texts.push(format!(
-            "{}={}",
-            device["device"].as_str().unwrap_or("?"),
-            bytes(device)
-        ));
+        let name = device["device"].as_str().unwrap_or("?");
+        let mut text = format!("{name}={}", bytes(device));
+        if let (true, Some(gpu)) = (adapters, name.strip_prefix("CUDA")) {
+            let gpu: Option<u64> = gpu.parse().ok();
+            let counts = result["cuda_malloc"].as_array().into_iter().flatten();
+            let mut counts = counts.filter(|count| count["gpu"].as_u64() == gpu);
+            let bytes = counts.next().and_then(|count| count["bytes"].as_u64());
+            let sum = device["sum"].as_u64().unwrap_or(0);
+            let _ = write!(text, "/{}", bytes.unwrap_or(0).saturating_sub(sum));
+        }
+        texts.push(text);
     }
     for buffer in result["breakdown"].as_array().into_iter().flatten() {
         if buffer["device"].as_str() == Some("CPU") {

@@ -137,6 +137,9 @@ pub fn answer(engine: &Engine, jobs: &mut Jobs, line: &str, limit: Duration) -> 
         Answer::Json(json) if json["error"] == "crashed" => {
             Row::without_numbers(Outcome::Crashed, &jobs.last_words())
         }
+        Answer::Json(json) if line.contains(" --lora ") || line.contains(" --control-vector ") => {
+            Row::with_adapters(&json)
+        }
         Answer::Json(json) => Row::of(&json),
         Answer::Lost(reason) => {
             *jobs = engine.start_jobs()?;

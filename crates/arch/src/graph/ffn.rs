@@ -257,12 +257,11 @@ impl LlmGraph<'_> {
     /// `W[id] x + b[id]` for each chosen expert.
     fn expert_linear(&mut self, x: TensorId, kind: Kind, ids: TensorId, il: usize) -> TensorId {
         let w = self.weight(il, kind);
-        let mut cur = self.adapted(w, x, Some(ids));
+        let scale = self.scale_of(il, kind);
+        let scale = scale.map(|scale| self.scale_of_experts(scale, ids, self[x].ne[2]));
+        let mut cur = self.adapted_scaled(w, x, Some(ids), scale);
         if kind == Kind::FfnDownExps && self.model.architecture.experts_in_f32 {
             self[cur].flags.insert(Flags::SRC_F32);
-        }
-        if let Some(scale) = self.scale_of(il, kind) {
-            cur = self.scale_experts(cur, scale, ids);
         }
         if let Some(b) = self.optional(il, kind, Part::Bias) {
             cur = self.add_id(cur, b, ids);

@@ -23,6 +23,7 @@ use crate::{Error, Result};
 use indexer::IndexInput;
 use inputs::AttnInput;
 use msa::MsaInput;
+use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use vramfit_ggml::{BufferType, Flags, Graph, Label, Op, TensorId, Type};
 
@@ -51,6 +52,17 @@ impl Norm {
             Norm::Group => Op::GroupNorm,
         }
     }
+}
+
+/// Where the scale of a matrix (`.scale`) is multiplied in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ScaleAt {
+    /// Right behind the product.
+    Product,
+    /// Behind what adapters add.
+    Adapted,
+    /// Behind the bias, too.
+    Biased,
 }
 
 /// The batch that a graph is built for.
@@ -121,6 +133,7 @@ pub struct LlmGraph<'a> {
     caches: Vec<[Option<TensorId>; CacheKind::COUNT]>,
     /// Its fused operations and their layers.
     pub fused: Vec<(FusedOp, TensorId, usize)>,
+    lora_pairs: BTreeMap<(usize, u32), [TensorId; 2]>,
     embd: Option<TensorId>,
     error: Option<Error>,
 }
@@ -168,6 +181,7 @@ impl<'a> LlmGraph<'a> {
             copies: Vec::new(),
             caches: vec![[None; CacheKind::COUNT]; model.hparams.layers.len()],
             fused: Vec::new(),
+            lora_pairs: BTreeMap::new(),
             embd: None,
             error: None,
         }
@@ -394,40 +408,87 @@ impl<'a> LlmGraph<'a> {
         self.graph.map(Op::RmsNorm, x)
     }
 
-    /// `W x + b`, the bias as the model has it.
+    /// `W x + b`, bias and scale as the model has them.
     pub fn linear(&mut self, x: TensorId, kind: Kind, il: usize) -> TensorId {
+        let architecture = self.model.architecture;
+        let mut unadapted = architecture.unadapted.iter();
+        if unadapted.any(|kinds| kinds.contains(&kind)) {
+            return self.linear_unadapted(x, kind, il);
+        }
+        let at = match kind {
+            Kind::AttnOutput if architecture.sums_in_f32 => ScaleAt::Adapted,
+            Kind::FfnUp | Kind::FfnGate | Kind::FfnDown => ScaleAt::Biased,
+            Kind::FfnUpShexp | Kind::FfnGateShexp | Kind::FfnDownShexp => ScaleAt::Biased,
+            _ => ScaleAt::Product,
+        };
+        self.linear_scaled(x, kind, il, at)
+    }
+
+    /// [`linear`](Self::linear) with the matrix's scale in a place of its own.
+    pub fn linear_scaled(&mut self, x: TensorId, kind: Kind, il: usize, at: ScaleAt) -> TensorId {
         let w = self.weight(il, kind);
-        let mut cur = self.adapted(w, x, None);
+        let scale = self.scale_of(il, kind);
+        let scale_at = |place| scale.filter(|_| at == place);
+        let mut cur = self.adapted_scaled(w, x, None, scale_at(ScaleAt::Product));
         let sums = matches!(kind, Kind::AttnOutput | Kind::FfnDown | Kind::FfnDownShexp);
         if sums && self.model.architecture.sums_in_f32 {
             self.graph[cur].flags.insert(Flags::PREC_F32);
         }
-        // The scale belongs to the matrix, but build_ffn applies it behind the bias.
-        let scale = self.scale_of(il, kind);
-        let bias = self.optional(il, kind, Part::Bias);
-        let is_ffn = matches!(kind, Kind::FfnUp | Kind::FfnGate | Kind::FfnDown);
-        let is_read =
-            self.model.architecture.has_block_biases || !(is_ffn || kind == Kind::AttnOutput);
-        if let Some(scale) = scale.filter(|_| !is_ffn) {
+        if let Some(scale) = scale_at(ScaleAt::Adapted) {
             cur = self.mul(cur, scale);
         }
-        if let Some(bias) = bias.filter(|_| is_read) {
+        if let Some(bias) = self.bias_of(il, kind) {
             cur = self.add(cur, bias);
         }
-        if let Some(scale) = scale.filter(|_| is_ffn) {
+        if let Some(scale) = scale_at(ScaleAt::Biased) {
             cur = self.mul(cur, scale);
         }
         self.graph.name_layer(cur, kind.name(), il);
         cur
     }
 
+    /// `W x + b` of a matrix that adapters and scales leave alone.
+    pub fn linear_unadapted(&mut self, x: TensorId, kind: Kind, il: usize) -> TensorId {
+        let w = self.weight(il, kind);
+        let mut cur = self.mul_mat(w, x);
+        if let Some(bias) = self.bias_of(il, kind) {
+            cur = self.add(cur, bias);
+        }
+        self.graph.name_layer(cur, kind.name(), il);
+        cur
+    }
+
+    /// The bias of a matrix, where the graph adds it.
+    fn bias_of(&mut self, il: usize, kind: Kind) -> Option<TensorId> {
+        let of_block = matches!(
+            kind,
+            Kind::AttnOutput | Kind::FfnUp | Kind::FfnGate | Kind::FfnDown
+        );
+        let is_read = self.model.architecture.has_block_biases || !of_block;
+        self.optional(il, kind, Part::Bias).filter(|_| is_read)
+    }
+
     /// `build_lora_mm`, `build_lora_mm_id`: `W x`, of the experts `ids` if there are any, and what adapters add.
     pub(crate) fn adapted(&mut self, w: TensorId, x: TensorId, ids: Option<TensorId>) -> TensorId {
+        self.adapted_scaled(w, x, ids, None)
+    }
+
+    /// [`adapted`](Self::adapted) with the scale of `W`.
+    pub(crate) fn adapted_scaled(
+        &mut self,
+        w: TensorId,
+        x: TensorId,
+        ids: Option<TensorId>,
+        scale: Option<TensorId>,
+    ) -> TensorId {
         let product = |g: &mut Self, w, x| match ids {
             Some(ids) => g.mul_mat_id(w, x, ids),
             None => g.mul_mat(w, x),
         };
         let mut cur = product(self, w, x);
+        if let Some(scale) = scale {
+            cur = self.mul(cur, scale);
+        }
         for lora in 0..self.cp.adapters.loras.len() {
             let Some([a, b]) = self.lora_pair(lora, w) else {
                 continue;
@@ -445,14 +506,22 @@ impl<'a> LlmGraph<'a> {
         let Label::Weight(index) = self.graph.label(w) else {
             return None;
         };
-        let lora = self.cp.adapters.loras.get(lora).filter(|l| l.is_applied)?;
-        let pair = *lora.pairs.get(&(index as usize))?;
+        if let Some(&pair) = self.lora_pairs.get(&(lora, index)) {
+            return Some(pair); // a block that runs several times
+        }
+        let adapter = self.cp.adapters.loras.get(lora);
+        let pair = adapter
+            .filter(|l| l.is_applied)?
+            .pairs
+            .get(&(index as usize))?;
         let buffer = match self.graph[w].buffer? {
             BufferType::HOST_REPACKED => BufferType::HOST,
             buffer => buffer,
         };
         let place = |t: LoraTensor| self.graph.placed(Label::Step("lora"), t.ty, t.ne, buffer);
-        Some(pair.map(place))
+        let pair = pair.map(place);
+        self.lora_pairs.insert((lora, index), pair);
+        Some(pair)
     }
 
     /// `build_cvec`: the control vector behind layer `il`.
@@ -578,10 +647,13 @@ impl<'a> LlmGraph<'a> {
     /// The output matrix over `x`, with the bias, scale and cap that the model has.
     pub fn logits(&mut self, x: TensorId) -> TensorId {
         let w = self.output_matrix();
-        let mut cur = self.adapted(w, x, None);
-        if let Some(scale) = self.output_scale() {
-            cur = self.mul(cur, scale);
-        }
+        let mut cur = match self.model.architecture.output_is_unadapted {
+            true => self.mul_mat(w, x),
+            false => {
+                let scale = self.output_scale();
+                self.adapted_scaled(w, x, None, scale)
+            }
+        };
         let bias = self.output_weight(Global::Output, Part::Bias);
         if let Some(b) = bias.filter(|_| self.model.architecture.has_output_bias) {
             cur = self.add(cur, b);

@@ -131,17 +131,16 @@ impl LlmGraph<'_> {
             .filter(|_| !skips)
     }
 
-    /// Rows of `cur` times the scales of the experts `ids`.
-    pub(super) fn scale_experts(
+    /// The scales of the experts `ids`: `[1, n_used, n_tokens]`.
+    pub(super) fn scale_of_experts(
         &mut self,
-        cur: TensorId,
         scale: TensorId,
         ids: TensorId,
+        n_tokens: i64,
     ) -> TensorId {
-        let (n_expert, n_tokens) = (self[scale].ne[0], self[cur].ne[2]);
+        let n_expert = self[scale].ne[0];
         let scale = self.reshape(scale, [1, n_expert, 1, 1]);
         let scale = self.repeat(scale, [1, n_expert, n_tokens, 1]);
-        let scale = self.get_rows(scale, ids);
-        self.mul(cur, scale)
+        self.get_rows(scale, ids)
     }
 }

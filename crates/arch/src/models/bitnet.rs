@@ -2,7 +2,7 @@
 
 use super::Architecture;
 use super::llama::pre_norm_layer;
-use crate::graph::LlmGraph;
+use crate::graph::{LlmGraph, ScaleAt};
 use crate::names::Kind;
 use vramfit_ggml::Glu;
 
@@ -24,7 +24,7 @@ fn graph(g: &mut LlmGraph<'_>) {
             let gate = g.linear(n, Kind::FfnGate, il);
             let cur = g.glu_split(Glu::Swiglu, gate, up);
             let cur = g.norm(cur, Kind::FfnSubNorm, il);
-            g.linear(cur, Kind::FfnDown, il)
+            g.linear_scaled(cur, Kind::FfnDown, il, ScaleAt::Product)
         };
         pre_norm_layer(g, x, il, attention, ffn)
     });

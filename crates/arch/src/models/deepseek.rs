@@ -7,7 +7,9 @@ use crate::names::Kind;
 use vramfit_ggml::TensorId;
 
 /// Its architectures.
-pub(super) const ALL: &[Architecture] = &[Architecture::new("deepseek2", graph)];
+pub(super) const ALL: &[Architecture] = &[Architecture::new("deepseek2", graph)
+    .unadapted(&[super::LATENT])
+    .output_unadapted()];
 
 pub(super) fn graph(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);

@@ -16,6 +16,7 @@ use vramfit_ggml::{TensorId, Type};
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("deepseek4", graph)
     .reads(hparams)
+    .output_unadapted()
     .large_graph()];
 
 /// Tokens a cell where an indexer chooses.
@@ -87,6 +88,7 @@ fn graph(g: &mut LlmGraph<'_>) {
         let n = g.norm(cur, Kind::FfnNorm, il);
         let cur = feed_forward(g, n, il);
         x = g.hc_write(cur, x, gates, il);
+        x = g.control(x, il);
         g.pin_to_layer(x, "l_last", il);
     }
     let x = g.hc_output_rows(x);

@@ -240,10 +240,8 @@ fn markov(g: &mut LlmGraph<'_>, tokens: TensorId, embd: TensorId, base: TensorId
 fn markov_shift(g: &mut LlmGraph<'_>, state: TensorId) -> TensorId {
     let w2 = g.output_weight(Global::MarkovW2, Part::Weight);
     let w2 = g.required(Global::MarkovW2, w2);
-    let mut shift = g.adapted(w2, state, None);
-    if let Some(scale) = g.output_weight(Global::MarkovW2, Part::Scale) {
-        shift = g.mul(shift, scale);
-    }
+    let scale = g.output_weight(Global::MarkovW2, Part::Scale);
+    let shift = g.adapted_scaled(w2, state, None, scale);
     scatter(g, shift)
 }
 

@@ -15,10 +15,17 @@ use vramfit_ggml::{TensorId, Unary};
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("deepseek32", graph)
+        .unadapted(&[super::LATENT])
+        .output_unadapted()
         .reads(deepseek32_hparams)
         .loads_of_mtp(&[Kind::ExpProbsB]),
-    Architecture::new("dots3note", graph).reads(dots3_hparams),
+    Architecture::new("dots3note", graph)
+        .unadapted(&[super::LATENT])
+        .output_unadapted()
+        .reads(dots3_hparams),
     Architecture::new("glm-dsa", graph)
+        .unadapted(&[super::LATENT])
+        .output_unadapted()
         .reads(glm_hparams)
         .loads_of_mtp(&[Kind::ExpProbsB]),
 ];
@@ -76,6 +83,7 @@ fn graph(g: &mut LlmGraph<'_>) {
         let attention = |g: &mut LlmGraph<'_>, n| sparse_attention(g, n, &mut chosen, true, il);
         let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
         x = pre_norm_layer(g, x, il, attention, ffn);
+        x = g.control(x, il);
     }
     let embd = g.final_norm(x);
     g.lm_head(embd, embd);

@@ -79,6 +79,7 @@ fn gemma_embedding(g: &mut LlmGraph<'_>) {
     let mut x = g.scale(x);
     for il in 0..g.hp.n_layer() {
         x = layer(g, x, il);
+        x = g.control(x, il);
     }
     let x = g.final_norm(x);
     g.end_in_embeddings(x);

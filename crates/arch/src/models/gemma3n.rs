@@ -12,6 +12,7 @@ use vramfit_ggml::{Op, TensorId, Type, Unary};
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("gemma3n", graph)
     .reads(hparams)
+    .unadapted(&[&[Kind::AltupRouter]])
     .output_first()];
 
 /// Layers with a KV cache of their own (`n_layer_kv_from_start`, fixed in llama.cpp).
@@ -54,6 +55,7 @@ pub(super) fn graph(g: &mut LlmGraph<'_>) {
     let mut streams = spread(g, x, s);
     for il in 0..g.hp.n_layer() {
         streams = layer(g, streams, inputs, s, il);
+        streams = g.control(streams, il);
     }
     let cur = gather(g, streams, s);
     let cur = g.output_rows(cur);

@@ -10,7 +10,15 @@ use crate::names::{Kind, Part};
 use vramfit_ggml::{Op, TensorId, Type, Unary};
 
 /// Its architectures.
-pub(super) const ALL: &[Architecture] = &[Architecture::new("graniteswitch", graph).reads(hparams)];
+pub(super) const ALL: &[Architecture] = &[Architecture::new("graniteswitch", graph)
+    .reads(hparams)
+    .unadapted(&[&[
+        Kind::AttnQkv,
+        Kind::AttnOutput,
+        Kind::FfnGate,
+        Kind::FfnUp,
+        Kind::FfnDown,
+    ]])];
 
 /// The router is one layer more, of one head; its weights are none.
 fn hparams(_: &Keys<'_>, hp: &mut Hparams) -> Result<()> {

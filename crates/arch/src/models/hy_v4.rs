@@ -12,6 +12,9 @@ use vramfit_ggml::{TensorId, Type};
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("hy_v4", graph)
     .reads(hparams)
+    .unadapted(&[super::LATENT, &[Kind::AttnGate]])
+    .output_unadapted()
+    .no_control()
     .large_graph()];
 
 fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {

@@ -1,8 +1,8 @@
 //! Kimi Delta Attention (gated delta nets that fade a channel at a time) between layers with latent
 //! attention: Kimi Linear, Ling 3.
 
-use super::Architecture;
 use super::llama::pre_norm_layer;
+use super::{Architecture, LATENT};
 use crate::graph::{LlmGraph, MoeOptions, floats};
 use crate::hparams::{Decay, Hparams, Kda, Mla, Ssm, limits};
 use crate::keys::Keys;
@@ -16,12 +16,29 @@ pub(super) const ALL: &[Architecture] = &[
         .reads(bailingmoe3_hparams)
         .large_graph()
         .no_scan()
+        .unadapted(&[LATENT, DELTA, &[Kind::AttnGate, Kind::AttnOutput]])
+        .output_unadapted()
         .rows_behind_norm(),
     Architecture::new("kimi-linear", kimi_linear)
         .reads(hparams)
         .large_graph()
         .reserves_one_sequence()
-        .no_scan(),
+        .no_scan()
+        .unadapted(&[LATENT, DELTA])
+        .output_unadapted(),
+];
+
+/// What their delta nets multiply without asking adapters, beside the output matrix.
+pub(super) const DELTA: &[Kind] = &[
+    Kind::AttnQkv,
+    Kind::AttnK,
+    Kind::AttnV,
+    Kind::SsmFA,
+    Kind::SsmFB,
+    Kind::SsmBeta,
+    Kind::SsmG,
+    Kind::SsmGA,
+    Kind::SsmGB,
 ];
 
 /// Layers without KV heads are recurrent: a matrix state a head, and three convolutions.
@@ -139,7 +156,7 @@ fn delta_attention(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
     let gate = g.unary(Unary::Sigmoid, gate);
     let y = g.mul(y, gate);
     let y = g.cont_shape(y, [d_inner, n_tokens, 1, 1]);
-    g.linear(y, Kind::AttnOutput, il)
+    g.linear_unadapted(y, Kind::AttnOutput, il)
 }
 
 /// Q, K and V before their convolutions, from one matrix or three.

@@ -1,7 +1,7 @@
 //! Kimi K3: Kimi Linear with attention over earlier states of the residual stream, experts that
 //! work on a narrower stream, and a soft-limited SiLU.
 
-use super::{Architecture, kda};
+use super::{Architecture, LATENT, kda};
 use crate::Result;
 use crate::graph::{Ffn, LlmGraph, MoeOptions};
 use crate::hparams::{Decay, Hparams, limits};
@@ -13,7 +13,24 @@ use vramfit_ggml::{Op, TensorId, Type};
 pub(super) const ALL: &[Architecture] = &[Architecture::new("kimi-k3", graph)
     .reads(hparams)
     .graph_room(160, 64)
-    .no_scan()];
+    .no_scan()
+    .unadapted(&[LATENT, kda::DELTA, BESIDE_EXPERTS])
+    .output_unadapted()];
+
+/// What else it multiplies without asking adapters: all but the experts.
+const BESIDE_EXPERTS: &[Kind] = &[
+    Kind::AttnGate,
+    Kind::AttnOutput,
+    Kind::FfnGate,
+    Kind::FfnUp,
+    Kind::FfnDown,
+    Kind::FfnGateInp,
+    Kind::FfnRoutedDown,
+    Kind::FfnRoutedUp,
+    Kind::FfnGateShexp,
+    Kind::FfnUpShexp,
+    Kind::FfnDownShexp,
+];
 
 fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     kda::hparams(keys, hp)?;

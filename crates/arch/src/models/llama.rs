@@ -60,6 +60,7 @@ fn llama_embed(g: &mut LlmGraph<'_>) {
     let mut x = g.embed(false);
     for il in 0..g.hp.n_layer() {
         x = layer(g, x, None, il);
+        x = g.control(x, il);
     }
     let x = g.final_norm(x);
     g.end_in_embeddings(x);

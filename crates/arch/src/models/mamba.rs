@@ -14,10 +14,12 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("mamba", mamba).reads(hybrid_hparams),
     Architecture::new("mamba2", mamba2).reads(hybrid_hparams),
     Architecture::new("nemotron_h", nemotron_h)
+        .unadapted(&[&[Kind::FfnLatentDown, Kind::FfnLatentUp]])
         .reads(nemotron_h_hparams)
         .no_control()
         .rows_behind_norm(),
     Architecture::new("nemotron_h_moe", nemotron_h)
+        .unadapted(&[&[Kind::FfnLatentDown, Kind::FfnLatentUp]])
         .reads(nemotron_h_hparams)
         .no_control()
         .rows_behind_norm(),

@@ -28,7 +28,7 @@ fn qkv(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> Qkv {
     ];
     let product = |g: &mut LlmGraph<'_>, kind| {
         let w = g.weight(il, kind);
-        g.mul_mat(w, n)
+        g.adapted(w, n, None)
     };
     if !g.has(il, Kind::AttnQkv) {
         return heads.map(|(kind, width, n_head)| {

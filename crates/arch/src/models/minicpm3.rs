@@ -8,8 +8,8 @@ use vramfit_ggml::{TensorId, Type};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
-    Architecture::new("minicpm3", minicpm3),
-    Architecture::new("plm", plm),
+    Architecture::new("minicpm3", minicpm3).unadapted(&[super::LATENT]),
+    Architecture::new("plm", plm).unadapted(&[super::LATENT]),
 ];
 
 /// MiniCPM3: streams scaled throughout.

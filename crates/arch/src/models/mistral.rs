@@ -9,6 +9,8 @@ use crate::keys::Keys;
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("mistral3", llama::llama).reads(hparams),
     Architecture::new("mistral4", deepseek::graph)
+        .unadapted(&[super::LATENT])
+        .output_unadapted()
         .reads(hparams)
         .f32_experts(),
 ];

@@ -168,7 +168,23 @@ pub struct Architecture {
     pub rows: Rows,
     /// Flash attention cannot be on.
     pub lacks_flash_attention: bool,
+    /// Matrices of its layers that it multiplies without asking adapters (no `build_lora_mm`).
+    pub unadapted: &'static [&'static [Kind]],
+    /// The same of its output matrix.
+    pub output_is_unadapted: bool,
 }
+
+/// What most models with latent attention multiply without asking adapters.
+const LATENT: &[Kind] = &[
+    Kind::AttnQ,
+    Kind::AttnQA,
+    Kind::AttnQB,
+    Kind::AttnKvAMqa,
+    Kind::AttnKvB,
+    Kind::IndexerAttnK,
+    Kind::IndexerAttnQB,
+    Kind::IndexerProj,
+];
 
 /// Where the tokens without wanted logits are dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -219,6 +235,8 @@ impl Architecture {
             rank_head: RankHead::Tanh,
             rows: Rows::InLastLayer,
             lacks_flash_attention: false,
+            unadapted: &[],
+            output_is_unadapted: false,
             has_encoder: false,
         }
     }
@@ -339,6 +357,16 @@ impl Architecture {
 
     const fn no_flash_attention(mut self) -> Architecture {
         self.lacks_flash_attention = true;
+        self
+    }
+
+    const fn unadapted(mut self, kinds: &'static [&'static [Kind]]) -> Architecture {
+        self.unadapted = kinds;
+        self
+    }
+
+    const fn output_unadapted(mut self) -> Architecture {
+        self.output_is_unadapted = true;
         self
     }
 

@@ -18,7 +18,7 @@ pub(super) const ALL: &[Architecture] = &[
         .reads(|keys, hp| hp.set_clamp(keys))
         .layer_norm(),
     Architecture::new("deepseek", deepseek),
-    Architecture::new("deepseek2-ocr", as_in_file),
+    Architecture::new("deepseek2-ocr", as_in_file).output_unadapted(),
     Architecture::new("dots1", as_in_file),
     Architecture::new("exaone-moe", exaone).reads(exaone_hparams),
     Architecture::new("hy_v3", as_in_file)

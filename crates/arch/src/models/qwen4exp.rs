@@ -139,10 +139,10 @@ fn gated_streams(
     let x = g.rms(x);
     let x = g.mul(x, norm);
     let x = g.reshape(x, [ne[0] * ne[1], ne[2], 1, 1]);
-    let low = g.mul_mat(down, x);
+    let low = g.adapted(down, x, None);
     let low = g.scale(low);
     let low = g.unary(Unary::Silu, low);
-    (x, g.mul_mat(up, low))
+    (x, g.adapted(up, low, None))
 }
 
 /// What a block of layer `il` reads of the streams, and how its result will be spread over them.

@@ -13,14 +13,34 @@ use vramfit_ggml::{Op, TensorId, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
-    Architecture::new("arwkv7", rwkv7).reads(hparams),
+    Architecture::new("arwkv7", rwkv7)
+        .reads(hparams)
+        .unadapted(&[LOW_RANK]),
     Architecture::new("rwkv6", rwkv6)
         .reads(hparams)
+        .unadapted(&[LOW_RANK])
         .layer_norm(),
-    Architecture::new("rwkv6qwen2", rwkv6qwen2).reads(hparams),
+    Architecture::new("rwkv6qwen2", rwkv6qwen2)
+        .reads(hparams)
+        .unadapted(&[LOW_RANK]),
     Architecture::new("rwkv7", rwkv7)
         .reads(hparams)
+        .unadapted(&[LOW_RANK])
         .layer_norm(),
+];
+
+/// Maps through a narrow stream, which adapters leave alone.
+const LOW_RANK: &[Kind] = &[
+    Kind::TimeMixA1,
+    Kind::TimeMixA2,
+    Kind::TimeMixDecayW1,
+    Kind::TimeMixDecayW2,
+    Kind::TimeMixG1,
+    Kind::TimeMixG2,
+    Kind::TimeMixV1,
+    Kind::TimeMixV2,
+    Kind::TimeMixW1,
+    Kind::TimeMixW2,
 ];
 
 fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {

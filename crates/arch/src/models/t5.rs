@@ -86,6 +86,7 @@ fn encoder(g: &mut LlmGraph<'_>) {
         let residual = g.last_rows(il, x);
         let h = g.add(cur, residual);
         x = feed_forward(g, h, ENC_FFN, il);
+        x = g.control(x, il);
     }
     let x = output_norm(g, x, Global::EncOutputNorm);
     g.end_in_embeddings(x);
@@ -114,6 +115,7 @@ fn decoder(g: &mut LlmGraph<'_>) {
         let [cur, h] = [cur, h].map(|t| if is_last { g.output_rows(t) } else { t });
         let h = g.add(cur, h);
         x = feed_forward(g, h, DEC_FFN, il);
+        x = g.control(x, il);
     }
     let x = output_norm(g, x, Global::DecOutputNorm);
     g.lm_head(x, x);

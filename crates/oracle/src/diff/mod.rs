@@ -4,13 +4,13 @@
 
 mod bases;
 mod change;
-mod check;
-mod found;
+pub mod check;
+pub mod found;
 mod minimise;
 mod mutate;
 mod nodes;
 mod show;
-mod subject;
+pub mod subject;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@ fn figures(answer: &str) -> Vec<(String, String)> {
     let mut graphs = ["prompt nodes/splits", "generation nodes/splits"].into_iter();
     for word in answer.split(' ') {
         if let Some((device, bytes)) = word.split_once('=') {
-            let parts = ["model", "context", "compute"]
+            let parts = ["model", "context", "compute", "adapters"]
                 .into_iter()
                 .zip(bytes.split('/'));
             list.extend(parts.map(|(part, n)| (format!("{device} {part}"), n.to_owned())));
