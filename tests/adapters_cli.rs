@@ -1,0 +1,64 @@
+//! `estimate --lora` and `--control-vector`, through the real binary.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // tests read files and may panic
+#![allow(dead_code)] // of the shared module a part
+
+#[path = "common/adapters.rs"]
+mod adapters;
+
+use adapters::Rule;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use vramfit_arch::Model;
+use vramfit_gguf::Header;
+
+const LLAMA: &str = "llama-3.2-1b.Q4_K_M.gguf";
+const QWEN: &str = "qwen3-8b.Q4_K_M.gguf";
+
+fn fixture(model: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../fixtures/gguf/{model}"))
+}
+
+/// An adapter of the small Llama.
+fn adapter(folder: &Path) -> PathBuf {
+    let model = Model::load(&Header::open(fixture(LLAMA)).unwrap()).unwrap();
+    let rule = Rule::read("rank=16,type=f16,targets=attn").unwrap();
+    let path = folder.join("adapter.gguf");
+    std::fs::write(&path, rule.header(&model)).unwrap();
+    path
+}
+
+fn estimate(model: &str, lora: &Path, flags: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_estimate"));
+    command.env_clear().arg(fixture(model)).arg("--lora");
+    let command = command.arg(lora).args(flags);
+    command.args(["--gpus", "k80"]).output().unwrap()
+}
+
+#[test]
+fn json_says_what_adapters_take() {
+    let folder = tempfile::tempdir().unwrap();
+    let answer = estimate(LLAMA, &adapter(folder.path()), &["--json", "-ngl", "99"]);
+    let json: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap();
+    let text = String::from_utf8_lossy(&answer.stderr);
+    assert!(answer.status.success(), "{text}");
+    let devices = json["devices"].as_array().unwrap();
+    let bytes: u64 = devices
+        .iter()
+        .filter_map(|device| device["adapter_bytes"].as_u64())
+        .sum();
+    // Q and the output matrix 2048 x 2048, K and V 2048 x 512; 16 layers, rank 16, f16.
+    assert_eq!(bytes, 16 * 16 * 2 * (2 * (2048 + 2048) + 2 * (2048 + 512)));
+}
+
+#[test]
+fn an_adapter_of_another_model_is_one_clear_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let answer = estimate(QWEN, &adapter(folder.path()), &[]);
+    let text = String::from_utf8_lossy(&answer.stderr);
+    assert_eq!(answer.status.code(), Some(2), "{text}");
+    assert!(answer.stdout.is_empty());
+    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+    for word in ["adapter.gguf", "llama", "qwen3"] {
+        assert!(text.contains(word), "{text}");
+    }
+}
