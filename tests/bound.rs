@@ -8,6 +8,7 @@
 
 mod common;
 
+use common::table::TABLES;
 use common::truth::{self, Row, Status};
 use std::collections::BTreeMap;
 use vramfit_arch::Model;
@@ -38,7 +39,7 @@ fn measured(row: &Row, n_devices: usize) -> Vec<[u64; 3]> {
 
 #[test]
 fn bounds_hold_for_every_known_architecture() {
-    let rows = truth::rows("truth/llama.cpp-v0.5.0-cuda13.tsv");
+    let rows: Vec<Row> = TABLES.into_iter().flat_map(truth::rows).collect();
     let mut models = BTreeMap::new();
     let mut wrong = Vec::new();
     let mut checked = 0;

@@ -235,6 +235,8 @@ pub struct Unknown {
     pub shares_caches: bool,
     /// Heads that only choose what to attend to.
     pub n_indexer_head: i64,
+    /// A bias on attention scores, for each pair of positions.
+    pub has_score_bias: bool,
 }
 
 /// The model's shape.
@@ -356,6 +358,17 @@ impl Hparams {
     /// Layers that the main graph runs.
     pub fn n_layer(&self) -> usize {
         self.n_layer_main
+    }
+
+    /// At least `n` layers, the last standing for those that are added; as many as are believed.
+    pub(crate) fn extend_layers(&mut self, n: usize) {
+        let n = n.min(LAYERS as usize);
+        if let Some(&last) = self.layers.last()
+            && self.layers.len() < n
+        {
+            self.layers.resize(n, last);
+        }
+        self.n_layer_all = self.n_layer_all.max(n);
     }
 
     /// `n_embd_v_gqa_max`: the widest row of the V cache.

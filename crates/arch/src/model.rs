@@ -79,6 +79,14 @@ impl Model {
         let keys = Keys::new(header, name);
         let mut hparams = Hparams::load(&keys)?;
         (architecture.hparams)(&keys, &mut hparams)?;
+        if architecture.graph.is_none() {
+            // layers that keys may not count
+            let layers = header
+                .tensors()
+                .iter()
+                .filter_map(|t| Name::parse(&t.name).layer());
+            hparams.extend_layers(layers.max().map_or(0, |il| il.saturating_add(1)));
+        }
         let mut model = Model {
             architecture_name: name.to_string(),
             architecture,
@@ -171,11 +179,13 @@ impl Model {
     pub fn has_two_homes(&self, index: usize) -> bool {
         let role = self.tensors[index].role;
         let is_ambiguous = match role {
-            Name::Layer(_, kind, _) => kind == Kind::SsmA,
-            Name::Global(global, _) => {
-                global == Global::TokenEmbdNorm
-                    || (global == Global::TokenEmbd && self.has_tied_output())
-            }
+            Name::Layer(il, kind, _) => kind == Kind::SsmA || il >= self.hparams.n_layer(),
+            Name::Global(global, _) => match global {
+                Global::TokenEmbdNorm => true,
+                Global::TokenEmbd => self.has_tied_output(),
+                Global::Output => self.embeds_by_output(),
+                _ => false,
+            },
             Name::Other(_) => true,
         };
         is_ambiguous && !self.is_known()
@@ -221,8 +231,9 @@ impl Model {
     pub fn is_loaded(&self, index: usize) -> bool {
         match self.tensors[index].role {
             Name::Layer(il, kind, _) => {
-                let of_main =
-                    il < self.hparams.n_layer() || self.architecture.loads_mtp.contains(&kind);
+                let of_main = il < self.hparams.n_layer()
+                    || self.architecture.loads_mtp.contains(&kind)
+                    || !self.is_known();
                 of_main && kind.used_by() != Use::Unused
             }
             Name::Global(global, _) => global.used_by() != Use::Unused,

@@ -18,7 +18,7 @@ const RESULTS_PER_MATRIX: u64 = 5;
 /// Results of the residual stream's width in a layer, beside those of its matrices.
 const RESULTS_PER_LAYER: u64 = 16;
 /// Matrices of scores alive at once: as computed, masked or capped, as weights.
-const SCORES: u64 = 3;
+const SCORES: u64 = 2;
 /// Results of the inner width around a scan or a delta rule over the batch.
 const RESULTS_PER_SCAN: u64 = 48;
 /// Weights that one split may take in (`GGML_SCHED_MAX_SPLIT_INPUTS`).
@@ -74,6 +74,10 @@ impl Context<'_> {
         }
     }
 
+    fn layers(&self) -> std::ops::Range<usize> {
+        0..self.model.hparams.n_layer()
+    }
+
     fn of_layer(&self, il: usize) -> impl Iterator<Item = &ModelTensor> {
         let tensors = self.model.tensors.iter();
         tensors.filter(move |t| t.role.layer() == Some(il))
@@ -124,6 +128,7 @@ impl Context<'_> {
             self.output_bound(&shape),
             self.moved_weights_bound(),
             self.fallback_bound(&shape),
+            self.host_matrices_bound(&shape),
         ]);
         let pool = PoolUse {
             bytes: self.pool_bound(&shape),
@@ -143,8 +148,13 @@ impl Context<'_> {
         let masks = product([2, shape.n_kv, shape.n_tokens, FLOAT]);
         let width = count(self.model.hparams.n_embd_v_gqa_max()).max(16);
         let places = product([2, shape.n_tokens, width, Type::I64.type_size()]);
-        let streams = product([4, shape.n_stream, shape.n_tokens, FLOAT]);
-        product([self.n_copies as u64, sum([masks, places, streams, 1 << 20])])
+        let streams = product([8, shape.n_stream, shape.n_tokens, FLOAT]);
+        let bias = match self.unknown().has_score_bias {
+            true => sum(self.layers().map(|il| self.attention_bound(il, shape))),
+            false => 0,
+        };
+        let inputs = sum([masks, places, streams, bias, 4 << 20]);
+        product([self.n_copies as u64, inputs])
     }
 
     /// All results of one layer.
@@ -177,18 +187,14 @@ impl Context<'_> {
         product([RESULTS_PER_SCAN, inner])
     }
 
-    /// Scores, and keys and values once more as floats.
+    /// Scores, since an architecture may do without flash attention whatever is asked, and keys and values once more as
+    /// floats.
     fn attention_bound(&self, il: usize, shape: &Shape) -> u64 {
         let layer = self.model.hparams.layers.get(il);
         let n_head = layer.map_or(0, |l| count(l.n_head));
         let indexer = product([2, count(self.unknown().n_indexer_head)]);
-        let scores = if self.params.flash_attn {
-            0
-        } else {
-            SCORES * n_head
-        };
         let scores = product([
-            scores.saturating_add(indexer),
+            (SCORES * n_head).saturating_add(indexer),
             shape.n_kv,
             shape.n_tokens,
             FLOAT,
@@ -215,6 +221,25 @@ impl Context<'_> {
         };
         let layers = sum((0..self.model.hparams.n_layer()).map(of_layer));
         product([self.n_copies as u64, layers])
+    }
+
+    /// Matrices that no device can read are on the host, among layers on devices: with pipelined devices what goes in and
+    /// out of them crosses in copies that live as long as the graph.
+    fn host_matrices_bound(&self, shape: &Shape) -> u64 {
+        if self.n_copies == 1 {
+            return 0;
+        }
+        let crosses = |i: &usize| {
+            let tensor = &self.model.tensors[*i];
+            let home = tensor.role.layer().map(|il| self.weights.layer(il));
+            tensor.ne[1] > 1 && home.is_some_and(|home| self.weights.buffer(*i, home) != home)
+        };
+        let width = |i: usize| {
+            let ne = self.model.tensors[i].ne;
+            count(ne[0]).saturating_add(count(ne[1]))
+        };
+        let widths = sum((0..self.model.tensors.len()).filter(crosses).map(width));
+        product([self.n_copies as u64, widths, shape.n_tokens, FLOAT])
     }
 
     /// Every device has a flash attention kernel for every layer's heads.

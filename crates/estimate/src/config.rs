@@ -204,15 +204,23 @@ impl RunConfig {
                 n_seq_max: self.n_seq_max,
             });
         }
+        if self.type_v.is_quantized() && off {
+            return Err(Refusal::QuantizedVWithoutFlashAttention {
+                type_v: self.type_v,
+            });
+        }
+        match model.is_known() {
+            true => self.check_cache(model, off),
+            false => Ok(()), // what its caches look like is not known
+        }
+    }
+
+    /// The types fit the caches of `model`.
+    fn check_cache(&self, model: &Model, off: bool) -> Result<(), Refusal> {
         let k_only = model.hparams.mla.is_some() || model.hparams.compressor.is_some();
         if k_only && self.type_k != self.type_v {
             return Err(Refusal::MixedMlaTypes {
                 type_k: self.type_k,
-                type_v: self.type_v,
-            });
-        }
-        if self.type_v.is_quantized() && off {
-            return Err(Refusal::QuantizedVWithoutFlashAttention {
                 type_v: self.type_v,
             });
         }

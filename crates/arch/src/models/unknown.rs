@@ -2,7 +2,7 @@
 
 use super::Architecture;
 use crate::Result;
-use crate::hparams::limits::{HEADS, WIDTH};
+use crate::hparams::limits::{HEADS, LAYERS, WIDTH};
 use crate::hparams::{Hparams, Unknown};
 use crate::keys::Keys;
 
@@ -10,7 +10,10 @@ impl Architecture {
     /// Any architecture but those that are known.
     pub const UNKNOWN: &'static Architecture = &Architecture {
         graph: None,
-        ..Architecture::new("", |_| ()).reads(hparams).output_first()
+        ..Architecture::new("", |_| ())
+            .reads(hparams)
+            .output_first()
+            .embeds_by_output()
     };
 }
 
@@ -42,6 +45,15 @@ fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     let n_state = [scan, wkv, short, delta, linear]
         .into_iter()
         .fold(0, i64::saturating_add);
+    let loops = get("num_loops", LAYERS / (hp.n_layer() as i64).max(1))?.max(1) as usize;
+    if loops > 1 {
+        hp.layers = hp.layers.repeat(loops);
+        hp.n_layer_main = hp.layers.len();
+        hp.n_layer_all = hp.layers.len();
+    }
+    if get("adapters.count", HEADS)? > 0 {
+        hp.extend_layers(hp.layers.len() + 1); // a router among the adapters inside the model
+    }
     hp.unknown = Some(Unknown {
         n_state,
         n_streams: get("hyper_connection.count", HEADS)?
@@ -49,6 +61,7 @@ fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
             .max(1),
         shares_caches: keys.is_set("attention.shared_kv_layers")?,
         n_indexer_head: get("attention.indexer.head_count", HEADS)?,
+        has_score_bias: get("attention.relative_buckets_count", WIDTH)? > 0,
     });
     Ok(())
 }
