@@ -258,6 +258,52 @@ fn errors_say_what_to_do() {
 }
 
 #[test]
+fn a_projector_is_counted_on_its_gpu() {
+    let projector = fixture("gguf/mmproj/gemma3.gguf");
+    let flags = |more: &str| {
+        format!(
+            "--gpus rtx3060,rtx3060 --mmproj {} {more}",
+            projector.display()
+        )
+    };
+    let without = json_of(GEMMA, "--gpus rtx3060,rtx3060");
+    let json = json_of(GEMMA, &flags(""));
+    let gpu = &json["devices"][0];
+    // what cudaMalloc was asked for: fixtures/truth/mmproj-llama.cpp-v0.5.0.tsv
+    assert_eq!(gpu["projector_bytes"], 851_227_776 + 127_139_840);
+    assert_eq!(gpu["projector_compute_bytes"], 127_139_840);
+    assert_eq!(gpu["model_bytes"], without["devices"][0]["model_bytes"]);
+    assert_eq!(json["devices"][2]["projector_bytes"], 9_633_792);
+    let command = json["command"].as_array().unwrap();
+    assert!(command.contains(&json!("--mmproj")));
+
+    let other = json_of(GEMMA, &flags("--mmproj-device CUDA1"));
+    assert_eq!(
+        other["devices"][1]["projector_bytes"],
+        gpu["projector_bytes"]
+    );
+    assert_eq!(other["devices"][0]["projector_bytes"], 0);
+    let host = json_of(GEMMA, &flags("--no-mmproj-offload"));
+    assert_eq!(host["devices"][0]["projector_bytes"], 0);
+    assert!(host["devices"][2]["projector_bytes"].as_u64() > Some(800_000_000));
+
+    // too large for the GPU of the projector, though the model alone would fit
+    let tight = format!(
+        "--gpus 9GiB,512MiB -c 4096 --mmproj {}",
+        projector.display()
+    );
+    let tight = run(GEMMA, &format!("{tight} --mmproj-device CUDA1"));
+    assert_eq!(tight.code, 1, "{}", tight.out);
+    refused(
+        &run(GEMMA, &flags("--mmproj-device CUDA7")),
+        "none of the GPUs",
+    );
+    let path = fixture(GEMMA);
+    let wrong = run(GEMMA, &format!("--gpus none --mmproj {}", path.display()));
+    refused(&wrong, "not of a multimodal projector");
+}
+
+#[test]
 fn several_models_go_on_past_a_bad_one() {
     let paths = [
         fixture(GEMMA),

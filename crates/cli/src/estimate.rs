@@ -32,7 +32,15 @@ pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
     let gpus = &settings.gpus.devices;
     let mut run = settings.run.clone();
     run.adapters = settings.adapters.load(&model)?;
-    let placement = vramfit::plan(&model, &run, gpus, &settings.policy)?;
+    let mut policy = settings.policy.clone();
+    let mut notes = Vec::new();
+    if let Some(file) = &settings.projector {
+        let (plan, about) = file.load(run.flash_attention, gpus)?;
+        policy.projector = Some(plan);
+        notes.extend(about);
+    }
+    let mut placement = vramfit::plan(&model, &run, gpus, &policy)?;
+    placement.notes.extend(notes);
     Ok(Planned { model, placement })
 }
 
@@ -48,6 +56,8 @@ fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {
             ),
         );
     }
+    let mut flags = settings.adapters.flags.clone();
+    flags.extend(settings.projector.iter().flat_map(|p| p.flags.clone()));
     let subject = Subject {
         path,
         model: &model,
@@ -56,7 +66,7 @@ fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {
         engine: &ENGINE,
         gpus: &settings.gpu_lines,
         notes: &notes,
-        adapters: &settings.adapters.flags,
+        adapters: &flags,
     };
     Ok(Estimate::new(&subject, &placement))
 }

@@ -123,6 +123,17 @@ pub const FLAGS: &[Flag] = &[
     Flag { long: "--control-vector-scaled", takes: Each("FILE:SCALE,.."), group: Memory,
         help: "the same, scaled", ..NO },
 
+    Flag { long: "--mmproj", aliases: &["-mm"], env: "LLAMA_ARG_MMPROJ", takes: One("FILE"), group: Memory,
+        help: "a multimodal projector, which is loaded beside the model", ..NO },
+    Flag { long: "--mmproj-offload", negative: &["--no-mmproj-offload"], env: "LLAMA_ARG_MMPROJ_OFFLOAD", group: Memory,
+        help: "the projector is on a GPU (default) or on the host", ..NO },
+    Flag { long: "--mmproj-device", aliases: &["-mmdev"], env: "MTMD_BACKEND_DEVICE", takes: One("CUDA0"), group: Memory,
+        help: "the projector's GPU (default: the first of -dev)", ..NO },
+    Flag { long: "--image-min-tokens", env: "LLAMA_ARG_IMAGE_MIN_TOKENS", takes: One("N"), group: Memory,
+        help: "least tokens of an image", ..NO },
+    Flag { long: "--image-max-tokens", env: "LLAMA_ARG_IMAGE_MAX_TOKENS", takes: One("N"), group: Memory,
+        help: "most tokens of an image", ..NO },
+
     Flag { long: "--gpus", takes: One("SPEC"), group: Placement,
         help: "the GPUs, see below (default auto)", ..NO },
     Flag { long: "--layout", takes: One("WHO"), choices: &["best", "engine"], group: Placement,
@@ -234,7 +245,8 @@ mod tests {
                 assert!(negative.starts_with("--no-"), "{negative}");
                 assert!(!flag.takes_value(), "{negative}");
             }
-            assert!(flag.env.is_empty() || flag.env.starts_with("LLAMA_ARG_"));
+            let own = ["", "MTMD_BACKEND_DEVICE"].contains(&flag.env);
+            assert!(own || flag.env.starts_with("LLAMA_ARG_"));
             assert_eq!(flag.group == Ignored, flag.help.is_empty(), "{}", flag.long);
         }
     }

@@ -16,6 +16,7 @@ mod inputs;
 mod low;
 mod placement;
 mod printer;
+mod projector;
 mod settings;
 mod tools;
 

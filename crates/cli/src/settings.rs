@@ -12,6 +12,7 @@ use vramfit::{
 use crate::adapters::AdapterFiles;
 use crate::low::{LowArgs, Said, truth};
 use crate::placement;
+use crate::projector::ProjectorFile;
 
 /// Everything but the models.
 pub struct Settings {
@@ -29,6 +30,8 @@ pub struct Settings {
     pub ctx_given: bool,
     /// Adapters and control vectors.
     pub adapters: AdapterFiles,
+    /// A multimodal projector.
+    pub projector: Option<ProjectorFile>,
 }
 
 /// The number of slots that llama-server takes by itself.
@@ -48,7 +51,9 @@ impl Settings {
             },
             prefer: prefer(low)?,
             pinned: placement::pinned(low, gpus.devices.len())?,
+            projector: None,
         };
+        let projector = ProjectorFile::new(low, gpus.devices.len())?;
         let mut notes: Vec<String> = gpus.notes.iter().map(ToString::to_string).collect();
         if let Some(card) = card_without_flash_attention(low, &gpus) {
             run.flash_attention = FlashAttention::Off;
@@ -76,6 +81,7 @@ impl Settings {
             gpus,
             ctx_given: low.value("ctx-size").is_some(),
             adapters: AdapterFiles::new(low)?,
+            projector,
         })
     }
 }

@@ -5,9 +5,7 @@ use crate::simulate::runtime_of;
 use crate::{EngineProfile, Error, FlashAttention, LayoutDevice, MemoryBytes, NodeRow, Runtime};
 use vramfit_arch::clip::{Modality, Projector, Tower};
 use vramfit_ggml::cuda::{Cuda, PoolUse};
-use vramfit_ggml::{
-    Backend, BackendId, BufferType, Graph, Op, Schedule, Scheduler, Unwatched, reserve,
-};
+use vramfit_ggml::{Backend, BackendId, BufferType, Graph, Op, Scheduler, Unwatched, reserve};
 
 /// Where and how a projector runs.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -33,8 +31,8 @@ pub struct TowerUse {
     pub runtime: Runtime,
     /// Whether it uses flash attention.
     pub flash_attn: bool,
-    /// Its graph is not known: the compute buffer is an upper bound.
-    pub is_bound: bool,
+    /// Its type is not known: weights are those of the whole file, the compute buffer is a guess.
+    pub is_guess: bool,
 }
 
 /// What each tower of `projector` takes, warmed up as llama.cpp does it.
@@ -115,8 +113,12 @@ impl<'a> TowerRun<'a> {
         let n_bytes = tensors
             .iter()
             .fold(0, |sum: u64, t| sum.saturating_add(t.n_bytes));
-        let mut flash_attn = self.flash_attention != FlashAttention::Off;
-        let mut reserved = self.reserve(flash_attn)?;
+        let is_known = self.tower.is_known();
+        let mut flash_attn = is_known && self.flash_attention != FlashAttention::Off;
+        let mut reserved = match is_known {
+            true => self.reserve(flash_attn)?,
+            false => self.guess(),
+        };
         if reserved.misplaced && self.flash_attention == FlashAttention::Auto {
             flash_attn = false;
             // Buffers of the first try stay where they are the larger ones.
@@ -145,7 +147,7 @@ impl<'a> TowerRun<'a> {
                 Backend::Cpu => Runtime::default(),
             },
             flash_attn,
-            is_bound: !self.tower.is_known(),
+            is_guess: !is_known,
         })
     }
 
@@ -154,7 +156,7 @@ impl<'a> TowerRun<'a> {
         let schedule = self.scheduler().split(&mut graph);
         let bytes = reserve(&graph, &schedule, &self.backends, &mut Unwatched);
         let reserved = Reserved {
-            misplaced: self.has_misplaced(&graph, &schedule),
+            misplaced: self.has_misplaced(&graph),
             pool: match &self.backends[0] {
                 Backend::Cuda(cuda) => cuda.pool_use(&graph, &schedule, BackendId(0)),
                 Backend::Cpu => PoolUse::default(),
@@ -165,7 +167,32 @@ impl<'a> TowerRun<'a> {
         Ok(reserved)
     }
 
-    fn has_misplaced(&self, graph: &Graph, _: &Schedule) -> bool {
+    /// The buffer of a plain transformer as wide as this one, without flash attention.
+    fn guess(&self) -> Reserved {
+        let hp = &self.tower.hparams;
+        let wide = |n: i64| n.max(0) as u64;
+        let patches = hp.warmup.map(|side| wide(side / hp.patch_size.max(1)));
+        let rows = match self.tower.modality {
+            Modality::Vision => patches[0].saturating_mul(patches[1]),
+            Modality::Audio => patches[0],
+        };
+        let row = wide(hp.n_embd)
+            .saturating_mul(8)
+            .saturating_add(wide(hp.n_ff).saturating_mul(2))
+            .saturating_add(wide(hp.n_head).saturating_mul(2).saturating_mul(rows));
+        let bytes = row.saturating_mul(rows).saturating_mul(4);
+        Reserved {
+            bytes: self
+                .backends
+                .iter()
+                .map(|b| if *b == self.backends[0] { bytes } else { 0 })
+                .collect(),
+            pool: PoolUse::default(),
+            misplaced: false,
+        }
+    }
+
+    fn has_misplaced(&self, graph: &Graph) -> bool {
         graph
             .nodes
             .iter()

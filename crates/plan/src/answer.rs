@@ -1,7 +1,9 @@
 //! From a scored candidate to the answer.
 
 use crate::fit::{Problem, Scored, required_bytes};
-use crate::{Certainty, Device, DevicePlacement, Placement, Rejected, Verdict, flags};
+use crate::{
+    Certainty, Device, DevicePlacement, Placement, ProjectorShare, Rejected, Verdict, flags,
+};
 use vramfit_estimate::Error;
 use vramfit_ggml::BufferType;
 
@@ -12,11 +14,18 @@ pub(crate) fn placement(problem: &Problem, scored: Scored) -> Result<Placement, 
     let verdict = verdict(problem, &scored)?;
     let host_layers = |(il, d): (usize, &Option<usize>)| d.is_none().then_some(il);
     let b = &scored.breakdown;
+    let listed = &scored.candidate.listed;
+    let projector = problem.policy.projector.as_ref();
+    let share = |i: usize| projector.and_then(|p| p.on(listed, i));
+    let place = |(i, device)| device_placement(&scored, &layout_devices, i, device, share(i));
+    let of_projector = projector.map(|p| match p.gpu(listed).and_then(share) {
+        Some(share) => share.host,
+        None => p.host.host,
+    });
     Ok(Placement {
         verdict,
-        devices: (problem.devices.iter().enumerate())
-            .map(|(i, device)| device_placement(&scored, &layout_devices, i, device))
-            .collect(),
+        devices: problem.devices.iter().enumerate().map(place).collect(),
+        projector_host: of_projector.unwrap_or_default(),
         host: b.host,
         host_layers: b
             .layers
@@ -41,6 +50,8 @@ pub(crate) fn unused(index: usize, device: &Device) -> DevicePlacement {
         device: index,
         layers: Vec::new(),
         memory: Default::default(),
+        projector: Default::default(),
+        projector_is_guess: false,
         runtime_bytes: 0,
         runtime_certainty: Certainty::Modelled,
         overhead_bytes: 0,
@@ -54,26 +65,33 @@ fn device_placement(
     used: &[usize],
     index: usize,
     device: &Device,
+    projector: Option<&ProjectorShare>,
 ) -> DevicePlacement {
     let mut placement = unused(index, device);
-    let Some(at) = used.iter().position(|&d| d == index) else {
+    let at = used.iter().position(|&d| d == index);
+    if at.is_none() && projector.is_none() {
         return placement;
-    };
-    placement.layers = scored.breakdown.layers_on(at);
-    placement.memory = scored
-        .breakdown
-        .devices
-        .get(at)
-        .copied()
-        .unwrap_or_default();
-    if let Some(runtime) = scored.breakdown.runtime.get(at) {
-        placement.runtime_bytes = runtime.sum();
-        if runtime.is_bound {
-            placement.runtime_certainty = Certainty::Bound;
-        }
+    }
+    if let Some(at) = at {
+        placement.layers = scored.breakdown.layers_on(at);
+        let memory = scored.breakdown.devices.get(at);
+        placement.memory = memory.copied().unwrap_or_default();
+    }
+    let runtime = at.and_then(|at| scored.breakdown.runtime.get(at));
+    let mut is_bound = runtime.is_some_and(|r| r.is_bound);
+    placement.runtime_bytes = runtime.map_or(0, |r| r.sum());
+    if let Some(share) = projector {
+        placement.projector = share.gpu;
+        placement.projector_is_guess = share.is_guess;
+        placement.runtime_bytes = placement.runtime_bytes.saturating_add(share.runtime_bytes);
+        is_bound |= share.runtime_is_bound;
+    }
+    if is_bound {
+        placement.runtime_certainty = Certainty::Bound;
     }
     placement.overhead_bytes = device.overhead.bytes;
-    let required = required_bytes(device, &placement.memory, placement.runtime_bytes);
+    let required = required_bytes(device, &placement.memory, placement.runtime_bytes)
+        .saturating_add(placement.projector.sum());
     placement.required_bytes = required;
     placement.headroom_bytes = placement.headroom_bytes.saturating_sub_unsigned(required);
     placement

@@ -150,6 +150,13 @@ impl<'a> Problem<'a> {
         Problem { run, ..*self }
     }
 
+    /// What a projector takes on GPU `device` when the model may use those of `listed`, bytes.
+    pub fn projector_bytes(&self, listed: &[usize], device: usize) -> u64 {
+        let projector = self.policy.projector.as_ref();
+        let share = projector.and_then(|p| p.on(listed, device));
+        share.map_or(0, |s| s.gpu.sum().saturating_add(s.runtime_bytes))
+    }
+
     /// Overrides as llama.cpp gets them, in the order of the flags, then what the search added.
     /// `used` are the GPUs by which targets are looked up.
     pub fn overrides(
@@ -246,7 +253,8 @@ impl<'a> Problem<'a> {
                 continue;
             };
             let runtime = breakdown.runtime.get(i).map_or(0, |r| r.sum());
-            let required_bytes = required_bytes(d, memory, runtime);
+            let beside = self.projector_bytes(&candidate.listed, device);
+            let required_bytes = required_bytes(d, memory, runtime).saturating_add(beside);
             required.push(required_bytes);
             if required_bytes > d.free_bytes {
                 let free_bytes = d.free_bytes;
@@ -257,6 +265,7 @@ impl<'a> Problem<'a> {
                 });
             }
         }
+        shortfalls.extend(self.projector_shortfall(&candidate));
         Scored {
             candidate,
             layout,
@@ -264,6 +273,22 @@ impl<'a> Problem<'a> {
             required,
             shortfalls,
         }
+    }
+
+    /// A GPU that the model leaves alone may be too small for the projector.
+    fn projector_shortfall(&self, candidate: &Candidate) -> Option<Shortfall> {
+        let projector = self.policy.projector.as_ref()?;
+        let device = projector.gpu(&candidate.listed)?;
+        let d = self.devices.get(device)?;
+        let required_bytes = self
+            .projector_bytes(&candidate.listed, device)
+            .saturating_add(d.overhead.bytes);
+        let is_short = required_bytes > d.free_bytes && !candidate.used().contains(&device);
+        is_short.then_some(Shortfall {
+            device,
+            required_bytes,
+            free_bytes: d.free_bytes,
+        })
     }
 
     /// A candidate on just these GPUs, listed as the pinned flags ask.

@@ -24,7 +24,10 @@ mod words;
 
 pub use device::{Allowance, Device};
 pub use placement::{Certainty, DevicePlacement, Fix, Placement, Rejected, Shortfall, Verdict};
-pub use policy::{LayoutMode, Override, OverrideTarget, Pinned, Policy, Prefer, SplitMode};
+pub use policy::{
+    LayoutMode, Override, OverrideTarget, Pinned, Policy, Prefer, ProjectorPlan, ProjectorShare,
+    SplitMode,
+};
 
 use fit::Problem;
 use std::cell::Cell;

@@ -33,6 +33,10 @@ pub struct DevicePlacement {
     pub layers: Vec<usize>,
     /// llama.cpp's buffers: exact.
     pub memory: MemoryBytes,
+    /// Buffers of a multimodal projector.
+    pub projector: MemoryBytes,
+    /// The projector's type is not known: its compute buffer is a guess.
+    pub projector_is_guess: bool,
     /// Runtime pool and cuBLAS workspace: modelled.
     pub runtime_bytes: u64,
     /// How sure `runtime_bytes` is.
@@ -95,6 +99,8 @@ pub struct Placement {
     pub devices: Vec<DevicePlacement>,
     /// The host's share.
     pub host: MemoryBytes,
+    /// What a multimodal projector takes of host memory.
+    pub projector_host: MemoryBytes,
     /// Layers on the host, ascending.
     pub host_layers: Vec<usize>,
     /// The estimate behind it, its devices in the order llama.cpp uses them.

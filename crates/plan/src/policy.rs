@@ -1,5 +1,7 @@
 //! What the user wants of a placement.
 
+use vramfit_estimate::MemoryBytes;
+
 /// Who decides where layers go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum LayoutMode {
@@ -90,6 +92,48 @@ impl Pinned {
     }
 }
 
+/// What a multimodal projector takes in one place.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct ProjectorShare {
+    /// Its buffers on the GPU.
+    pub gpu: MemoryBytes,
+    /// Its buffers in host memory.
+    pub host: MemoryBytes,
+    /// While it computes.
+    pub runtime_bytes: u64,
+    /// `runtime_bytes` is a bound.
+    pub runtime_is_bound: bool,
+    /// Its type is not known: the compute buffer is a guess.
+    pub is_guess: bool,
+}
+
+/// A multimodal projector that is loaded beside the model.
+#[derive(Clone, Debug, Default)]
+pub struct ProjectorPlan {
+    /// `--mmproj-device`, a GPU by its index; without it llama.cpp takes the first one of `-dev`.
+    pub device: Option<usize>,
+    /// `--no-mmproj-offload`.
+    pub on_host: bool,
+    /// What it takes on each GPU given.
+    pub gpus: Vec<ProjectorShare>,
+    /// What it takes without a GPU.
+    pub host: ProjectorShare,
+}
+
+impl ProjectorPlan {
+    /// The GPU that it is on when the model may use those of `listed`.
+    pub(crate) fn gpu(&self, listed: &[usize]) -> Option<usize> {
+        let gpu = self.device.or_else(|| listed.first().copied());
+        gpu.filter(|d| !self.on_host && *d < self.gpus.len())
+    }
+
+    /// What it takes on GPU `device` when the model may use those of `listed`.
+    pub(crate) fn on(&self, listed: &[usize], device: usize) -> Option<&ProjectorShare> {
+        let share = self.gpus.get(device);
+        share.filter(|_| self.gpu(listed) == Some(device))
+    }
+}
+
 /// All of it.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
@@ -99,4 +143,6 @@ pub struct Policy {
     pub prefer: Prefer,
     /// What is not to be decided.
     pub pinned: Pinned,
+    /// A multimodal projector.
+    pub projector: Option<ProjectorPlan>,
 }

@@ -281,7 +281,8 @@ impl Table<'_> {
         let floor = device
             .overhead
             .bytes
-            .saturating_add(self.sheet.fixed(index));
+            .saturating_add(self.sheet.fixed(index))
+            .saturating_add(self.problem.projector_bytes(self.listed, index));
         let n = self.sheet.n_placements();
         let (least, most) = self.wanted.layers;
         let mut role = self.role(j, layout_device(device));

@@ -201,6 +201,7 @@ impl<'a> Splitter<'a> {
             let bytes = sums.bytes(from, from + count);
             from += count;
             let own = d.overhead.bytes.saturating_add(self.sheet.fixed(device));
+            let own = own.saturating_add(self.problem.projector_bytes(listed, device));
             bytes.saturating_add(own) <= d.free_bytes
         })
     }

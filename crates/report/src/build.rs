@@ -33,7 +33,7 @@ pub struct Subject<'a> {
     pub gpus: &'a [String],
     /// What a reader should know beside the placement's own notes; shown before them.
     pub notes: &'a [String],
-    /// llama-server's flags for adapters and control vectors.
+    /// llama-server's flags for files beside the model: adapters, control vectors, a projector.
     pub adapters: &'a [String],
 }
 
@@ -113,6 +113,11 @@ fn gpu(devices: &[Device], placed: &DevicePlacement, bounded: Bounded) -> Device
     let device = devices.get(placed.device);
     let total = device.map_or(0, |d| d.total_bytes);
     let source = device.filter(|_| placed.overhead_bytes > 0);
+    let mut certainty = words(placed.runtime_certainty, bounded);
+    if placed.projector_is_guess {
+        certainty.model = Sure::Bound;
+        certainty.compute = certainty.compute.max(Sure::Modelled);
+    }
     DeviceReport {
         id: cuda(placed.device),
         name: device.map_or_else(String::new, |d| d.name.clone()),
@@ -123,13 +128,15 @@ fn gpu(devices: &[Device], placed: &DevicePlacement, bounded: Bounded) -> Device
         adapter_bytes: placed.memory.adapters,
         context_bytes: placed.memory.context,
         compute_bytes: placed.memory.compute,
+        projector_bytes: placed.projector.sum(),
+        projector_compute_bytes: placed.projector.compute,
         runtime_bytes: placed.runtime_bytes,
         overhead_bytes: placed.overhead_bytes,
         overhead_source: source.map(|d| d.overhead.source.clone()),
         repacked_bytes: 0,
         required_bytes: placed.required_bytes,
         headroom_bytes: Some(placed.headroom_bytes),
-        certainty: words(placed.runtime_certainty, bounded),
+        certainty,
     }
 }
 
@@ -150,11 +157,13 @@ fn host(placement: &Placement) -> DeviceReport {
         adapter_bytes: adapters,
         context_bytes: context,
         compute_bytes: compute,
+        projector_bytes: placement.projector_host.sum(),
+        projector_compute_bytes: placement.projector_host.compute,
         runtime_bytes: 0,
         overhead_bytes: 0,
         overhead_source: None,
         repacked_bytes: placement.breakdown.host_repacked_bytes,
-        required_bytes: placement.host.sum(),
+        required_bytes: (placement.host.sum()).saturating_add(placement.projector_host.sum()),
         headroom_bytes: None,
         certainty: words(Certainty::Exact, placement.breakdown.bounded),
     }

@@ -198,6 +198,12 @@ pub struct DeviceReport {
     pub context_bytes: u64,
     /// Compute buffer.
     pub compute_bytes: u64,
+    /// A multimodal projector (`--mmproj`): its weights and its own compute buffers.
+    #[serde(default)]
+    pub projector_bytes: u64,
+    /// Of `projector_bytes`, its compute buffers.
+    #[serde(default)]
+    pub projector_compute_bytes: u64,
     /// CUDA's pool of temporary buffers and cuBLAS's workspace.
     pub runtime_bytes: u64,
     /// CUDA's context, and what the driver keeps where that is not known.
@@ -207,7 +213,7 @@ pub struct DeviceReport {
     /// Host weights that ggml-cpu copies into an order of its own, beside the mapped file. llama.cpp
     /// does not count them, nor does `required_bytes`; 0 for a GPU.
     pub repacked_bytes: u64,
-    /// Sum of weights, caches, compute, runtime and overhead: what nvidia-smi would show for the process.
+    /// Sum of weights, caches, compute, projector, runtime and overhead: what nvidia-smi would show for the process.
     pub required_bytes: u64,
     /// Free less required, below 0 what is missing; null for the host.
     pub headroom_bytes: Option<i64>,
@@ -281,9 +287,20 @@ impl DeviceReport {
         self.required_bytes > 0
     }
 
-    /// Weights, and what adapters add to them.
+    /// Weights, and what adapters and a projector add to them.
     pub fn weight_bytes(&self) -> u64 {
-        self.model_bytes.saturating_add(self.adapter_bytes)
+        let projector = self
+            .projector_bytes
+            .saturating_sub(self.projector_compute_bytes);
+        self.model_bytes
+            .saturating_add(self.adapter_bytes)
+            .saturating_add(projector)
+    }
+
+    /// Compute buffers, those of a projector included.
+    pub fn all_compute_bytes(&self) -> u64 {
+        self.compute_bytes
+            .saturating_add(self.projector_compute_bytes)
     }
 
     /// What CUDA takes beside llama.cpp's buffers.

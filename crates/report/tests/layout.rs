@@ -45,16 +45,20 @@ fn placement(model: &Model) -> Placement {
         model: 2048 * MIB,
         context: 512 * MIB,
         compute: 256 * MIB,
+        ..MemoryBytes::default()
     };
     let host = MemoryBytes {
         model: 128 * MIB,
         context: 0,
         compute: 16 * MIB + MIB / 2,
+        ..MemoryBytes::default()
     };
     let used = DevicePlacement {
         device: 0,
         layers: (0..=48).collect(),
         memory,
+        projector: MemoryBytes::default(),
+        projector_is_guess: false,
         runtime_bytes: 64 * MIB,
         runtime_certainty: Certainty::Modelled,
         overhead_bytes: 192 * MIB,
@@ -65,6 +69,8 @@ fn placement(model: &Model) -> Placement {
         device: 1,
         layers: Vec::new(),
         memory: MemoryBytes::default(),
+        projector: MemoryBytes::default(),
+        projector_is_guess: false,
         runtime_bytes: 0,
         overhead_bytes: 0,
         required_bytes: 0,
@@ -76,6 +82,7 @@ fn placement(model: &Model) -> Placement {
         verdict: Verdict::Fits,
         devices: vec![used, unused],
         host,
+        projector_host: MemoryBytes::default(),
         host_layers: Vec::new(),
         breakdown: Breakdown {
             params: run.resolve(model).unwrap(),

@@ -50,17 +50,19 @@ pub use vramfit_gguf as gguf;
 pub use vramfit_plan as planner;
 pub use vramfit_report as report;
 
+pub use vramfit_arch::clip::{ImageTokens, Projector};
 pub use vramfit_arch::{Model, Pooling};
 pub use vramfit_devices::{GpuList, Gpus, NoProbe, Probe};
 pub use vramfit_estimate::{
-    Breakdown, EngineProfile, FlashAttention, Layout, MemoryBytes, Outputs, Peak, Refusal,
-    RunConfig,
+    Breakdown, EngineProfile, FlashAttention, Layout, MemoryBytes, Outputs, Peak, ProjectorConfig,
+    Refusal, RunConfig,
 };
 pub use vramfit_ggml::{ComputeCapability, Type};
 pub use vramfit_gguf::Header;
 pub use vramfit_plan::{
     Allowance, Certainty, Device, DevicePlacement, Fix, LayoutMode, Override, OverrideTarget,
-    Pinned, Placement, Policy, Prefer, Rejected, Shortfall, SplitMode, Verdict,
+    Pinned, Placement, Policy, Prefer, ProjectorPlan, ProjectorShare, Rejected, Shortfall,
+    SplitMode, Verdict,
 };
 
 /// The engine build that [`plan`] and [`explain`] speak of.
@@ -130,6 +132,53 @@ fn beside<T>(path: &Path, read: impl Fn(&Header) -> arch::Result<T>) -> Result<T
     read(&Header::open(path)?).map_err(|source| Error::Model {
         path: path.to_owned(),
         source,
+    })
+}
+
+/// Reads the multimodal projector at `path` (`--mmproj`).
+pub fn projector(path: impl AsRef<Path>, tokens: ImageTokens) -> Result<Projector, Error> {
+    beside(path.as_ref(), |header| Projector::load(header, tokens))
+}
+
+/// What `projector` takes on each of `gpus`, and without one: for [`Policy::projector`].
+pub fn projector_plan(
+    projector: &Projector,
+    flash_attention: FlashAttention,
+    gpus: &[Device],
+) -> Result<ProjectorPlan, Error> {
+    let share = |device: Option<&Device>| {
+        let config = ProjectorConfig {
+            device: device.map(|d| estimate::LayoutDevice {
+                compute_capability: d.compute_capability,
+                integrated: d.integrated,
+                sm_count: d.sm_count,
+            }),
+            flash_attention,
+        };
+        let towers = estimate::projector_use(projector, &config, &ENGINE)?;
+        let mut share = ProjectorShare::default();
+        for tower in &towers {
+            for (all, one) in [
+                (&mut share.gpu, tower.device),
+                (&mut share.host, tower.host),
+            ] {
+                all.model = all.model.saturating_add(one.model);
+                all.compute = all.compute.saturating_add(one.compute);
+            }
+            let runtime = tower.runtime.sum();
+            share.runtime_bytes = share.runtime_bytes.saturating_add(runtime);
+            share.runtime_is_bound |= tower.runtime.is_bound;
+            share.is_guess |= tower.is_guess;
+        }
+        Ok::<_, Error>(share)
+    };
+    Ok(ProjectorPlan {
+        gpus: gpus
+            .iter()
+            .map(|d| share(Some(d)))
+            .collect::<Result<_, _>>()?,
+        host: share(None)?,
+        ..ProjectorPlan::default()
     })
 }
 

@@ -47,7 +47,7 @@ fn rows(estimate: &Estimate, decimals: usize) -> Vec<Row> {
             },
             cell(d.weight_bytes()),
             cell(d.context_bytes),
-            cell(d.compute_bytes),
+            cell(d.all_compute_bytes()),
             cell(d.cuda_bytes()),
             cell(d.required_bytes),
             d.free_bytes
