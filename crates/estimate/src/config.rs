@@ -204,6 +204,13 @@ impl RunConfig {
                 n_seq_max: self.n_seq_max,
             });
         }
+        let k_only = model.hparams.mla.is_some() || model.hparams.compressor.is_some();
+        if model.is_known() && k_only && self.type_k != self.type_v {
+            return Err(Refusal::MixedMlaTypes {
+                type_k: self.type_k,
+                type_v: self.type_v,
+            });
+        }
         if self.type_v.is_quantized() && off {
             return Err(Refusal::QuantizedVWithoutFlashAttention {
                 type_v: self.type_v,
@@ -217,13 +224,6 @@ impl RunConfig {
 
     /// The types fit the caches of `model`.
     fn check_cache(&self, model: &Model, off: bool) -> Result<(), Refusal> {
-        let k_only = model.hparams.mla.is_some() || model.hparams.compressor.is_some();
-        if k_only && self.type_k != self.type_v {
-            return Err(Refusal::MixedMlaTypes {
-                type_k: self.type_k,
-                type_v: self.type_v,
-            });
-        }
         for layer in model.hparams.layers.iter().take(model.hparams.n_layer()) {
             let heads = [
                 ("K", self.type_k, layer.n_embd_head_k, layer.n_embd_k_gqa()),
