@@ -1,0 +1,101 @@
+//! Why not, typed: what a caller does next depends on it.
+
+use crate::{Decision, GpuId, Name, Phase, ReservationId, Shortfall};
+use thiserror::Error;
+
+/// Why the ledger did not do it. Nothing has changed then.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Would fit on these GPUs, but not now: retry later.
+    #[error("no room for {} now: retry later{}", .0.model, .0.shortest())]
+    FullNow(Box<Decision>),
+    /// As [`Error::FullNow`], but reservations are still starting or leaving: retry when they have.
+    #[error("no room for {} while {} reservations start or leave: retry after{}", .decision.model, .pending.len(), .decision.shortest())]
+    FullPending {
+        /// Those that start or leave on GPUs that would do.
+        pending: Vec<ReservationId>,
+        /// What was looked at.
+        decision: Box<Decision>,
+    },
+    /// Would not fit even if every GPU were empty: fatal.
+    #[error("{} does not fit even on empty GPUs{}", .0.model, .0.shortest())]
+    NeverFits(Box<Decision>),
+    /// No such GPU, or no longer: fatal.
+    #[error("unknown GPU {0}")]
+    UnknownGpu(GpuId),
+    /// No such host: fatal.
+    #[error("unknown host {0}")]
+    UnknownHost(Name),
+    /// No such reservation, or it has been released.
+    #[error("unknown reservation {0}")]
+    UnknownReservation(ReservationId),
+    /// The ledger has moved on since the plan was made, and it no longer holds: plan again.
+    #[error("the plan for {model} no longer holds: {why}")]
+    StalePlan {
+        /// What was to be placed.
+        model: Name,
+        /// What has changed.
+        why: String,
+    },
+    /// A size that is zero or unknown.
+    #[error("a size is zero or unknown")]
+    NoSize,
+    /// One GPU twice among a model's shares.
+    #[error("{0} is named twice")]
+    GpuTwice(GpuId),
+    /// A model's shares on two hosts.
+    #[error("{0} and {1} are on two hosts")]
+    TwoHosts(GpuId, GpuId),
+    /// The engine took more than there is room for: unload it and release the reservation.
+    #[error("{id} took more than there is room for{}", crate::request::first(.short))]
+    TookTooMuch {
+        /// The reservation, which stays as it was.
+        id: ReservationId,
+        /// Where.
+        short: Vec<Shortfall>,
+    },
+    /// It cannot have been loaded: what it is to replace has not been released.
+    #[error("{id} waits for {} reservations that are to leave first", .leaving.len())]
+    Waits {
+        /// The reservation, which stays as it was.
+        id: ReservationId,
+        /// Unload and release these first.
+        leaving: Vec<ReservationId>,
+    },
+    /// Not in this phase.
+    #[error("{id} is {phase}")]
+    Phase {
+        /// The reservation.
+        id: ReservationId,
+        /// What it is.
+        phase: Phase,
+    },
+    /// A request ended on a reservation that has none.
+    #[error("{0} has no active request")]
+    NoRequest(ReservationId),
+    /// The store did not take it, or could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a store can answer instead of doing it.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Somebody else has appended first: read on, decide again. The ledger does so by itself.
+    #[error("the journal has moved on")]
+    Conflict,
+    /// What is stored cannot be: event `seq` does not follow from those before it.
+    #[error("event {seq} of the journal: {what}")]
+    Corrupt {
+        /// Its number, from 1.
+        seq: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// The disk, the network: it is not known whether the events were stored. The ledger reads the
+    /// journal again before it decides anything else.
+    #[error("the store failed: {0}")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

@@ -1,0 +1,172 @@
+//! Decisions about reservations: pure functions from the state to the events that should happen.
+
+use crate::ids::check_shares;
+use crate::state::{Account, signed};
+use crate::{
+    Error, Event, Grant, Name, Phase, Plan, Request, Reservation, ReservationId, Share, State,
+};
+
+/// Events to append, and what to answer once they are.
+pub(crate) type Decided<T> = Result<(Vec<Event>, T), Error>;
+
+impl State {
+    /// A plan becomes a reservation, if it still holds.
+    pub(crate) fn take(&self, plan: &Plan, now_ms: u64) -> Decided<Grant> {
+        let stale = |why: String| Error::StalePlan {
+            model: plan.request.model.clone(),
+            why,
+        };
+        let evict: Vec<_> = plan.evict.iter().map(|e| e.id).collect();
+        let evictable = self.stale(&plan.request.model, plan.request.stale, now_ms);
+        if let Some(id) = evict
+            .iter()
+            .find(|&&id| evictable.iter().all(|r| r.id != id))
+        {
+            return Err(stale(format!("{id} can no longer be evicted")));
+        }
+        let short = match self.validate(&plan.shares, &evict) {
+            Err(Error::UnknownGpu(gpu)) => return Err(stale(format!("{gpu} is gone"))),
+            short => short?,
+        };
+        if !short.is_empty() {
+            return Err(stale(format!("no room{}", crate::request::first(&short))));
+        }
+        Ok(self.grant(plan.clone(), evict, now_ms))
+    }
+
+    /// Plans and reserves in one step.
+    pub(crate) fn reserve(&self, request: &Request, now_ms: u64) -> Decided<Grant> {
+        let plan = self.plan(request, now_ms)?;
+        let evict = plan.evict.iter().map(|e| e.id).collect();
+        Ok(self.grant(plan, evict, now_ms))
+    }
+
+    fn grant(&self, plan: Plan, evict: Vec<ReservationId>, now_ms: u64) -> (Vec<Event>, Grant) {
+        let request = plan.request;
+        let reservation = Reservation {
+            id: ReservationId(self.next_id),
+            model: request.model,
+            holder: request.holder,
+            shares: plan.shares.clone(),
+            phase: Phase::Pending,
+            created_ms: now_ms,
+            active_ms: now_ms,
+            requests: 0,
+            lease_ms: request.lease_ms,
+            lease_until_ms: request.lease_ms.map(|ms| now_ms.saturating_add(ms)),
+        };
+        let grant = Grant {
+            id: reservation.id,
+            waits_for: self.in_the_way(&plan.shares),
+            shares: plan.shares,
+            evict: plan.evict,
+            decision: plan.decision,
+        };
+        (vec![Event::Reserved { reservation, evict }], grant)
+    }
+
+    /// Those that are leaving GPUs which have no room for these shares until they have.
+    fn in_the_way(&self, shares: &[Share]) -> Vec<ReservationId> {
+        let crowded = |s: &&Share| {
+            self.gpus.get(&s.gpu).is_some_and(|account| {
+                let all = account.promised.saturating_add(account.leaving);
+                all.saturating_add(s.bytes.get().into()) > account.capacity.into()
+            })
+        };
+        let crowded: Vec<_> = shares.iter().filter(crowded).map(|s| &s.gpu).collect();
+        let leaving = self.held.values().filter(|r| r.phase == Phase::Leaving);
+        let there = leaving.filter(|r| crowded.iter().any(|gpu| r.bytes_on(gpu) > 0));
+        there.map(|r| r.id).collect()
+    }
+
+    pub(crate) fn known(&self, id: ReservationId) -> Result<&Reservation, Error> {
+        self.held.get(&id).ok_or(Error::UnknownReservation(id))
+    }
+
+    /// The engine has loaded it and took `shares`. Checked again: the GPUs are there, what is
+    /// promised holds, and what was to leave has left.
+    pub(crate) fn commit(&self, id: ReservationId, shares: &[Share], at_ms: u64) -> Decided<()> {
+        let r = self.known(id)?;
+        if r.phase != Phase::Pending {
+            return Err(Error::Phase { id, phase: r.phase });
+        }
+        check_shares(shares)?;
+        let promised = self.shortfalls(shares, |gpu, account: &Account| {
+            let others = signed(account.promised).saturating_sub(r.bytes_on(gpu).into());
+            signed(account.capacity.into()).saturating_sub(others)
+        })?;
+        if !promised.is_empty() {
+            return Err(Error::TookTooMuch {
+                id,
+                short: promised,
+            });
+        }
+        let occupied = self.shortfalls(shares, |_, account| {
+            signed(account.capacity.into()).saturating_sub(signed(account.occupied()))
+        })?;
+        if !occupied.is_empty() {
+            let leaving = self.in_the_way(shares);
+            return Err(Error::Waits { id, leaving });
+        }
+        let shares = shares.to_vec();
+        Ok((vec![Event::Committed { id, shares, at_ms }], ()))
+    }
+
+    /// `begun` requests more, `ended` fewer.
+    pub(crate) fn requests(
+        &self,
+        id: ReservationId,
+        begun: u32,
+        ended: u32,
+        at_ms: u64,
+    ) -> Decided<()> {
+        let r = self.known(id)?;
+        if r.phase != Phase::Running && begun > 0 {
+            return Err(Error::Phase { id, phase: r.phase });
+        }
+        let active = r.requests.saturating_add(begun).checked_sub(ended);
+        let active = active.ok_or(Error::NoRequest(id))?;
+        Ok((vec![Event::Requests { id, active, at_ms }], ()))
+    }
+
+    pub(crate) fn renew(&self, id: ReservationId, now_ms: u64) -> Decided<()> {
+        let lease = self.known(id)?.lease_ms.map(|ms| now_ms.saturating_add(ms));
+        let renewed = lease.map(|until_ms| Event::Renewed { id, until_ms });
+        Ok((renewed.into_iter().collect(), ()))
+    }
+
+    pub(crate) fn release(&self, id: ReservationId) -> Decided<Reservation> {
+        let gone = self.known(id)?.clone();
+        Ok((vec![Event::Released { id }], gone))
+    }
+
+    /// A fact rather than a request: somebody already holds this. Taken in as it is, for the audit
+    /// to show where it is too much.
+    pub(crate) fn adopt(
+        &self,
+        model: &Name,
+        holder: &Name,
+        shares: &[Share],
+        now_ms: u64,
+    ) -> Decided<ReservationId> {
+        check_shares(shares)?;
+        if let Some(share) = shares.iter().find(|s| !self.gpus.contains_key(&s.gpu)) {
+            return Err(Error::UnknownGpu(share.gpu.clone()));
+        }
+        let reservation = Reservation {
+            id: ReservationId(self.next_id),
+            model: model.clone(),
+            holder: holder.clone(),
+            shares: shares.to_vec(),
+            phase: Phase::Running,
+            created_ms: now_ms,
+            active_ms: now_ms,
+            requests: 0,
+            lease_ms: None,
+            lease_until_ms: None,
+        };
+        let id = reservation.id;
+        let evict = Vec::new();
+        Ok((vec![Event::Reserved { reservation, evict }], id))
+    }
+}

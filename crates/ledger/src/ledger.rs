@@ -1,0 +1,253 @@
+//! The handle: one lock, under which a decision is made, stored and applied in one step.
+
+use crate::hold::Decided;
+use crate::reconcile::{Differences, Drift, Held, Probe, Reaped};
+use crate::{
+    Error, Event, GpuId, GpuView, Grant, Name, Plan, Request, Reservation, ReservationId, Share,
+    State, Store, StoreError, Tail, Violation,
+};
+use std::num::NonZeroU64;
+use std::sync::{Mutex, PoisonError};
+
+/// Events after which the journal is made short again.
+const COMPACT_AFTER: u64 = 10_000;
+
+/// Mutual exclusion. A trait, so that the same ledger can be proved under another scheduler.
+pub trait Lock<T> {
+    /// A lock around `value`.
+    fn new(value: T) -> Self;
+    /// Runs `work` while nobody else has the value.
+    fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R;
+}
+
+impl<T> Lock<T> for Mutex<T> {
+    fn new(value: T) -> Self {
+        Mutex::new(value)
+    }
+
+    fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
+        // The state only changes by whole events: after a panic it is still one that has been.
+        work(&mut self.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the lock guards.
+pub struct Inner<S> {
+    state: State,
+    store: S,
+    /// The last append may or may not have been stored.
+    unsure: bool,
+    compacted: u64,
+}
+
+/// A ledger over a store. Share it between threads by reference or `Arc`; every call is atomic.
+pub struct Ledger<S, L = Mutex<Inner<S>>> {
+    lock: L,
+    store: std::marker::PhantomData<fn() -> S>,
+}
+
+impl<S: Store> Ledger<S> {
+    /// Opens the ledger as the store has it.
+    pub fn open(store: S) -> Result<Self, Error> {
+        Self::open_with(store)
+    }
+}
+
+impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
+    /// As [`Ledger::open`], with another lock.
+    pub fn open_with(store: S) -> Result<Self, Error> {
+        let mut inner = Inner {
+            state: State::default(),
+            store,
+            unsure: false,
+            compacted: 0,
+        };
+        inner.catch_up()?;
+        Ok(Ledger {
+            lock: L::new(inner),
+            store: std::marker::PhantomData,
+        })
+    }
+
+    /// Says which GPUs there are and how many bytes models may take of each; new ones are added,
+    /// others get this capacity.
+    pub fn set_gpus(&self, gpus: &[(GpuId, NonZeroU64)]) -> Result<(), Error> {
+        self.transact(|state| {
+            let known = |gpu, bytes: u64| {
+                let account = state.gpus.get(gpu);
+                account.is_some_and(|account| account.capacity == bytes)
+            };
+            let news = gpus.iter().filter(|(gpu, bytes)| !known(gpu, bytes.get()));
+            let event = |(gpu, bytes): &(GpuId, NonZeroU64)| Event::Gpu {
+                gpu: gpu.clone(),
+                capacity_bytes: *bytes,
+            };
+            Ok((news.map(event).collect(), ()))
+        })
+    }
+
+    /// A GPU is gone. Its reservations stay until they are released; the audit lists them.
+    pub fn gpu_gone(&self, gpu: &GpuId) -> Result<(), Error> {
+        self.transact(|state| match state.gpus.contains_key(gpu) {
+            true => Ok((vec![Event::GpuGone { gpu: gpu.clone() }], ())),
+            false => Err(Error::UnknownGpu(gpu.clone())),
+        })
+    }
+
+    /// Where the request would go now. Promises nothing.
+    pub fn plan(&self, request: &Request, now_ms: u64) -> Result<Plan, Error> {
+        self.transact(|state| Ok((Vec::new(), state.plan(request, now_ms)?)))
+    }
+
+    /// Reserves what was planned. [`Error::StalePlan`] where that no longer holds.
+    pub fn take(&self, plan: &Plan, now_ms: u64) -> Result<Grant, Error> {
+        self.transact(|state| state.take(plan, now_ms))
+    }
+
+    /// Plans and reserves in one step. The next decision of anybody sees the reservation.
+    pub fn reserve(&self, request: &Request, now_ms: u64) -> Result<Grant, Error> {
+        self.transact(|state| state.reserve(request, now_ms))
+    }
+
+    /// The engine has loaded it and took exactly `shares`.
+    pub fn commit(&self, id: ReservationId, shares: &[Share], now_ms: u64) -> Result<(), Error> {
+        self.transact(|state| state.commit(id, shares, now_ms))
+    }
+
+    /// The engine has unloaded it, or has never loaded it.
+    pub fn release(&self, id: ReservationId) -> Result<Reservation, Error> {
+        self.transact(|state| state.release(id))
+    }
+
+    /// A request begins: until it ends the reservation is not evicted. [`Error::Phase`] where it is
+    /// already leaving.
+    pub fn begin_request(&self, id: ReservationId, now_ms: u64) -> Result<(), Error> {
+        self.transact(|state| state.requests(id, 1, 0, now_ms))
+    }
+
+    /// A request ends.
+    pub fn end_request(&self, id: ReservationId, now_ms: u64) -> Result<(), Error> {
+        self.transact(|state| state.requests(id, 0, 1, now_ms))
+    }
+
+    /// The holder is alive: its lease begins anew. Without a lease nothing happens.
+    pub fn renew(&self, id: ReservationId, now_ms: u64) -> Result<(), Error> {
+        self.transact(|state| state.renew(id, now_ms))
+    }
+
+    /// Reservations whose lease has run out: look for their holders.
+    pub fn lapsed(&self, now_ms: u64) -> Result<Vec<Reservation>, Error> {
+        self.look(|state| {
+            let lapsed = state.reservations().filter(|r| r.lapsed(now_ms));
+            lapsed.cloned().collect()
+        })
+    }
+
+    /// Drops reservations whose lease has run out, together with a probe of their GPUs, taken just
+    /// before. What an orphaned engine still holds then counts as taken by others.
+    pub fn reap(&self, probes: &[Probe], now_ms: u64) -> Result<Reaped, Error> {
+        self.transact(|state| state.reap(probes, now_ms))
+    }
+
+    /// Something that is already loaded, as when a server starts beside running engines. A fact: it is
+    /// not checked, and the audit shows where it is too much.
+    pub fn adopt(
+        &self,
+        model: &Name,
+        holder: &Name,
+        shares: &[Share],
+        now_ms: u64,
+    ) -> Result<ReservationId, Error> {
+        self.transact(|state| state.adopt(model, holder, shares, now_ms))
+    }
+
+    /// What the driver says is free. Never more than that is promised from now on.
+    pub fn probe(&self, probes: &[Probe]) -> Result<Vec<Drift>, Error> {
+        self.transact(|state| state.probe(probes))
+    }
+
+    /// What a holder's engine says it holds.
+    pub fn reconcile(&self, holder: &Name, report: &[Held]) -> Result<Differences, Error> {
+        self.transact(|state| state.reconcile(holder, report))
+    }
+
+    /// Every over-committed GPU.
+    pub fn audit(&self) -> Result<Vec<Violation>, Error> {
+        self.look(State::audit)
+    }
+
+    /// Every GPU as the next decision sees it.
+    pub fn gpus(&self) -> Result<Vec<GpuView>, Error> {
+        self.look(State::gpus)
+    }
+
+    /// The ledger as of now.
+    pub fn state(&self) -> Result<State, Error> {
+        self.look(State::clone)
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, Error> {
+        self.lock.with(|inner| {
+            inner.catch_up()?;
+            Ok(look(&inner.state))
+        })
+    }
+
+    /// Decides, stores, applies. Where somebody else was first, decides again on what is so now.
+    fn transact<T>(&self, decide: impl Fn(&State) -> Decided<T>) -> Result<T, Error> {
+        self.lock.with(|inner| {
+            if inner.unsure {
+                inner.catch_up()?;
+            }
+            loop {
+                let decided = decide(&inner.state);
+                let Ok((events, answer)) = decided else {
+                    // What is refused may have become possible elsewhere.
+                    match inner.catch_up()? {
+                        true => continue,
+                        false => return decided.map(|(_, answer)| answer),
+                    }
+                };
+                match inner.append(events) {
+                    Err(StoreError::Conflict) => inner.catch_up().map(drop)?,
+                    done => return Ok(done.map(|()| answer)?),
+                }
+            }
+        })
+    }
+}
+
+impl<S: Store> Inner<S> {
+    fn append(&mut self, events: Vec<Event>) -> Result<(), StoreError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let stored = self.store.append(self.state.seq(), &events);
+        self.unsure = matches!(stored, Err(StoreError::Failed(_)));
+        stored?;
+        for event in events {
+            self.state.apply(event)?;
+        }
+        if self.state.seq().saturating_sub(self.compacted) >= COMPACT_AFTER {
+            // The events are stored; that the journal stays long for now loses nothing.
+            let _ = self.store.compact(&self.state);
+            self.compacted = self.state.seq();
+        }
+        Ok(())
+    }
+
+    /// Applies what others have appended. Whether there was any.
+    fn catch_up(&mut self) -> Result<bool, StoreError> {
+        let Tail { snapshot, events } = self.store.read(self.state.seq())?;
+        let news = snapshot.is_some() || !events.is_empty();
+        if let Some((seq, events)) = snapshot {
+            self.state = State::from_snapshot(seq, events)?;
+            self.compacted = seq;
+        }
+        for event in events {
+            self.state.apply(event)?;
+        }
+        self.unsure = false;
+        Ok(news)
+    }
+}

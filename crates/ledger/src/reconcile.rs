@@ -1,0 +1,144 @@
+//! The ledger against the world: what the driver says is free, what an engine says it holds, and
+//! holders that are no longer there.
+
+use crate::hold::Decided;
+use crate::ids::check_shares;
+use crate::state::Account;
+use crate::{Error, Event, GpuId, Name, Phase, Reservation, ReservationId, Share, State};
+use serde::{Deserialize, Serialize};
+
+/// What the driver says of a GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Which.
+    pub gpu: GpuId,
+    /// Free, by the driver.
+    pub free_bytes: u64,
+}
+
+/// What a probe has shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Drift {
+    /// Which GPU.
+    pub gpu: GpuId,
+    /// Taken, but by nothing in the ledger that runs. What a pending reservation has already loaded
+    /// is in here too until it is committed and probed again: too little is promised rather than too much.
+    pub foreign_bytes: u64,
+    /// In the ledger as running, but free by the driver.
+    pub missing_bytes: u64,
+}
+
+/// What an engine says it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// By the number it was granted.
+    pub id: ReservationId,
+    /// Bytes on each GPU.
+    pub shares: Vec<Share>,
+}
+
+/// How an engine's report differs from the ledger.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Differences {
+    /// Held in other sizes: the ledger has them as reported now.
+    pub resized: Vec<ReservationId>,
+    /// Reported, but not in the ledger as this holder's: adopt or unload them.
+    pub unknown: Vec<ReservationId>,
+    /// Running by the ledger, but not reported: release them.
+    pub missing: Vec<ReservationId>,
+}
+
+/// Reservations whose lease has run out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Reaped {
+    /// Dropped: the probes say what of them is still on the GPUs.
+    pub released: Vec<Reservation>,
+    /// Kept, because a GPU of theirs was not probed.
+    pub unprobed: Vec<ReservationId>,
+}
+
+impl State {
+    /// From now on what a GPU has free is `min(driver, capacity - ledger)`, less what is pending.
+    ///
+    /// The driver's figure ages as soon as it is read; what does not is how much of the GPU is taken
+    /// by what the ledger does not know. That is what is kept.
+    pub(crate) fn probe(&self, probes: &[Probe]) -> Decided<Vec<Drift>> {
+        let mut events = Vec::new();
+        let mut drifts = Vec::new();
+        for probe in probes {
+            let account = self.gpus.get(&probe.gpu);
+            let account = account.ok_or_else(|| Error::UnknownGpu(probe.gpu.clone()))?;
+            let (drift, event) = drift(probe, account, account.occupied());
+            events.extend(event);
+            drifts.push(drift);
+        }
+        Ok((events, drifts))
+    }
+
+    /// Drops reservations whose lease has run out, together with a probe taken just before: a dead
+    /// holder's engine may live on, and its memory then counts as foreign.
+    pub(crate) fn reap(&self, probes: &[Probe], now_ms: u64) -> Decided<Reaped> {
+        let probed =
+            |s: &Share| probes.iter().any(|p| p.gpu == s.gpu) || !self.gpus.contains_key(&s.gpu);
+        let lapsed = self.held.values().filter(|r| r.lapsed(now_ms));
+        let (gone, kept): (Vec<_>, Vec<_>) = lapsed.partition(|r| r.shares.iter().all(probed));
+        let mut events: Vec<_> = gone.iter().map(|r| Event::Released { id: r.id }).collect();
+        for probe in probes {
+            let account = self.gpus.get(&probe.gpu);
+            let account = account.ok_or_else(|| Error::UnknownGpu(probe.gpu.clone()))?;
+            let loaded = gone.iter().filter(|r| r.phase != Phase::Pending);
+            let dropped: u128 = loaded.map(|r| u128::from(r.bytes_on(&probe.gpu))).sum();
+            let (_, event) = drift(probe, account, account.occupied().saturating_sub(dropped));
+            events.extend(event);
+        }
+        let reaped = Reaped {
+            released: gone.into_iter().cloned().collect(),
+            unprobed: kept.iter().map(|r| r.id).collect(),
+        };
+        Ok((events, reaped))
+    }
+
+    /// An engine's own list against the holder's reservations. Sizes are facts and taken over, even
+    /// where that over-commits a GPU: the audit shows it, and nothing more is promised there.
+    pub(crate) fn reconcile(&self, holder: &Name, report: &[Held]) -> Decided<Differences> {
+        let mut events = Vec::new();
+        let mut found = Differences::default();
+        for held in report {
+            check_shares(&held.shares)?;
+            match self.held.get(&held.id).filter(|r| r.holder == *holder) {
+                None => found.unknown.push(held.id),
+                Some(r) if r.phase != Phase::Pending && r.shares != held.shares => {
+                    let (id, shares) = (held.id, held.shares.clone());
+                    events.push(Event::Measured { id, shares });
+                    found.resized.push(id);
+                }
+                Some(_) => {}
+            }
+        }
+        let reported = |r: &&Reservation| report.iter().any(|held| held.id == r.id);
+        let theirs = self.held.values().filter(|r| r.holder == *holder);
+        let running = theirs.filter(|r| r.phase != Phase::Pending && !reported(r));
+        found.missing = running.map(|r| r.id).collect();
+        Ok((events, found))
+    }
+}
+
+/// What `probe` shows where `occupied` bytes are known, and the event if that is news.
+fn drift(probe: &Probe, account: &Account, occupied: u128) -> (Drift, Option<Event>) {
+    let used = account.capacity.saturating_sub(probe.free_bytes);
+    let known = u64::try_from(occupied).unwrap_or(u64::MAX);
+    let drift = Drift {
+        gpu: probe.gpu.clone(),
+        foreign_bytes: used.saturating_sub(known),
+        missing_bytes: known.saturating_sub(used),
+    };
+    let news = drift.foreign_bytes != account.foreign;
+    let event = news.then(|| Event::Probed {
+        gpu: probe.gpu.clone(),
+        foreign_bytes: drift.foreign_bytes,
+    });
+    (drift, event)
+}

@@ -1,0 +1,580 @@
+//! The ledger against a model of it that is too simple to be wrong: a list of what is held, sums
+//! counted anew each time, and every option tried with every set of evictions.
+//!
+//! `VRAMFIT_LEDGER_OPERATIONS=10000000 cargo test --release -p vramfit-ledger --test ledger_model`
+//! does ten million; `VRAMFIT_LEDGER_SEED` makes them others.
+
+#![allow(clippy::disallowed_methods)] // its length is read from the environment
+#![allow(clippy::unwrap_used)] // also in what the tests share
+
+use fastrand::Rng;
+use std::collections::BTreeMap;
+use vramfit_ledger::{
+    Error, GpuId, Held, Ledger, Name, Phase, Probe, Request, ReservationId, Shape, Share, Stale,
+    Volatile, size,
+};
+
+const IDLE_MS: u64 = 50;
+const START_MS: u64 = 200;
+
+struct Slot {
+    id: ReservationId,
+    model: Name,
+    holder: Name,
+    shares: Vec<(GpuId, u64)>,
+    phase: Phase,
+    created: u64,
+    active: u64,
+    requests: u32,
+    lease: Option<(u64, u64)>,
+}
+
+#[derive(Default)]
+struct Naive {
+    capacity: BTreeMap<GpuId, u64>,
+    foreign: BTreeMap<GpuId, u64>,
+    slots: Vec<Slot>,
+    /// Sizes were taken over as facts: GPUs may be over-committed from here on.
+    facts: bool,
+}
+
+/// Fewest GPUs, fewest evictions, the longest unused, the most room.
+type Price = (usize, usize, Vec<(u64, u64)>, i128);
+
+impl Naive {
+    fn on(&self, gpu: &GpuId, counted: impl Fn(&Slot) -> bool) -> i128 {
+        let slots = self.slots.iter().filter(|s| counted(s));
+        let shares = slots.flat_map(|s| &s.shares).filter(|(g, _)| g == gpu);
+        shares.map(|&(_, bytes)| i128::from(bytes)).sum()
+    }
+
+    fn room(&self, gpu: &GpuId) -> i128 {
+        let capacity = self.capacity.get(gpu).copied().unwrap_or(0);
+        let foreign = self.foreign.get(gpu).copied().unwrap_or(0);
+        i128::from(capacity) - i128::from(foreign) - self.on(gpu, |s| s.phase != Phase::Leaving)
+    }
+
+    fn stale(&self, model: &Name, now: u64) -> Vec<usize> {
+        let unused = |s: &Slot| match s.phase {
+            Phase::Running => s.requests == 0 && now - s.active > IDLE_MS,
+            Phase::Pending => now - s.created > START_MS && !self.held_up(s),
+            Phase::Leaving => false,
+        };
+        let stale = |&i: &usize| unused(&self.slots[i]) && self.slots[i].model != *model;
+        (0..self.slots.len()).filter(stale).collect()
+    }
+
+    fn held_up(&self, s: &Slot) -> bool {
+        let gpus = || s.shares.iter().map(|(gpu, _)| gpu);
+        gpus().any(|gpu| self.on(gpu, |s| s.phase == Phase::Leaving) > 0)
+    }
+
+    /// Every ordered choice of GPUs of one host.
+    fn choices(&self, n: usize) -> Vec<Vec<GpuId>> {
+        let mut choices: Vec<Vec<GpuId>> = vec![vec![]];
+        for _ in 0..n {
+            let longer = |way: &Vec<GpuId>| {
+                let host = way.first().map(|g| g.host.clone());
+                let next = self.capacity.keys().filter(|g| !way.contains(g));
+                let next = next.filter(|g| host.as_ref().is_none_or(|h| g.host == *h));
+                next.map(|g| [way.as_slice(), std::slice::from_ref(g)].concat())
+                    .collect::<Vec<_>>()
+            };
+            choices = choices.iter().flat_map(longer).collect();
+        }
+        choices
+    }
+
+    fn price(&self, shares: &[(GpuId, u64)], out: &[usize]) -> Price {
+        let mut ages: Vec<_> = out
+            .iter()
+            .map(|&i| (self.slots[i].active, self.slots[i].id.0))
+            .collect();
+        ages.sort();
+        let room: i128 = shares.iter().map(|(gpu, _)| self.room(gpu)).sum();
+        (shares.len(), out.len(), ages, -room)
+    }
+
+    fn fits(&self, shares: &[(GpuId, u64)], out: &[usize]) -> bool {
+        shares.iter().all(|(gpu, bytes)| {
+            let freed: i128 = out.iter().map(|&i| i128::from(self.bytes(i, gpu))).sum();
+            i128::from(*bytes) <= self.room(gpu) + freed
+        })
+    }
+
+    fn bytes(&self, slot: usize, gpu: &GpuId) -> u64 {
+        let share = self.slots[slot].shares.iter().find(|(g, _)| g == gpu);
+        share.map_or(0, |&(_, bytes)| bytes)
+    }
+
+    /// The price of the best option there is.
+    fn best(&self, model: &Name, ways: &[Vec<u64>], evict: bool, now: u64) -> Option<Price> {
+        let mut ways = ways.to_vec();
+        ways.sort_by_key(Vec::len);
+        let stale = if evict {
+            self.stale(model, now)
+        } else {
+            vec![]
+        };
+        ways.chunk_by(|a, b| a.len() == b.len()).find_map(|ways| {
+            let mut best: Option<Price> = None;
+            for way in ways {
+                for gpus in self.choices(way.len()) {
+                    let shares: Vec<_> = gpus.into_iter().zip(way.iter().copied()).collect();
+                    for set in 0u32..1 << stale.len() {
+                        let taken = (0..stale.len()).filter(|i| set >> i & 1 == 1);
+                        let out: Vec<_> = taken.map(|i| stale[i]).collect();
+                        let price = || self.price(&shares, &out);
+                        if self.fits(&shares, &out) && best.as_ref().is_none_or(|b| price() < *b) {
+                            best = Some(price());
+                        }
+                    }
+                }
+            }
+            best
+        })
+    }
+
+    fn ever(&self, ways: &[Vec<u64>]) -> bool {
+        ways.iter().any(|way| {
+            self.choices(way.len()).iter().any(|gpus| {
+                gpus.iter()
+                    .zip(way)
+                    .all(|(gpu, bytes)| self.capacity[gpu] >= *bytes)
+            })
+        })
+    }
+
+    fn slot(&mut self, id: ReservationId) -> Option<&mut Slot> {
+        self.slots.iter_mut().find(|s| s.id == id)
+    }
+}
+
+fn plain(shares: &[Share]) -> Vec<(GpuId, u64)> {
+    shares
+        .iter()
+        .map(|s| (s.gpu.clone(), s.bytes.get()))
+        .collect()
+}
+
+fn exact(shares: &[(GpuId, u64)]) -> Vec<Share> {
+    let share = |(gpu, bytes): &(GpuId, u64)| Share::new(gpu.clone(), *bytes).unwrap();
+    shares.iter().map(share).collect()
+}
+
+struct Game {
+    ledger: Ledger<Volatile>,
+    naive: Naive,
+    rng: Rng,
+    now: u64,
+    gpus: Vec<GpuId>,
+    /// What was granted, refused, evicted: a game in which nothing happens proves nothing.
+    seen: BTreeMap<&'static str, u64>,
+}
+
+impl Game {
+    fn new(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let ledger = Ledger::open(Volatile).unwrap();
+        let mut naive = Naive::default();
+        for host in 0..rng.u8(1..=2) {
+            for gpu in 0..rng.u8(1..=3) {
+                let gpu = GpuId::new(format!("host-{host}"), format!("GPU-{gpu}"));
+                let bytes = rng.u64(40..=80);
+                ledger
+                    .set_gpus(&[(gpu.clone(), size(bytes).unwrap())])
+                    .unwrap();
+                naive.capacity.insert(gpu, bytes);
+            }
+        }
+        let gpus = naive.capacity.keys().cloned().collect();
+        let (now, seen) = (0, BTreeMap::new());
+        Game {
+            ledger,
+            naive,
+            rng,
+            now,
+            gpus,
+            seen,
+        }
+    }
+
+    fn saw(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
+    fn any(&mut self) -> ReservationId {
+        match self.rng.choice(&self.naive.slots) {
+            Some(slot) if self.rng.u8(..) > 5 => slot.id,
+            _ => ReservationId(self.rng.u64(..1000)),
+        }
+    }
+
+    fn step(&mut self) {
+        self.now += self.rng.u64(..10);
+        match self.rng.u8(..100) {
+            0..35 => self.reserve(),
+            35..55 => self.commit(),
+            55..75 => self.release(),
+            75..87 => self.request(),
+            87..91 => self.renew(),
+            91..94 => self.reap(),
+            94..97 => self.probe(),
+            97..98 => self.reconcile(),
+            98 => self.adopt(),
+            _ => self.capacity(),
+        }
+        self.compare();
+    }
+
+    fn reserve(&mut self) {
+        let model = Name::from(format!("m{}", self.rng.u8(..6)));
+        let holder = format!("h{}", self.rng.u8(..2));
+        let ways: Vec<Vec<u64>> = (0..self.rng.usize(1..=3))
+            .map(|_| {
+                (0..*self.rng.choice(&[1, 1, 2, 3]).unwrap())
+                    .map(|_| self.rng.u64(1..=90))
+                    .collect()
+            })
+            .collect();
+        let evict = self.rng.bool();
+        let shapes = ways
+            .iter()
+            .map(|way| Shape::anywhere(way.iter().copied()).unwrap());
+        let mut request = Request::new(model.clone(), holder.as_str(), shapes.collect());
+        if evict {
+            request = request.evicting(Stale::after(IDLE_MS, START_MS));
+        }
+        let lease = self.rng.bool().then(|| self.rng.u64(1..300));
+        request.lease_ms = lease;
+        let expected = self.naive.best(&model, &ways, evict, self.now);
+        let answer = match self.rng.bool() {
+            true => self.ledger.reserve(&request, self.now),
+            false => self
+                .ledger
+                .plan(&request, self.now)
+                .and_then(|p| self.ledger.take(&p, self.now)),
+        };
+        let moving = self.naive.slots.iter().any(|s| s.phase != Phase::Running);
+        let grant = match (answer, expected) {
+            (Ok(grant), Some(price)) => {
+                let shares = plain(&grant.shares);
+                let is = |i: &usize| grant.evict.iter().any(|e| e.id == self.naive.slots[*i].id);
+                let out: Vec<_> = (0..self.naive.slots.len()).filter(is).collect();
+                assert!(self.naive.fits(&shares, &out));
+                assert_eq!(self.naive.price(&shares, &out), price);
+                for i in out {
+                    self.naive.slots[i].phase = Phase::Leaving;
+                }
+                grant
+            }
+            (Err(Error::NeverFits(_)), None) if !self.naive.ever(&ways) => {
+                return self.saw("never");
+            }
+            (Err(Error::FullPending { .. }), None) if self.naive.ever(&ways) && moving => {
+                return self.saw("full, pending");
+            }
+            (Err(Error::FullNow(_)), None) if self.naive.ever(&ways) && !moving => {
+                return self.saw("full now");
+            }
+            (answer, expected) => panic!("{request:?}: {answer:?}, expected {expected:?}"),
+        };
+        self.saw(match (grant.evict.len(), grant.shares.len()) {
+            (0, 1) => "granted",
+            (0, _) => "granted on several",
+            (_, 1) => "granted by eviction",
+            _ => "granted on several by eviction",
+        });
+        self.naive.slots.push(Slot {
+            id: grant.id,
+            model,
+            holder: holder.into(),
+            shares: plain(&grant.shares),
+            phase: Phase::Pending,
+            created: self.now,
+            active: self.now,
+            requests: 0,
+            lease: lease.map(|ms| (ms, self.now + ms)),
+        });
+    }
+
+    fn commit(&mut self) {
+        let id = self.any();
+        let Some(slot) = self.naive.slot(id) else {
+            let shares = [Share::new(self.gpus[0].clone(), 1).unwrap()];
+            let answer = self.ledger.commit(id, &shares, self.now);
+            return assert!(matches!(answer, Err(Error::UnknownReservation(_))));
+        };
+        let (phase, mut shares) = (slot.phase, slot.shares.clone());
+        for (_, bytes) in &mut shares {
+            *bytes = (*bytes + self.rng.u64(..6)).saturating_sub(2).max(1);
+        }
+        let n = &self.naive;
+        let others = |gpu: &GpuId| n.on(gpu, |s| s.id != id && s.phase != Phase::Leaving);
+        let there = |gpu: &GpuId| n.on(gpu, |s| s.phase != Phase::Pending);
+        let fits = |taken: &dyn Fn(&GpuId) -> i128| {
+            let fits = |(gpu, bytes): &(GpuId, u64)| {
+                taken(gpu) + i128::from(*bytes) <= i128::from(n.capacity[gpu])
+            };
+            shares.iter().all(fits)
+        };
+        let (promised, loaded) = (fits(&others), fits(&there));
+        match self.ledger.commit(id, &exact(&shares), self.now) {
+            Err(Error::Phase { .. }) if phase != Phase::Pending => self.saw("commit: phase"),
+            Err(Error::TookTooMuch { .. }) if phase == Phase::Pending && !promised => {
+                self.saw("took too much")
+            }
+            Err(Error::Waits { .. }) if phase == Phase::Pending && promised && !loaded => {
+                self.saw("waits")
+            }
+            Ok(()) if phase == Phase::Pending && promised && loaded => {
+                let now = self.now;
+                let slot = self.naive.slot(id).unwrap();
+                (slot.shares, slot.phase, slot.active) = (shares, Phase::Running, now);
+                self.saw("committed");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn release(&mut self) {
+        let id = self.any();
+        let known = self.naive.slot(id).is_some();
+        assert_eq!(self.ledger.release(id).is_ok(), known);
+        self.naive.slots.retain(|s| s.id != id);
+    }
+
+    fn request(&mut self) {
+        let (id, begin, now) = (self.any(), self.rng.bool(), self.now);
+        let answer = match begin {
+            true => self.ledger.begin_request(id, now),
+            false => self.ledger.end_request(id, now),
+        };
+        let slot = self.naive.slot(id);
+        match (answer, slot) {
+            (Err(Error::UnknownReservation(_)), None) => {}
+            (Err(Error::Phase { .. }), Some(slot)) => {
+                assert!(begin && slot.phase != Phase::Running)
+            }
+            (Err(Error::NoRequest(_)), Some(slot)) => assert!(!begin && slot.requests == 0),
+            (Ok(()), Some(slot)) => {
+                slot.requests = if begin {
+                    slot.requests + 1
+                } else {
+                    slot.requests - 1
+                };
+                slot.active = now;
+            }
+            (answer, _) => panic!("{answer:?}"),
+        }
+    }
+
+    fn renew(&mut self) {
+        let (id, now) = (self.any(), self.now);
+        let slot = self.naive.slot(id);
+        assert_eq!(self.ledger.renew(id, now).is_ok(), slot.is_some());
+        if let Some((ms, until)) = slot.and_then(|slot| slot.lease.as_mut()) {
+            *until = now + *ms;
+        }
+    }
+
+    /// What the driver would say: what has been loaded, and sometimes something else.
+    fn driver(&mut self, gpu: &GpuId) -> Probe {
+        let loaded = self.naive.on(gpu, |s| s.phase != Phase::Pending);
+        let other = if self.rng.bool() {
+            0
+        } else {
+            self.rng.i128(0..15)
+        };
+        let free = i128::from(self.naive.capacity[gpu]) - loaded - other;
+        let free_bytes = u64::try_from(free).unwrap_or(0);
+        Probe {
+            gpu: gpu.clone(),
+            free_bytes,
+        }
+    }
+
+    fn note(&mut self, probe: &Probe) {
+        let used = self.naive.capacity[&probe.gpu] - probe.free_bytes;
+        let known = self.naive.on(&probe.gpu, |s| s.phase != Phase::Pending);
+        let foreign = u64::try_from(i128::from(used) - known).unwrap_or(0);
+        self.naive.foreign.insert(probe.gpu.clone(), foreign);
+    }
+
+    fn probe(&mut self) {
+        let gpu = self.rng.choice(&self.gpus).unwrap().clone();
+        let probe = self.driver(&gpu);
+        self.ledger.probe(std::slice::from_ref(&probe)).unwrap();
+        self.note(&probe);
+        // Never more than the driver reports.
+        let views = self.ledger.gpus().unwrap();
+        let view = views.iter().find(|v| v.gpu == gpu).unwrap();
+        assert!(
+            view.free_bytes <= probe.free_bytes
+                || self.naive.on(&gpu, |s| s.phase == Phase::Leaving) > 0
+        );
+    }
+
+    fn reap(&mut self) {
+        let gpus: Vec<_> = self
+            .gpus
+            .iter()
+            .filter(|_| self.rng.u8(..4) > 0)
+            .cloned()
+            .collect();
+        let probes: Vec<_> = gpus.iter().map(|gpu| self.driver(gpu)).collect();
+        let reaped = self.ledger.reap(&probes, self.now).unwrap();
+        let mut released = Vec::new();
+        let now = self.now;
+        self.naive.slots.retain(|s| {
+            let lapsed = s.lease.is_some_and(|(_, until)| until < now);
+            let probed = s.shares.iter().all(|(gpu, _)| gpus.contains(gpu));
+            if lapsed && probed {
+                released.push(s.id);
+            }
+            !(lapsed && probed)
+        });
+        assert_eq!(
+            reaped.released.iter().map(|r| r.id).collect::<Vec<_>>(),
+            released
+        );
+        probes.iter().for_each(|probe| self.note(probe));
+        if !released.is_empty() {
+            self.saw("reaped");
+        }
+    }
+
+    fn reconcile(&mut self) {
+        let holder = Name::from(format!("h{}", self.rng.u8(..2)));
+        let mut report = Vec::new();
+        let mut missing = Vec::new();
+        for slot in self.naive.slots.iter_mut().filter(|s| s.holder == holder) {
+            if slot.phase == Phase::Pending {
+                continue;
+            }
+            match self.rng.u8(..8) {
+                0 => missing.push(slot.id),
+                // Rarely more than was committed: over-committed GPUs should not be the rule.
+                draw => {
+                    for (_, bytes) in &mut slot.shares {
+                        *bytes = if draw == 1 {
+                            *bytes + self.rng.u64(..3)
+                        } else {
+                            (*bytes - 1).max(1)
+                        };
+                    }
+                    self.naive.facts |= draw == 1;
+                    report.push(Held {
+                        id: slot.id,
+                        shares: exact(&slot.shares),
+                    });
+                }
+            }
+        }
+        let found = self.ledger.reconcile(&holder, &report).unwrap();
+        assert_eq!(found.missing, missing);
+        assert!(found.unknown.is_empty());
+    }
+
+    fn adopt(&mut self) {
+        let gpu = self.rng.choice(&self.gpus).unwrap().clone();
+        let shares = vec![(gpu, self.rng.u64(1..=20))];
+        let (model, holder) = (Name::from("adopted"), Name::from("h0"));
+        let id = self
+            .ledger
+            .adopt(&model, &holder, &exact(&shares), self.now)
+            .unwrap();
+        self.naive.facts = true;
+        let (created, active) = (self.now, self.now);
+        let (phase, requests, lease) = (Phase::Running, 0, None);
+        self.naive.slots.push(Slot {
+            id,
+            model,
+            holder,
+            shares,
+            phase,
+            created,
+            active,
+            requests,
+            lease,
+        });
+    }
+
+    fn capacity(&mut self) {
+        let gpu = self.rng.choice(&self.gpus).unwrap().clone();
+        let bytes = self.naive.capacity[&gpu] + self.rng.u64(..2);
+        self.ledger
+            .set_gpus(&[(gpu.clone(), size(bytes).unwrap())])
+            .unwrap();
+        self.naive.capacity.insert(gpu, bytes);
+    }
+
+    /// Every GPU's figures, and the audit.
+    fn compare(&mut self) {
+        let mut over = Vec::new();
+        for view in self.ledger.gpus().unwrap() {
+            let n = &self.naive;
+            let promised = n.on(&view.gpu, |s| s.phase != Phase::Leaving);
+            let there = n.on(&view.gpu, |s| s.phase != Phase::Pending);
+            assert_eq!(i128::from(view.reserved_bytes), promised);
+            assert_eq!(
+                i128::from(view.leaving_bytes),
+                n.on(&view.gpu, |s| s.phase == Phase::Leaving)
+            );
+            assert_eq!(i128::from(view.free_bytes), n.room(&view.gpu).max(0));
+            if promised.max(there) > i128::from(view.capacity_bytes) {
+                over.push(view.gpu);
+            }
+        }
+        let audit: Vec<_> = self
+            .ledger
+            .audit()
+            .unwrap()
+            .into_iter()
+            .map(|v| v.gpu)
+            .collect();
+        assert_eq!(audit, over);
+        assert!(self.naive.facts || over.is_empty());
+        if !over.is_empty() {
+            self.saw("over-committed by facts");
+        }
+    }
+}
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+#[test]
+fn random_operations_never_differ_from_the_naive_model() {
+    let operations = number("VRAMFIT_LEDGER_OPERATIONS", 400_000);
+    let first = number("VRAMFIT_LEDGER_SEED", 0);
+    let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut done = 0;
+    for game in 0.. {
+        if done >= operations {
+            break;
+        }
+        let seed = first.wrapping_mul(1 << 32).wrapping_add(game);
+        let played = std::panic::catch_unwind(|| {
+            let mut game = Game::new(seed);
+            (0..400).for_each(|_| game.step());
+            game.seen
+        });
+        let played = played.unwrap_or_else(|_| panic!("game {seed}"));
+        played
+            .into_iter()
+            .for_each(|(what, n)| *seen.entry(what).or_default() += n);
+        done += 400;
+    }
+    println!("{done} operations: {seen:?}");
+    let rare = [
+        "granted on several by eviction",
+        "waits",
+        "took too much",
+        "reaped",
+        "full now",
+        "never",
+    ];
+    assert!(rare.iter().all(|what| seen.contains_key(what)), "{seen:?}");
+}
