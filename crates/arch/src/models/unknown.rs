@@ -14,6 +14,7 @@ impl Architecture {
             .reads(hparams)
             .output_first()
             .embeds_by_output()
+            .lazily()
     };
 }
 
