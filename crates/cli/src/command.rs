@@ -20,7 +20,7 @@ pub fn command_without_help() -> Command {
         command
             .arg(
                 Arg::new("MODEL")
-                    .help("GGUF files, or folders of them; only headers are read")
+                    .help("GGUF files, folders of them, or ollama:NAME; only headers are read")
                     .action(ArgAction::Append)
                     .num_args(0..)
                     .value_hint(ValueHint::AnyPath)
@@ -44,6 +44,10 @@ pub fn command_without_help() -> Command {
         .args_conflicts_with_subcommands(true)
         .disable_help_subcommand(true)
         .subcommand(explain)
+        .subcommand(
+            models(Command::new("compare"))
+                .about("Show what Ollama's classic estimator, its fixed form and llama.cpp's exact bytes say, and where they part"),
+        )
         .subcommand(
             Command::new("strip")
                 .about("Write a header-only copy of a model: enough for every estimate, some KiB")
@@ -72,9 +76,9 @@ pub fn command_without_help() -> Command {
                 .about("Print the JSON Schema of what --json prints")
                 .arg(
                     Arg::new("OF")
-                        .help("the estimate, explain's output, or a failed model's line")
+                        .help("the estimate, explain's or compare's output, or a failed model's line")
                         .default_value("estimate")
-                        .value_parser(["estimate", "explain", "error"]),
+                        .value_parser(["estimate", "explain", "compare", "error"]),
                 ),
         )
         .subcommand(

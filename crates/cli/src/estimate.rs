@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use vramfit::report::{
     Estimate, Failure, Subject, VerdictWord, estimate_text, summary_heading, summary_line,
 };
-use vramfit::{ENGINE, Error, Model, Placement};
+use vramfit::{ENGINE, Error, Header, Model, Placement, classic};
 
 use crate::exit::Exit;
 use crate::inputs::Inputs;
@@ -28,12 +28,12 @@ pub struct Planned {
 
 /// Reads and places one model.
 pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
-    let model = vramfit::open(path)?;
+    let (model, tower) = open(path, settings)?;
     let gpus = &settings.gpus.devices;
     let mut run = settings.run.clone();
     run.adapters = settings.adapters.load(&model)?;
     let mut policy = settings.policy.clone();
-    let mut notes = Vec::new();
+    let mut notes = Vec::from_iter(tower);
     if let Some(file) = &settings.projector {
         let (plan, about) = file.load(run.flash_attention, gpus)?;
         policy.projector = Some(plan);
@@ -42,6 +42,35 @@ pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
     let mut placement = vramfit::plan(&model, &run, gpus, &policy)?;
     placement.notes.extend(notes);
     Ok(Planned { model, placement })
+}
+
+/// The model, and what to say of it. Of Ollama's own models with a vision tower in the same file, which
+/// llama.cpp refuses, it is the language model alone.
+fn open(path: &Path, settings: &Settings) -> Result<(Model, Option<String>), Error> {
+    if !settings.from_ollama {
+        return Ok((vramfit::open(path)?, None));
+    }
+    let header = Header::open(path)?;
+    let tower_bytes = classic::tower_bytes(&header);
+    if tower_bytes == 0 {
+        return Ok((vramfit::open(path)?, None));
+    }
+    let model = vramfit::language_model(path, &header)?;
+    let note = format!(
+        "{}; the tower's weights are {:.1} MiB more",
+        language_model_note(),
+        tower_bytes as f64 / f64::from(1 << 20)
+    );
+    Ok((model, Some(note)))
+}
+
+/// Why the figures are not those of the whole file.
+pub fn language_model_note() -> String {
+    format!(
+        "{} refuses this file as it is (Ollama's own engine reads it): it asks for keys that Ollama leaves out and \
+         knows no vision tower among a model's tensors. Its bytes here are those of the language model alone",
+        ENGINE.name
+    )
 }
 
 fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {

@@ -136,6 +136,10 @@ pub const FLAGS: &[Flag] = &[
 
     Flag { long: "--gpus", takes: One("SPEC"), group: Placement,
         help: "the GPUs, see below (default auto)", ..NO },
+    Flag { long: "--engine", takes: One("WHICH"), choices: &["llama.cpp", "ollama-classic"], group: Placement,
+        help: "whose memory and placement: llama.cpp's (default), or what the Ollama of early 2025, on Kepler its K80 fork, decides by its own estimate", ..NO },
+    Flag { long: "--fixed", group: Placement,
+        help: "with --engine ollama-classic: a full fit is tested with the graph that a full offload has", ..NO },
     Flag { long: "--layout", takes: One("WHO"), choices: &["best", "engine"], group: Placement,
         help: "who lays out: estimate searches (best, default), or llama.cpp by itself as with --fit off (engine)", ..NO },
     Flag { long: "--prefer", takes: One("WHICH"), choices: &["most-free", "first", "last", "tightest"], group: Placement,

@@ -17,6 +17,7 @@ where every layer should go, before anything is loaded. Only the header is read.
 const USAGE: &str = "\
 Usage: estimate MODEL.. [FLAGS]            one model, several, or a folder
        estimate explain MODEL.. [FLAGS]    what fills the compute buffers
+       estimate compare MODEL [FLAGS]      Ollama's old estimates and llama.cpp's bytes
        estimate strip MODEL -o FILE        a copy of the header, enough for this
        estimate gpus [FILTER]              GPUs that --gpus knows by name
        estimate schema [OF]                JSON Schema of what --json prints
@@ -30,6 +31,7 @@ Examples:
   estimate model.gguf --gpus 24GiB,12GiB -ngl all -ts 2,1
   estimate models/ --gpus p40 --json
   estimate explain model.gguf --gpus k80 -c 8192
+  estimate compare ollama:gemma3:12b --gpus k80x2
 ";
 
 const EXIT: &str = "\

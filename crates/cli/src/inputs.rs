@@ -34,7 +34,15 @@ pub fn inputs(paths: &[PathBuf]) -> Result<Inputs, String> {
 
 /// A command's name behind flags or models, where it is read as a file that does not exist.
 fn misplaced_command(path: &Path) -> Option<&str> {
-    const COMMANDS: [&str; 6] = ["explain", "strip", "gpus", "schema", "completions", "man"];
+    const COMMANDS: [&str; 7] = [
+        "explain",
+        "compare",
+        "strip",
+        "gpus",
+        "schema",
+        "completions",
+        "man",
+    ];
     let name = path.to_str().filter(|name| COMMANDS.contains(name))?;
     (!path.exists()).then_some(name)
 }

@@ -140,6 +140,20 @@ impl LowArgs {
         }
     }
 
+    /// Adds a value to those that were said.
+    pub fn add(&mut self, id: &'static str, text: String, by: &'static str) {
+        self.values.entry(id).or_default().push(Said { text, by });
+    }
+
+    /// Adds a value where none was said; whether it did.
+    pub fn add_default(&mut self, id: &'static str, text: String, by: &'static str) -> bool {
+        let is_new = !self.values.contains_key(id);
+        if is_new {
+            self.add(id, text, by);
+        }
+        is_new
+    }
+
     /// The last value that was said.
     pub fn value(&self, id: &str) -> Option<&Said> {
         self.values.get(id)?.last()

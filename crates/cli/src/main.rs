@@ -6,7 +6,9 @@
 
 mod adapters;
 mod argv;
+mod classic;
 mod command;
+mod compare;
 mod estimate;
 mod exit;
 mod explain;
@@ -14,6 +16,7 @@ mod flags;
 mod help;
 mod inputs;
 mod low;
+mod ollama;
 mod placement;
 mod printer;
 mod projector;
@@ -30,6 +33,7 @@ use clap::error::ErrorKind;
 
 use exit::Exit;
 use low::LowArgs;
+use ollama::Ollama;
 use printer::Printer;
 use settings::Settings;
 
@@ -62,7 +66,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Exit, String> {
         Err(error) => return usage(&error),
     };
     match matches.subcommand() {
-        Some(("explain", sub)) => model_command(sub, true),
+        Some(("explain", sub)) => model_command(sub, Task::Explain),
+        Some(("compare", sub)) => model_command(sub, Task::Compare),
         Some(("strip", sub)) => tools::strip(
             path(sub, "MODEL"),
             path(sub, "output"),
@@ -72,7 +77,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Exit, String> {
         Some(("schema", sub)) => tools::print_schema(text(sub, "OF")),
         Some(("completions", sub)) => tools::completions(sub),
         Some(("man", _)) => tools::man(),
-        _ => model_command(&matches, false),
+        _ => model_command(&matches, Task::Estimate),
     }
 }
 
@@ -85,20 +90,48 @@ fn text<'a>(matches: &'a ArgMatches, id: &str) -> &'a str {
     matches.get_one::<String>(id).map_or("", String::as_str)
 }
 
-fn model_command(matches: &ArgMatches, explain: bool) -> Result<Exit, String> {
-    let low = LowArgs::new(matches, &env)?;
+/// What is done with a model.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Task {
+    Estimate,
+    Explain,
+    Compare,
+}
+
+fn model_command(matches: &ArgMatches, task: Task) -> Result<Exit, String> {
+    let mut low = LowArgs::new(matches, &env)?;
     if low.models.is_empty() {
         return Err(
             "no model given; `estimate MODEL --gpus k80x2`, or `estimate --help`".to_string(),
         );
     }
+    let engines = ["llama.cpp", "ollama-classic"];
+    let is_classic = settings::text_of(&low, "engine", &engines)? == Some("ollama-classic");
+    let ollama = Ollama::new(&mut low, is_classic || task == Task::Compare, &env)?;
     let mut printer = Printer::new(&low, &env)?;
-    let settings = Settings::new(&low)?;
+    let mut settings = Settings::new(&low)?;
+    settings.from_ollama = ollama.model.is_some();
     let inputs = inputs::inputs(&low.models)?;
-    if explain {
-        explain::run(&inputs, &settings, matches.get_flag("all"), &mut printer)
-    } else {
-        estimate::run(&inputs, &settings, &mut printer)
+    let one = || match inputs.models.as_slice() {
+        [path] if !inputs.many => Ok(path.as_path()),
+        _ => Err("Ollama's estimates are made for one model at a time".to_string()),
+    };
+    match task {
+        Task::Compare => compare::run(&low, one()?, &settings, &ollama, &mut printer),
+        Task::Explain if is_classic => Err(
+            "explain is about llama.cpp's buffers; --engine ollama-classic has none".to_string(),
+        ),
+        Task::Estimate if is_classic => {
+            classic::run(&low, one()?, &settings, &ollama, &mut printer)
+        }
+        _ if low.is_on("fixed") => {
+            Err("--fixed: only --engine ollama-classic has a fixed form".to_string())
+        }
+        Task::Explain => explain::run(&inputs, &settings, matches.get_flag("all"), &mut printer),
+        Task::Estimate => {
+            settings.notes.extend(ollama.notes);
+            estimate::run(&inputs, &settings, &mut printer)
+        }
     }
 }
 

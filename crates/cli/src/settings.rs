@@ -26,6 +26,8 @@ pub struct Settings {
     pub gpu_lines: Vec<String>,
     /// What a reader should know, whatever the model.
     pub notes: Vec<String>,
+    /// The model is of Ollama's store.
+    pub from_ollama: bool,
     /// `-c` was given.
     pub ctx_given: bool,
     /// Adapters and control vectors.
@@ -79,6 +81,7 @@ impl Settings {
             gpu_lines,
             notes,
             gpus,
+            from_ollama: false,
             ctx_given: low.value("ctx-size").is_some(),
             adapters: AdapterFiles::new(low)?,
             projector,

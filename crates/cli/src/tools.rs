@@ -71,6 +71,7 @@ pub fn gpus(filter: &str) -> Result<Exit, String> {
 pub fn print_schema(of: &str) -> Result<Exit, String> {
     let of = match of {
         "explain" => SchemaOf::Explain,
+        "compare" => SchemaOf::Compare,
         "error" => SchemaOf::Error,
         _ => SchemaOf::Estimate,
     };

@@ -31,7 +31,7 @@ pub use catalogue::{Architecture, COLUMNS, Card, Source, catalogue, list_cards};
 pub use gpus::{DEFAULT_COMPUTE_CAPABILITY, GPUS_HELP, Gpus, GpusError, MAX_DEVICES};
 pub use list::{GpuEntry, GpuList, Note};
 pub use lookup::{CardMatch, UnknownCard, Variant, find_card};
-pub use overhead::{Basis, Figure, driver_reserve, overhead};
+pub use overhead::{Basis, Figure, context, driver_reserve, overhead};
 pub use probe::{NoProbe, Probe, ProbeError};
 pub use support::{FlashAttention, PublicBuilds, flash_attention, public_builds};
 pub use vramfit_ggml::ComputeCapability;

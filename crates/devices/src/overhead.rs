@@ -60,6 +60,23 @@ pub fn overhead(capability: ComputeCapability, sm_count: Option<u32>) -> Figure 
     }
 }
 
+/// CUDA's context alone, which a program that asks for free memory has made by then: the line through
+/// the published figures (see above).
+pub fn context(capability: ComputeCapability, sm_count: Option<u32>) -> Figure {
+    if capability == K80_CAPABILITY {
+        return Figure {
+            bytes: 93 * MIB,
+            basis: Basis::Measured,
+            source: "K80, driver 470, CUDA 11.4: nvidia-smi of a process with nothing but a context",
+        };
+    }
+    Figure {
+        bytes: 8 * MIB + 3 * MIB * u64::from(sm_count.unwrap_or(139)),
+        basis: Basis::Default,
+        source: "8 MiB + 3 MiB an SM: fitted over published figures",
+    }
+}
+
 /// What the driver keeps of `total_bytes`, as nvidia-smi counts them, before any process runs:
 /// CUDA's total is that much less. Nothing on integrated GPUs, and nothing on Kepler, whose last
 /// driver (470) counts it out of the total already.

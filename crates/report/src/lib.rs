@@ -4,6 +4,7 @@
 //! the same documents, so the two cannot disagree.
 
 mod build;
+mod comparison;
 mod document;
 mod explanation;
 mod schema;
@@ -11,13 +12,17 @@ mod style;
 mod text;
 
 pub use build::Subject;
+pub use comparison::{Comparison, SideDevice, SideReport, Term};
 pub use document::{
     CertaintyWords, DeviceReport, Estimate, FixReport, LayoutWord, ModelReport, OverrideReport,
     PreferWord, RejectedReport, RunReport, ShortfallReport, SplitWord, Sure, VerdictWord,
 };
 pub use explanation::{AliveReport, Explanation, PassWord, PeakReport};
-pub use schema::{Failure, SCHEMA_ERROR, SCHEMA_ESTIMATE, SCHEMA_EXPLAIN, SchemaOf, schema};
+pub use schema::{
+    Failure, SCHEMA_COMPARE, SCHEMA_ERROR, SCHEMA_ESTIMATE, SCHEMA_EXPLAIN, SchemaOf, schema,
+};
 pub use style::Style;
 pub use text::{
-    command_line, estimate_text, explanation_text, one_line, summary_heading, summary_line, words,
+    command_line, comparison_text, estimate_text, explanation_text, one_line, summary_heading,
+    summary_line, words,
 };

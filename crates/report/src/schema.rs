@@ -3,12 +3,14 @@
 use schemars::{JsonSchema, schema_for};
 use serde::{Deserialize, Serialize};
 
-use crate::{Estimate, Explanation};
+use crate::{Comparison, Estimate, Explanation};
 
 /// `schema` of an [`Estimate`].
 pub const SCHEMA_ESTIMATE: &str = "vramfit.estimate/1";
 /// `schema` of an [`Explanation`].
 pub const SCHEMA_EXPLAIN: &str = "vramfit.explain/1";
+/// `schema` of a [`Comparison`].
+pub const SCHEMA_COMPARE: &str = "vramfit.compare/1";
 /// `schema` of a [`Failure`].
 pub const SCHEMA_ERROR: &str = "vramfit.error/1";
 
@@ -44,6 +46,8 @@ pub enum SchemaOf {
     Estimate,
     /// [`Explanation`].
     Explain,
+    /// [`Comparison`].
+    Compare,
     /// [`Failure`].
     Error,
 }
@@ -53,6 +57,7 @@ pub fn schema(of: SchemaOf) -> serde_json::Value {
     let schema = match of {
         SchemaOf::Estimate => schema_for!(Estimate),
         SchemaOf::Explain => schema_for!(Explanation),
+        SchemaOf::Compare => schema_for!(Comparison),
         SchemaOf::Error => schema_for!(Failure),
     };
     schema.to_value()

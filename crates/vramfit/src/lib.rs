@@ -40,16 +40,21 @@
 //! llama.cpp's own buffers, to the byte; `runtime_bytes` and `overhead_bytes` beside it are a model
 //! of what CUDA takes. The crates underneath are there as [`gguf`], [`arch`], [`estimate`] and so on.
 
+mod classic_placement;
+
 use std::path::{Path, PathBuf};
 
 pub use vramfit_arch as arch;
+pub use vramfit_classic as classic;
 pub use vramfit_devices as devices;
 pub use vramfit_estimate as estimate;
 pub use vramfit_ggml as ggml;
 pub use vramfit_gguf as gguf;
+pub use vramfit_ollama as ollama;
 pub use vramfit_plan as planner;
 pub use vramfit_report as report;
 
+pub use classic_placement::classic_placement;
 pub use vramfit_arch::clip::{ImageTokens, Projector};
 pub use vramfit_arch::{Model, Pooling};
 pub use vramfit_devices::{GpuList, Gpus, NoProbe, Probe};
@@ -113,6 +118,24 @@ pub fn open(path: impl AsRef<Path>) -> Result<Model, Error> {
         });
     }
     Model::load(&header).map_err(|source| Error::Model {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The language model of `header`, read from `path`: the whole of it, or for Ollama's own models, which
+/// have a vision tower in the same file, what llama.cpp would load without it.
+pub fn language_model(path: impl AsRef<Path>, header: &Header) -> Result<Model, Error> {
+    let path = path.as_ref();
+    let malformed = |source: gguf::Error| gguf::OpenError::Malformed {
+        path: path.to_owned(),
+        source,
+    };
+    let language = match classic::tower_bytes(header) {
+        0 => header.clone(),
+        _ => classic::without_tower(header).map_err(malformed)?,
+    };
+    Model::load(&language).map_err(|source| Error::Model {
         path: path.to_owned(),
         source,
     })

@@ -1,0 +1,120 @@
+//! `ollama:NAME`: a model of Ollama's store, with the defaults that its Modelfile and the `OLLAMA_*`
+//! variables set. What is said on the command line goes first, then `LLAMA_ARG_*`, then the Modelfile.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use vramfit::ollama::{Name, Store, StoredModel, Variables};
+
+use crate::low::LowArgs;
+
+const PREFIX: &str = "ollama:";
+/// Tokens of context where nothing says how many, as everywhere in `estimate`.
+const CONTEXT: u64 = 4096;
+
+/// What Ollama's side of a call says.
+#[derive(Debug, Default)]
+pub struct Ollama {
+    /// `OLLAMA_*`.
+    pub variables: Variables,
+    /// The model, where it is of the store.
+    pub model: Option<StoredModel>,
+    /// Lines for the reader.
+    pub notes: Vec<String>,
+}
+
+impl Ollama {
+    /// Finds the model that `low` names and sets the defaults. `classic` is said where the engine is
+    /// Ollama's own: then the variables count for files, too. The error is one line.
+    pub fn new(
+        low: &mut LowArgs,
+        classic: bool,
+        env: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Result<Ollama, String> {
+        let name = |path: &Path| Some(path.to_str()?.strip_prefix(PREFIX)?.to_string());
+        let named = low.models.iter().find_map(|path| name(path));
+        if named.is_none() && !classic {
+            return Ok(Ollama::default());
+        }
+        let mut ollama = Ollama {
+            variables: Variables::new(env).map_err(|error| error.to_string())?,
+            ..Ollama::default()
+        };
+        if let Some(text) = named {
+            if low.models.len() > 1 {
+                return Err(format!(
+                    "{PREFIX}{text} sets defaults of its own, so it is estimated alone; name one model at a time"
+                ));
+            }
+            let store = Store::new(env).map_err(|error| error.to_string())?;
+            let name: Name = text.parse().map_err(error_text)?;
+            let model = store.find(&name).map_err(error_text)?;
+            low.models = vec![model.model.clone()];
+            for adapter in &model.adapters {
+                low.add("lora", adapter.display().to_string(), "adapter (Modelfile)");
+            }
+            if let Some(projector) = model.projectors.first() {
+                low.add_default(
+                    "mmproj",
+                    projector.display().to_string(),
+                    "projector (Modelfile)",
+                );
+            }
+            ollama.model = Some(model);
+        }
+        ollama.set_defaults(low);
+        Ok(ollama)
+    }
+
+    fn set_defaults(&mut self, low: &mut LowArgs) {
+        let variables = &self.variables;
+        let parameters = self.model.as_ref().map(|model| model.parameters.clone());
+        let parameters = parameters.unwrap_or_default();
+        let mut set = Vec::new();
+        let mut default = |id: &'static str, value: Option<String>, by: &'static str| {
+            if let Some(value) = value
+                && low.add_default(id, value.clone(), by)
+            {
+                set.push(format!("{by} {value}"));
+            }
+        };
+        let text = |n: u64| n.to_string();
+        let parallel = variables.num_parallel;
+        default("parallel", parallel.map(text), "OLLAMA_NUM_PARALLEL");
+        // Ollama counts the context of one request, llama.cpp that of all.
+        let of_all = |n: u64| n.saturating_mul(parallel.unwrap_or(1)).to_string();
+        default(
+            "ctx-size",
+            parameters.num_ctx.map(of_all),
+            "num_ctx (Modelfile)",
+        );
+        let context = variables.context_length.or(parallel.map(|_| CONTEXT));
+        default("ctx-size", context.map(of_all), "OLLAMA_CONTEXT_LENGTH");
+        for id in ["batch-size", "ubatch-size"] {
+            default(id, parameters.num_batch.map(text), "num_batch (Modelfile)");
+        }
+        let layers = parameters.num_gpu.and_then(|n| u64::try_from(n).ok());
+        default("n-gpu-layers", layers.map(text), "num_gpu (Modelfile)");
+        let fused = variables.flash_attention;
+        let on_off = |on: bool| if on { "on" } else { "off" }.to_string();
+        default("flash-attn", fused.map(on_off), "OLLAMA_FLASH_ATTENTION");
+        if fused == Some(true) {
+            for id in ["cache-type-k", "cache-type-v"] {
+                default(id, variables.kv_cache_type.clone(), "OLLAMA_KV_CACHE_TYPE");
+            }
+        }
+        set.dedup();
+        if !set.is_empty() {
+            self.notes
+                .push(format!("set by Ollama's side: {}", set.join(", ")));
+        }
+        if let Some(model) = &self.model {
+            let file = model.model.display();
+            self.notes.push(format!("{} is {file}", model.name));
+        }
+    }
+}
+
+fn error_text(error: vramfit::ollama::Error) -> String {
+    error.to_string()
+}

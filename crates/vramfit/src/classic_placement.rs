@@ -1,0 +1,224 @@
+//! What Ollama's classic scheduler decides, in the types that llama.cpp's placements have.
+
+use vramfit_classic::human::{human, list};
+use vramfit_classic::{Attempt, Decision, Outcome, Rules, Share};
+use vramfit_plan::{
+    Certainty, Device, DevicePlacement, Placement, Policy, Rejected, Shortfall, Verdict,
+};
+
+use crate::{Error, MemoryBytes, Model, RunConfig};
+
+const MIB: f64 = (1u64 << 20) as f64;
+
+/// `decision` as a placement: its weights, cache and graphs are [`MemoryBytes`], what is held back
+/// on every GPU is `overhead_bytes`, the layer that serves as a buffer `runtime_bytes`. Nothing of it is
+/// exact. The notes name every term, and the figures as Ollama's log does. `model` and `run` are those of
+/// the same model under llama.cpp: its settings are the frame.
+pub fn classic_placement(
+    model: &Model,
+    run: &RunConfig,
+    gpus: &[Device],
+    free: &[u64],
+    decision: &Decision,
+    rules: &Rules,
+) -> Result<Placement, Error> {
+    let mut placement = crate::plan(model, run, &[], &Policy::default())?;
+    let taken = &decision.taken;
+    let share = |gpu: usize| {
+        let at = taken.gpus.iter().position(|&g| g == gpu)?;
+        taken.estimate.shares.get(at)
+    };
+    placement.verdict = match decision.outcome {
+        Outcome::Full => Verdict::Fits,
+        Outcome::Partial => Verdict::Partial,
+        Outcome::Host => Verdict::DoesNotFit,
+    };
+    let devices = (0..gpus.len()).map(|gpu| {
+        let free = free.get(gpu).copied().unwrap_or(0);
+        device(gpu, free, share(gpu).cloned().unwrap_or_default())
+    });
+    placement.devices = devices.collect();
+    let placed = |il: usize| {
+        placement
+            .devices
+            .iter()
+            .position(|d| d.layers.contains(&il))
+    };
+    let n_layers = taken.estimate.layers_model as usize;
+    let layers: Vec<Option<usize>> = (0..n_layers).map(placed).collect();
+    let on_host = layers.iter().enumerate().filter(|(_, d)| d.is_none());
+    placement.host_layers = on_host.map(|(il, _)| il).collect();
+    placement.host = host(&taken.estimate, &placement.devices);
+    let has_tower = placement.devices.iter().any(|d| d.projector.model > 0);
+    if !has_tower {
+        placement.projector_host.model = taken.estimate.projector.weights_bytes;
+    }
+    let b = &mut placement.breakdown;
+    let load = &taken.estimate.load;
+    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    b.params.n_ctx = signed(load.context);
+    b.params.n_ctx_seq = signed(load.context / load.parallel.max(1));
+    b.params.n_batch = signed(load.batch);
+    b.params.n_ubatch = signed(load.batch);
+    b.params.n_seq_max = signed(load.parallel);
+    b.params.flash_attn = load.flash_attention;
+    b.layers = layers;
+    b.host_repacked_bytes = 0;
+    b.host = placement.host;
+    b.devices = placement.devices.iter().map(|d| d.memory).collect();
+    b.runtime = vec![Default::default(); gpus.len()];
+    placement.layout_devices = (0..gpus.len()).collect();
+    placement.flags.clear();
+    placement.rejected = rejected(&decision.rejected, gpus.len(), free);
+    placement.notes = notes(decision, free, rules);
+    Ok(placement)
+}
+
+fn device(gpu: usize, free: u64, share: Share) -> DevicePlacement {
+    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    // A GPU that was charged without getting a layer is not used in the end.
+    let is_used = !share.layers.is_empty();
+    let share = if is_used { share } else { Share::default() };
+    let required_bytes = share.sum();
+    DevicePlacement {
+        device: gpu,
+        memory: MemoryBytes {
+            model: share.repeating.saturating_add(share.output),
+            context: share.kv,
+            compute: share.graph,
+            adapters: 0,
+        },
+        projector: MemoryBytes {
+            model: share.projector_weights,
+            compute: share.projector_graph,
+            ..MemoryBytes::default()
+        },
+        projector_is_guess: false,
+        runtime_bytes: share.layer_buffer,
+        runtime_certainty: Certainty::Modelled,
+        overhead_bytes: share.minimum,
+        required_bytes,
+        headroom_bytes: signed(free).saturating_sub(signed(required_bytes)),
+        layers: share.layers,
+    }
+}
+
+/// What no GPU has.
+fn host(estimate: &vramfit_classic::Estimate, devices: &[DevicePlacement]) -> MemoryBytes {
+    let sum = |of: fn(&MemoryBytes) -> u64| {
+        let devices = devices.iter().map(|d| of(&d.memory));
+        devices.fold(0u64, u64::saturating_add)
+    };
+    let weights = estimate.repeating.saturating_add(estimate.nonrepeating);
+    MemoryBytes {
+        model: weights.saturating_sub(sum(|m| m.model)),
+        context: estimate.kv.saturating_sub(sum(|m| m.context)),
+        ..MemoryBytes::default()
+    }
+}
+
+fn ids(gpus: &[usize]) -> String {
+    let ids: Vec<String> = gpus.iter().map(|gpu| format!("CUDA{gpu}")).collect();
+    ids.join(" and ")
+}
+
+fn rejected(attempts: &[Attempt], n_gpus: usize, free: &[u64]) -> Vec<Rejected> {
+    let option = |attempt: &Attempt| {
+        let estimate = &attempt.estimate;
+        let parallel = match estimate.load.parallel {
+            1 => String::new(),
+            n => format!(", {n} requests at once"),
+        };
+        let all = estimate.layers_model;
+        let short = match attempt.gpus.as_slice() {
+            // What it was tested for is what it would take in part, plus all that is left over.
+            &[gpu] => Some(Shortfall {
+                device: gpu,
+                required_bytes: estimate.required_full,
+                free_bytes: free.get(gpu).copied().unwrap_or(0),
+            }),
+            _ => None,
+        };
+        let short = short.filter(|s| s.missing_bytes() > 0);
+        Rejected {
+            option: format!("all {all} layers on {}{parallel}", ids(&attempt.gpus)),
+            reason: short.is_none().then(|| {
+                let n = estimate.layers_offload;
+                format!(
+                    "{n} of them have room, of {} in all",
+                    human(estimate.required_full)
+                )
+            }),
+            shortfalls: short.into_iter().collect(),
+            fixes: Vec::new(),
+        }
+    };
+    let sensible = |attempt: &&Attempt| attempt.gpus.iter().all(|&gpu| gpu < n_gpus);
+    attempts.iter().filter(sensible).map(option).collect()
+}
+
+/// Every term, and the line of the log.
+fn notes(decision: &Decision, free: &[u64], rules: &Rules) -> Vec<String> {
+    let (gpus, estimate) = (&decision.taken.gpus, &decision.taken.estimate);
+    let fixed = if rules.fixed {
+        ", with the graph's fault mended"
+    } else {
+        ""
+    };
+    let mut notes = vec![format!(
+        "the estimate and the rules of {}{fixed}: formulas, not the bytes of any engine",
+        rules.version.name()
+    )];
+    for (gpu, share) in gpus.iter().zip(&estimate.shares) {
+        if share.layers.is_empty() {
+            continue;
+        }
+        let terms = share.terms().into_iter().filter(|(_, bytes)| *bytes > 0);
+        let terms: Vec<String> = terms
+            .map(|(name, bytes)| format!("{name} {:.1}", bytes as f64 / MIB))
+            .collect();
+        notes.push(format!("CUDA{gpu}, MiB: {}", terms.join(", ")));
+    }
+    notes.push(log(
+        estimate,
+        gpus.iter().filter_map(|&gpu| free.get(gpu).copied()),
+    ));
+    notes
+}
+
+fn log(estimate: &vramfit_classic::Estimate, free: impl Iterator<Item = u64>) -> String {
+    let requested = match estimate.layers_requested {
+        Some(n) => n.to_string(),
+        None => "-1".to_string(),
+    };
+    let weights = estimate.repeating.saturating_add(estimate.nonrepeating);
+    let mut log = format!(
+        "in its log: layers.requested={requested} layers.model={} layers.offload={} layers.split=\"{}\" \
+         memory.available=\"{}\" memory.required.full=\"{}\" memory.required.partial=\"{}\" \
+         memory.required.kv=\"{}\" memory.required.allocations=\"{}\" memory.weights.total=\"{}\" \
+         memory.weights.repeating=\"{}\" memory.weights.nonrepeating=\"{}\" memory.graph.full=\"{}\" \
+         memory.graph.partial=\"{}\"",
+        estimate.layers_model,
+        estimate.layers_offload,
+        estimate.split(),
+        list(free),
+        human(estimate.required_full),
+        human(estimate.required_partial),
+        human(estimate.kv),
+        list(estimate.shares.iter().map(Share::sum)),
+        human(weights),
+        human(estimate.repeating),
+        human(estimate.nonrepeating),
+        human(estimate.graph.full),
+        human(estimate.graph.partial),
+    );
+    let projector = estimate.projector;
+    if projector.weights_bytes > 0 {
+        log += &format!(
+            " projector.weights=\"{}\" projector.graph=\"{}\"",
+            human(projector.weights_bytes),
+            human(projector.graph_bytes)
+        );
+    }
+    log
+}

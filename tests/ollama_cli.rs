@@ -1,0 +1,275 @@
+//! Ollama's old estimates and its store, through the real binary.
+#![allow(clippy::unwrap_used)]
+
+#[path = "common/schema.rs"]
+mod schema;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+fn gemma(size: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/gguf/ollama");
+    folder.join(format!("gemma3-{size}.gguf"))
+}
+
+struct Answer {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn call(arguments: &str, model: &str, env: &[(&str, &str)]) -> Answer {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_estimate"));
+    let words = arguments.split_whitespace();
+    let words = words.map(|word| if word == "MODEL" { model } else { word });
+    command.env_clear().args(words).envs(env.iter().copied());
+    let output = command.output().unwrap();
+    let answer = Answer {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    };
+    assert!(!answer.err.contains("panicked"), "{}", answer.err);
+    answer
+}
+
+fn json(arguments: &str, model: &str, env: &[(&str, &str)]) -> Value {
+    let answer = call(&format!("{arguments} --json"), model, env);
+    assert_eq!(answer.err, "", "{arguments}");
+    serde_json::from_str(&answer.out).unwrap()
+}
+
+fn layers(side: &Value) -> Vec<u64> {
+    let devices = side["devices"].as_array().unwrap();
+    devices
+        .iter()
+        .map(|d| d["n_layers"].as_u64().unwrap())
+        .collect()
+}
+
+#[test]
+fn compare_names_the_graph_that_splits_gemma_over_two_dies() {
+    let path = gemma("12b");
+    let path = path.to_str().unwrap();
+    let said = json("compare MODEL --gpus k80x2", path, &[]);
+    let sides = said["sides"].as_array().unwrap();
+    assert_eq!(layers(&sides[0]), [1, 48]);
+    assert_eq!(layers(&sides[1]), [49, 0]);
+    assert_eq!(layers(&sides[2]), [49, 0]);
+    assert_eq!(sides[2]["exact"], true);
+    let part = said["differences"][0].as_str().unwrap();
+    assert!(part.contains("1307.0 MiB against 519.5 MiB"), "{part}");
+    let notes = said["notes"].to_string();
+    assert!(notes.contains("refuses this file as it is"), "{notes}");
+
+    let schema = call("schema compare", "", &[]).out;
+    let schema: Value = serde_json::from_str(&schema).unwrap();
+    assert_eq!(schema::violations(&schema, &said), Vec::<String>::new());
+    for side in sides {
+        for device in side["devices"].as_array().unwrap() {
+            let terms = device["terms"].as_array().unwrap();
+            let sum: u64 = terms.iter().map(|t| t["bytes"].as_u64().unwrap()).sum();
+            assert_eq!(sum, device["required_bytes"].as_u64().unwrap(), "{device}");
+        }
+    }
+    let text = call("compare MODEL --gpus k80x2", path, &[]);
+    assert_eq!(text.code, 0);
+    assert!(text.out.contains("Where they part"));
+}
+
+#[test]
+fn all_three_split_27b_and_agree_where_there_is_room() {
+    let path = gemma("27b");
+    let path = path.to_str().unwrap();
+    let said = json("compare MODEL --gpus k80x2", path, &[]);
+    for side in said["sides"].as_array().unwrap() {
+        assert!(layers(side).iter().all(|&n| n > 0), "{side}");
+    }
+    let path = gemma("4b");
+    let said = json("compare MODEL --gpus rtx3090", path.to_str().unwrap(), &[]);
+    let part = said["differences"][0].as_str().unwrap();
+    assert!(part.contains("agree on CUDA0 alone"), "{part}");
+}
+
+#[test]
+fn the_classic_engine_is_an_estimate_like_any_other() {
+    let path = gemma("12b");
+    let path = path.to_str().unwrap();
+    let said = json("MODEL --gpus k80x2 --engine ollama-classic", path, &[]);
+    let schema: Value = serde_json::from_str(&call("schema", "", &[]).out).unwrap();
+    assert_eq!(schema::violations(&schema, &said), Vec::<String>::new());
+    assert!(
+        said["engine"].as_str().unwrap().starts_with("ollama37"),
+        "{said}"
+    );
+    assert_eq!(said["verdict"], "fits");
+    assert_eq!(said["devices"][0]["layers"], serde_json::json!([48]));
+    assert_eq!(said["devices"][0]["certainty"]["model"], "modelled");
+    let notes = said["notes"].to_string();
+    assert!(
+        notes.contains("[3.3 GiB 8.6 GiB]") && notes.contains("layer buffer"),
+        "{notes}"
+    );
+
+    let fixed = json(
+        "MODEL --gpus k80x2 --engine ollama-classic --fixed",
+        path,
+        &[],
+    );
+    assert_eq!(fixed["devices"][1]["required_bytes"], 0);
+    // Cards that Ollama itself supports are its own to place.
+    let said = json(
+        "MODEL --gpus rtx3060,rtx3060 --engine ollama-classic -np 1",
+        path,
+        &[],
+    );
+    assert!(
+        said["engine"]
+            .as_str()
+            .unwrap()
+            .starts_with("Ollama, April 2025")
+    );
+
+    let refused = call("MODEL --gpus k80 --fixed", path, &[]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.err.contains("--fixed: only"), "{}", refused.err);
+    // llama.cpp refuses Ollama's file, and so does the estimate for llama.cpp.
+    let refused = call("MODEL --gpus k80", path, &[]);
+    assert!(
+        refused.err.contains("does not belong to architecture"),
+        "{}",
+        refused.err
+    );
+}
+
+#[test]
+fn variables_set_the_defaults_and_flags_go_first() {
+    let path = gemma("4b");
+    let path = path.to_str().unwrap();
+    let check = |flags: &str, env: &[(&str, &str)], key: &str, expected: &str| {
+        let arguments = format!("MODEL --gpus rtx4090 --engine ollama-classic {flags}");
+        let said = json(&arguments, path, env);
+        assert_eq!(said["run"][key].to_string(), expected, "{flags} {env:?}");
+    };
+    let context = ("OLLAMA_CONTEXT_LENGTH", "8192");
+    check("-np 1", &[context], "n_ctx", "8192");
+    check("-np 1 -c 2048", &[context], "n_ctx", "2048");
+    check(
+        "",
+        &[context, ("OLLAMA_NUM_PARALLEL", "2")],
+        "n_ctx",
+        "16384",
+    );
+    check("", &[("OLLAMA_NUM_PARALLEL", "2")], "n_seq_max", "2");
+    // Four requests are tried first.
+    check("", &[], "n_seq_max", "4");
+    let small = [
+        ("OLLAMA_FLASH_ATTENTION", "1"),
+        ("OLLAMA_KV_CACHE_TYPE", "q8_0"),
+    ];
+    check("", &small, "type_k", "\"q8_0\"");
+    check("", &small[1..], "type_k", "\"f16\"");
+    let spread = |env: &[(&str, &str)]| {
+        let arguments = "MODEL --gpus rtx3060,rtx3060 --engine ollama-classic -np 1";
+        json(arguments, path, env)["devices"][1]["layers"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    assert_eq!(spread(&[]), 0);
+    assert_eq!(spread(&[("OLLAMA_SCHED_SPREAD", "1")]), 17);
+    let overhead = format!("{}", 20u64 << 30);
+    check(
+        "-np 1",
+        &[("OLLAMA_GPU_OVERHEAD", &overhead)],
+        "n_gpu_layers",
+        "0",
+    );
+    let wrong = call(
+        "MODEL --gpus k80 --engine ollama-classic",
+        path,
+        &[("OLLAMA_NUM_PARALLEL", "some")],
+    );
+    assert!(
+        wrong.err.contains("OLLAMA_NUM_PARALLEL: 'some'"),
+        "{}",
+        wrong.err
+    );
+}
+
+/// A store whose `gemma3:12b` is the fixture.
+fn store(params: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder
+        .path()
+        .join("manifests/registry.ollama.ai/library/gemma3");
+    let blobs = folder.path().join("blobs");
+    fs::create_dir_all(&library).unwrap();
+    fs::create_dir_all(&blobs).unwrap();
+    let blob = |letter: &str| letter.repeat(64);
+    fs::copy(gemma("12b"), blobs.join(format!("sha256-{}", blob("a")))).unwrap();
+    fs::write(blobs.join(format!("sha256-{}", blob("b"))), params).unwrap();
+    let layer = |kind: &str, letter: &str| {
+        let kind = format!("application/vnd.ollama.image.{kind}");
+        format!(
+            r#"{{"mediaType":"{kind}","digest":"sha256:{}","size":1}}"#,
+            blob(letter)
+        )
+    };
+    let layers = [layer("model", "a"), layer("params", "b")].join(",");
+    let manifest = format!(r#"{{"schemaVersion":2,"layers":[{layers}]}}"#);
+    fs::write(library.join("12b"), manifest).unwrap();
+    fs::write(library.join("broken"), "{").unwrap();
+    folder
+}
+
+#[test]
+fn models_of_the_store_are_inputs() {
+    let store = store(r#"{"num_ctx": 2048, "num_batch": 256, "stop": ["x"]}"#);
+    let root = store.path().to_str().unwrap();
+    let env = [("OLLAMA_MODELS", root)];
+    let classic = "ollama:gemma3:12b --gpus k80x2 --engine ollama-classic";
+    let said = json(classic, "", &env);
+    assert_eq!(said["run"]["n_ctx"], 2048);
+    assert_eq!(said["run"]["n_batch"], 256);
+    let said = json(&format!("{classic} -c 4096 -ub 512"), "", &env);
+    assert!(said["notes"].to_string().contains("[3.3 GiB 8.6 GiB]"));
+    let said = json("compare ollama:gemma3:12b --gpus k80x2 -c 4096", "", &env);
+    assert_eq!(layers(&said["sides"][1]), [49, 0]);
+    // For llama.cpp: its language model, with a note that says so.
+    let said = json("ollama:gemma3:12b --gpus k80x2", "", &env);
+    assert_eq!(
+        (&said["verdict"], &said["run"]["n_ctx"]),
+        (&"fits".into(), &2048.into())
+    );
+    assert!(
+        said["notes"]
+            .to_string()
+            .contains("refuses this file as it is"),
+        "{said}"
+    );
+
+    let refused = |name: &str, expected: &str| {
+        let answer = call(&format!("{name} --gpus k80x2"), "", &env);
+        assert_eq!(answer.code, 2, "{name}: {}", answer.out);
+        assert_eq!(answer.err.lines().count(), 1, "{}", answer.err);
+        assert!(answer.err.contains(expected), "{}", answer.err);
+    };
+    refused("ollama:gemma3:27b", "not in the store");
+    refused("ollama:gemma3:broken", "a broken manifest");
+    refused("ollama:../x", "not a model's name");
+    refused(
+        "ollama:gemma3:12b ollama:gemma3:27b",
+        "name one model at a time",
+    );
+    fs::remove_file(
+        store
+            .path()
+            .join(format!("blobs/sha256-{}", "a".repeat(64))),
+    )
+    .unwrap();
+    refused("ollama:gemma3:12b", "its model is missing from the store");
+}
