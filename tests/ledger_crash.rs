@@ -29,7 +29,7 @@ fn operation<S: Store>(ledger: &Ledger<S>, n: u64) -> Result<(), vramfit_ledger:
             };
             ledger.set_gpus(&[gpu(0), gpu(1)])
         }
-        (_, Some(&id)) if ids.len() > 8 || rng.u8(..3) == 0 => ledger.release(id).map(drop),
+        (_, Some(&id)) if ids.len() > 8 || rng.u8(..3) == 0 => ledger.release(id),
         (_, Some(&id)) if rng.u8(..3) == 0 => ledger.renew(id, n),
         _ => {
             let shape = Shape::anywhere([rng.u64(1..9)])?;

@@ -2,6 +2,7 @@
 
 use crate::request::Stale;
 use crate::{GpuId, Name, Phase, Reservation, ReservationId, State};
+use std::cmp::Reverse;
 
 /// Sets tried before the search settles for one that may not be the fewest. Twenty candidates on
 /// several GPUs never come near it.
@@ -64,8 +65,14 @@ pub(crate) fn fewest<'a>(
     };
     let rows = stale.iter().map(|&r| (r, frees(r)));
     let rows: Vec<_> = rows.filter(|(_, row)| row.iter().any(|&b| b > 0)).collect();
+    let largest_first = |column: usize| {
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by_key(|&row| Reverse(bytes(&rows, row, column)));
+        order
+    };
     let mut search = Search {
         rows: &rows,
+        largest_first: (0..lacking.len()).map(largest_first).collect(),
         tried: 0,
         taken: Vec::new(),
     };
@@ -81,8 +88,18 @@ pub(crate) fn fewest<'a>(
     Some(search.without_the_superfluous(&lacking))
 }
 
+/// A candidate, and what it frees of each GPU that lacks room.
+type Row<'a> = (&'a Reservation, Vec<i128>);
+
+fn bytes(rows: &[Row<'_>], row: usize, column: usize) -> i128 {
+    let bytes = rows.get(row).and_then(|(_, bytes)| bytes.get(column));
+    bytes.copied().unwrap_or(0)
+}
+
 struct Search<'s, 'a> {
-    rows: &'s [(&'a Reservation, Vec<i128>)],
+    rows: &'s [Row<'a>],
+    /// The rows for each column.
+    largest_first: Vec<Vec<usize>>,
     tried: usize,
     taken: Vec<&'a Reservation>,
 }
@@ -90,14 +107,11 @@ struct Search<'s, 'a> {
 impl<'a> Search<'_, 'a> {
     /// Whether `n` of the rows from `from` could be enough: on each GPU by itself, the largest are.
     fn could(&self, from: usize, n: usize, lacking: &[i128]) -> bool {
-        let rows = self.rows.get(from..).unwrap_or_default();
-        lacking.iter().enumerate().all(|(column, &lack)| {
-            let mut bytes: Vec<i128> = rows
-                .iter()
-                .filter_map(|(_, row)| row.get(column).copied())
-                .collect();
-            bytes.sort_unstable_by(|a, b| b.cmp(a));
-            bytes.iter().take(n).sum::<i128>() >= lack
+        let mut columns = lacking.iter().zip(&self.largest_first).enumerate();
+        columns.all(|(column, (&lack, order))| {
+            let left = order.iter().filter(|&&row| row >= from);
+            let bytes = left.map(|&row| bytes(self.rows, row, column));
+            lack <= 0 || bytes.take(n).sum::<i128>() >= lack
         })
     }
 

@@ -1,6 +1,7 @@
 //! Decisions about reservations: pure functions from the state to the events that should happen.
 
 use crate::ids::check_shares;
+use crate::plan::Choice;
 use crate::state::{Account, signed};
 use crate::{
     Error, Event, Grant, Name, Phase, Plan, Request, Reservation, ReservationId, Share, State,
@@ -31,23 +32,27 @@ impl State {
         if !short.is_empty() {
             return Err(stale(format!("no room{}", crate::request::first(&short))));
         }
-        Ok(self.grant(plan.clone(), evict, now_ms))
+        let choice = Choice {
+            shares: plan.shares.clone(),
+            evict: plan.evict.clone(),
+            decision: plan.decision.clone(),
+        };
+        Ok(self.grant(&plan.request, choice, now_ms))
     }
 
     /// Plans and reserves in one step.
     pub(crate) fn reserve(&self, request: &Request, now_ms: u64) -> Decided<Grant> {
-        let plan = self.plan(request, now_ms)?;
-        let evict = plan.evict.iter().map(|e| e.id).collect();
-        Ok(self.grant(plan, evict, now_ms))
+        let choice = self.choose(request, now_ms)?;
+        Ok(self.grant(request, choice, now_ms))
     }
 
-    fn grant(&self, plan: Plan, evict: Vec<ReservationId>, now_ms: u64) -> (Vec<Event>, Grant) {
-        let request = plan.request;
+    fn grant(&self, request: &Request, choice: Choice, now_ms: u64) -> (Vec<Event>, Grant) {
+        let evict = choice.evict.iter().map(|e| e.id).collect();
         let reservation = Reservation {
             id: ReservationId(self.next_id),
-            model: request.model,
-            holder: request.holder,
-            shares: plan.shares.clone(),
+            model: request.model.clone(),
+            holder: request.holder.clone(),
+            shares: choice.shares.clone(),
             phase: Phase::Pending,
             created_ms: now_ms,
             active_ms: now_ms,
@@ -57,10 +62,10 @@ impl State {
         };
         let grant = Grant {
             id: reservation.id,
-            waits_for: self.in_the_way(&plan.shares),
-            shares: plan.shares,
-            evict: plan.evict,
-            decision: plan.decision,
+            waits_for: self.in_the_way(&choice.shares),
+            shares: choice.shares,
+            evict: choice.evict,
+            decision: choice.decision,
         };
         (vec![Event::Reserved { reservation, evict }], grant)
     }
@@ -135,9 +140,9 @@ impl State {
         Ok((renewed.into_iter().collect(), ()))
     }
 
-    pub(crate) fn release(&self, id: ReservationId) -> Decided<Reservation> {
-        let gone = self.known(id)?.clone();
-        Ok((vec![Event::Released { id }], gone))
+    pub(crate) fn release(&self, id: ReservationId) -> Decided<()> {
+        self.known(id)?;
+        Ok((vec![Event::Released { id }], ()))
     }
 
     /// A fact rather than a request: somebody already holds this. Taken in as it is, for the audit

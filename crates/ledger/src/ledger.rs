@@ -115,7 +115,7 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     }
 
     /// The engine has unloaded it, or has never loaded it.
-    pub fn release(&self, id: ReservationId) -> Result<Reservation, Error> {
+    pub fn release(&self, id: ReservationId) -> Result<(), Error> {
         self.transact(|state| state.release(id))
     }
 

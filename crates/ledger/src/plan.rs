@@ -14,6 +14,13 @@ use std::num::NonZeroU64;
 /// Ways to lay shares over one host's GPUs that are all looked at; beyond, the likely ones are.
 const MAX_WAYS: usize = 1000;
 
+/// Where a model goes, and why.
+pub(crate) struct Choice {
+    pub shares: Vec<Share>,
+    pub evict: Vec<Eviction>,
+    pub decision: Decision,
+}
+
 /// An option that does: what leaves, and how much room its GPUs have.
 struct Fits<'a> {
     looked: usize,
@@ -49,11 +56,22 @@ struct Planner<'a> {
 impl State {
     /// Where the request would go now. The record of a refusal is in the error.
     pub fn plan(&self, request: &Request, now_ms: u64) -> Result<Plan, Error> {
+        let choice = self.choose(request, now_ms)?;
+        Ok(Plan {
+            request: request.clone(),
+            shares: choice.shares,
+            evict: choice.evict,
+            seq: self.seq,
+            decision: choice.decision,
+        })
+    }
+
+    pub(crate) fn choose(&self, request: &Request, now_ms: u64) -> Result<Choice, Error> {
         let mut planner = Planner::new(self, request, now_ms)?;
         let mut shapes: Vec<&Shape> = request.shapes.iter().collect();
         shapes.sort_by_key(|shape| shape.n_gpus());
-        let same = shapes.chunk_by(|a, b| a.n_gpus() == b.n_gpus());
-        let best = same.into_iter().find_map(|shapes| planner.best_of(shapes));
+        let mut same = shapes.chunk_by(|a, b| a.n_gpus() == b.n_gpus());
+        let best = same.find_map(|shapes| planner.best_of(shapes));
         let before = self.gpus();
         let mut decision = Decision {
             model: request.model.clone(),
@@ -76,11 +94,9 @@ impl State {
             looked.verdict = Verdict::Taken;
         }
         self.show_after(&mut decision.after, &best);
-        Ok(Plan {
-            request: request.clone(),
+        Ok(Choice {
             shares: best.shares,
             evict: best.evict.iter().map(eviction).collect(),
-            seq: self.seq,
             decision,
         })
     }
