@@ -64,7 +64,7 @@ fn load<S: Store>(ledger: &Ledger<S>, request: &Request, now_ms: u64) -> Grant {
 }
 
 fn on(grant: &Grant) -> Vec<&str> {
-    grant.shares.iter().map(|s| s.gpu.gpu.as_str()).collect()
+    grant.shares.iter().map(|s| s.gpu.gpu().as_str()).collect()
 }
 
 fn free<S: Store>(ledger: &Ledger<S>) -> Vec<u64> {
@@ -243,7 +243,7 @@ fn gpus_and_hosts_that_do_not_exist() {
     let ledger = two_of_80();
     let on = |gpu| Request::new("m", "server", vec![Shape::On(vec![share(gpu, GIB)])]);
     let refused = ledger.reserve(&on(gpu("a", 7)), 0);
-    assert!(matches!(refused, Err(Error::UnknownGpu(gpu)) if gpu.gpu.as_str() == "GPU-7"));
+    assert!(matches!(refused, Err(Error::UnknownGpu(gpu)) if gpu.gpu().as_str() == "GPU-7"));
     let refused = ledger.reserve(&ask("m", &[&[GIB]]).on_host("b"), 0);
     assert!(matches!(refused, Err(Error::UnknownHost(_))));
     let twice = Shape::On(vec![share(gpu0(), GIB), share(gpu0(), GIB)]);

@@ -74,9 +74,9 @@ impl Naive {
         let mut choices: Vec<Vec<GpuId>> = vec![vec![]];
         for _ in 0..n {
             let longer = |way: &Vec<GpuId>| {
-                let host = way.first().map(|g| g.host.clone());
+                let host = way.first().map(|g| g.host().clone());
                 let next = self.capacity.keys().filter(|g| !way.contains(g));
-                let next = next.filter(|g| host.as_ref().is_none_or(|h| g.host == *h));
+                let next = next.filter(|g| host.as_ref().is_none_or(|h| g.host() == h));
                 next.map(|g| [way.as_slice(), std::slice::from_ref(g)].concat())
                     .collect::<Vec<_>>()
             };

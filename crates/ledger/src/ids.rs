@@ -49,27 +49,56 @@ impl fmt::Debug for Name {
 }
 
 /// A GPU of a host. By UUID rather than index: indices move when a card falls off the bus.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct GpuId {
-    /// The host; a plan never spans two.
-    pub host: Name,
-    /// The GPU within it.
-    pub gpu: Name,
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "HostAndGpu", into = "HostAndGpu")]
+pub struct GpuId(Arc<(Name, Name)>);
+
+/// As it is written.
+#[derive(Serialize, Deserialize)]
+struct HostAndGpu {
+    host: Name,
+    gpu: Name,
+}
+
+impl From<HostAndGpu> for GpuId {
+    fn from(id: HostAndGpu) -> Self {
+        GpuId::new(id.host, id.gpu)
+    }
+}
+
+impl From<GpuId> for HostAndGpu {
+    fn from(id: GpuId) -> Self {
+        let (host, gpu) = (*id.0).clone();
+        HostAndGpu { host, gpu }
+    }
 }
 
 impl GpuId {
     /// `GpuId::new("host-1", "GPU-5f2c..")`.
     pub fn new(host: impl Into<Name>, gpu: impl Into<Name>) -> Self {
-        GpuId {
-            host: host.into(),
-            gpu: gpu.into(),
-        }
+        GpuId(Arc::new((host.into(), gpu.into())))
+    }
+
+    /// The host; a plan never spans two.
+    pub fn host(&self) -> &Name {
+        &self.0.0
+    }
+
+    /// The GPU within it.
+    pub fn gpu(&self) -> &Name {
+        &self.0.1
     }
 }
 
 impl fmt::Display for GpuId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.host, self.gpu)
+        write!(f, "{}/{}", self.host(), self.gpu())
+    }
+}
+
+impl fmt::Debug for GpuId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -112,7 +141,7 @@ pub(crate) fn check_shares(shares: &[Share]) -> Result<(), Error> {
     let Some((first, rest)) = shares.split_first() else {
         return Err(Error::NoSize);
     };
-    if let Some(other) = rest.iter().find(|s| s.gpu.host != first.gpu.host) {
+    if let Some(other) = rest.iter().find(|s| s.gpu.host() != first.gpu.host()) {
         return Err(Error::TwoHosts(first.gpu.clone(), other.gpu.clone()));
     }
     for (i, share) in rest.iter().enumerate() {

@@ -103,10 +103,7 @@ impl State {
 
     fn show_after(&self, after: &mut [GpuView], best: &Fits<'_>) {
         let clamp = |bytes: u128| u64::try_from(bytes).unwrap_or(u64::MAX);
-        for view in after {
-            let Some(account) = self.gpus.get(&view.gpu) else {
-                continue;
-            };
+        for (view, account) in after.iter_mut().zip(self.gpus.values()) {
             let left: u128 = best
                 .evict
                 .iter()
@@ -128,7 +125,7 @@ impl State {
     /// Full now, full with others starting or leaving, or too large for these GPUs altogether.
     fn refusal(&self, request: &Request, decision: Decision) -> Error {
         let decision = Box::new(decision);
-        let allowed = |gpu: &&GpuId| request.host.as_ref().is_none_or(|host| gpu.host == *host);
+        let allowed = |gpu: &&GpuId| request.host.as_ref().is_none_or(|host| gpu.host() == host);
         if !request
             .shapes
             .iter()
@@ -155,7 +152,7 @@ impl State {
         };
         let mut hosts: BTreeMap<&Name, Vec<u64>> = BTreeMap::new();
         for (gpu, account) in self.gpus.iter().filter(|(gpu, _)| allowed(gpu)) {
-            hosts.entry(&gpu.host).or_default().push(account.capacity);
+            hosts.entry(gpu.host()).or_default().push(account.capacity);
         }
         hosts.into_values().any(|capacities| {
             let capacities = largest_first(capacities.into_iter());
@@ -176,9 +173,9 @@ impl<'a> Planner<'a> {
             return Err(Error::NoSize);
         }
         let mut hosts: BTreeMap<&Name, Vec<(&GpuId, &Account)>> = BTreeMap::new();
-        let wanted = |gpu: &&GpuId| request.host.as_ref().is_none_or(|host| gpu.host == *host);
+        let wanted = |gpu: &&GpuId| request.host.as_ref().is_none_or(|host| gpu.host() == host);
         for (gpu, account) in state.gpus.iter().filter(|(gpu, _)| wanted(gpu)) {
-            hosts.entry(&gpu.host).or_default().push((gpu, account));
+            hosts.entry(gpu.host()).or_default().push((gpu, account));
         }
         if let (true, Some(host)) = (hosts.is_empty(), &request.host) {
             return Err(Error::UnknownHost(host.clone()));
@@ -187,7 +184,7 @@ impl<'a> Planner<'a> {
             if let Shape::On(shares) = shape {
                 crate::ids::check_shares(shares)?;
                 for share in shares {
-                    let known = hosts.get(&share.gpu.host);
+                    let known = hosts.get(share.gpu.host());
                     if !known.is_some_and(|gpus| gpus.iter().any(|(gpu, _)| **gpu == share.gpu)) {
                         return Err(Error::UnknownGpu(share.gpu.clone()));
                     }
