@@ -4,8 +4,8 @@ use crate::request::Stale;
 use crate::{GpuId, Name, Phase, Reservation, ReservationId, State};
 use std::cmp::Reverse;
 
-/// Sets tried before the search settles for one that may not be the fewest. Twenty candidates on
-/// several GPUs never come near it.
+/// Steps of the search before it settles for a set that may not be the fewest. Only models over
+/// several GPUs, many of them, can come to that.
 const MAX_TRIED: usize = 200_000;
 
 impl State {
@@ -70,9 +70,11 @@ pub(crate) fn fewest<'a>(
         order.sort_by_key(|&row| Reverse(bytes(&rows, row, column)));
         order
     };
+    let width = |row: &[i128]| row.iter().filter(|&&b| b > 0).count();
     let mut search = Search {
         rows: &rows,
         largest_first: (0..lacking.len()).map(largest_first).collect(),
+        widest: rows.iter().map(|(_, row)| width(row)).max().unwrap_or(0),
         tried: 0,
         taken: Vec::new(),
     };
@@ -100,19 +102,30 @@ struct Search<'s, 'a> {
     rows: &'s [Row<'a>],
     /// The rows for each column.
     largest_first: Vec<Vec<usize>>,
+    /// On how many of the GPUs a row is at most.
+    widest: usize,
     tried: usize,
     taken: Vec<&'a Reservation>,
 }
 
 impl<'a> Search<'_, 'a> {
-    /// Whether `n` of the rows from `from` could be enough: on each GPU by itself, the largest are.
+    /// Whether `n` of the rows from `from` could be enough. Each GPU needs so many of its largest, and
+    /// no row counts on more GPUs than the widest does. Exact where every row is on one GPU alone.
     fn could(&self, from: usize, n: usize, lacking: &[i128]) -> bool {
-        let mut columns = lacking.iter().zip(&self.largest_first).enumerate();
-        columns.all(|(column, (&lack, order))| {
-            let left = order.iter().filter(|&&row| row >= from);
-            let bytes = left.map(|&row| bytes(self.rows, row, column));
-            lack <= 0 || bytes.take(n).sum::<i128>() >= lack
-        })
+        let mut needed = 0;
+        for (column, (&lack, order)) in lacking.iter().zip(&self.largest_first).enumerate() {
+            let mut rows = order.iter().filter(|&&row| row >= from);
+            let (mut left, mut rows_here) = (lack, 0);
+            while left > 0 {
+                let Some(&row) = rows.next().filter(|_| rows_here < n) else {
+                    return false;
+                };
+                left -= bytes(self.rows, row, column);
+                rows_here += 1;
+            }
+            needed += rows_here;
+        }
+        needed <= n.saturating_mul(self.widest)
     }
 
     /// Takes exactly `n` rows from `from`, the first set in order that is enough.
