@@ -60,6 +60,14 @@ fn compare_names_the_graph_that_splits_gemma_over_two_dies() {
     assert_eq!(layers(&sides[1]), [49, 0]);
     assert_eq!(layers(&sides[2]), [49, 0]);
     assert_eq!(sides[2]["exact"], true);
+    // `oracle --mmproj` of this tower, written to a file of its own: 1 Tesla K80, -fa off.
+    let terms = sides[2]["devices"][0]["terms"].as_array().unwrap();
+    let bytes = |name: &str| {
+        let term = terms.iter().find(|term| term["name"] == name);
+        term.unwrap()["bytes"].as_u64().unwrap()
+    };
+    assert_eq!(bytes("projector weights"), 843_384_960);
+    assert_eq!(bytes("projector graph"), 1_186_988_032);
     let part = said["differences"][0].as_str().unwrap();
     assert!(part.contains("1307.0 MiB against 519.5 MiB"), "{part}");
     let notes = said["notes"].to_string();

@@ -25,7 +25,7 @@ pub use cache::CacheType;
 pub use estimate::{Estimate, Rules, Settings, Share, Version, estimate};
 pub use facts::{Error, Facts};
 pub use schedule::{Attempt, Decision, Outcome, schedule};
-pub use tower::{tower_bytes, without_tower};
+pub use tower::{tower_alone, tower_bytes, without_tower};
 
 /// Kind of GPU, as Ollama groups them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -27,6 +27,8 @@ pub struct Subjects {
     pub model: Model,
     /// Bytes of the vision tower in the file, its projection included.
     pub tower_bytes: u64,
+    /// The tower as llama.cpp would have it.
+    pub tower: Option<vramfit::Projector>,
 }
 
 impl Subjects {
@@ -48,9 +50,11 @@ impl Subjects {
         let facts = Facts::read(&header, &projectors).map_err(|error| at(&error))?;
         let tower_bytes = tower_bytes(&header);
         let model = vramfit::language_model(path, &header).map_err(|error| error.to_string())?;
+        let tower = vramfit::tower(path, &header).map_err(|error| error.to_string())?;
         Ok(Subjects {
             facts,
             model,
+            tower,
             tower_bytes,
         })
     }

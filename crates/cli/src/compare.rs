@@ -9,7 +9,7 @@ use vramfit::report::{
 use vramfit::{Device, ENGINE, Placement, Verdict};
 
 use crate::classic::{Question, Subjects, free_note};
-use crate::estimate::{language_model_note, message};
+use crate::estimate::{message, tower_note};
 use crate::exit::Exit;
 use crate::low::LowArgs;
 use crate::ollama::Ollama;
@@ -58,8 +58,16 @@ fn compare(
         .adapters
         .load(&subjects.model)
         .map_err(|error| error.to_string())?;
-    let exact = vramfit::plan(&subjects.model, &run, gpus, &settings.policy);
-    let exact = exact.map_err(|error| message(path, &error))?;
+    let mut policy = settings.policy.clone();
+    let one_line_of = |error: vramfit::Error| message(path, &error);
+    if let Some(tower) = &subjects.tower {
+        let plan = vramfit::projector_plan(tower, run.flash_attention, gpus);
+        policy.projector = Some(plan.map_err(one_line_of)?);
+    } else if let Some(file) = &settings.projector {
+        let plan = file.load(run.flash_attention, gpus);
+        policy.projector = Some(plan.map_err(one_line_of)?.0);
+    }
+    let exact = vramfit::plan(&subjects.model, &run, gpus, &policy).map_err(one_line_of)?;
 
     let mut comparison =
         Comparison::new(&path.to_string_lossy(), &subjects.model.architecture_name);
@@ -79,7 +87,9 @@ fn compare(
     )];
     comparison.notes.extend(free_note(gpus, &question.free));
     if subjects.tower_bytes > 0 {
-        comparison.notes.push(tower_note(&subjects, &exact));
+        comparison
+            .notes
+            .push(tower_note(subjects.tower.is_some(), subjects.tower_bytes));
     }
     comparison.notes.extend(
         settings
@@ -137,7 +147,8 @@ fn exact_side(placement: &Placement, gpus: &[Device]) -> SideReport {
             term("adapters", d.memory.adapters),
             term("KV cache", d.memory.context),
             term("compute buffer", d.memory.compute),
-            term("projector", d.projector.sum()),
+            term("projector weights", d.projector.model),
+            term("projector graph", d.projector.compute),
             term("runtime pool", d.runtime_bytes),
             term("CUDA's own", d.overhead_bytes),
         ],
@@ -265,7 +276,7 @@ fn by_the_rest(b: &SideReport, exact: &SideReport) -> String {
         (
             "the vision tower",
             &["projector weights", "projector graph"],
-            &["projector"],
+            &["projector weights", "projector graph"],
         ),
     ];
     let mut parts: Vec<(&str, u64, u64)> = (parts.into_iter())
@@ -288,20 +299,5 @@ fn by_the_rest(b: &SideReport, exact: &SideReport) -> String {
         exact.engine,
         mib(exact.required_bytes()),
         told.join("; ")
-    )
-}
-
-fn tower_note(subjects: &Subjects, exact: &Placement) -> String {
-    let spare = exact.devices.iter().filter(|d| !d.layers.is_empty());
-    let spare = spare.map(|d| d.headroom_bytes).max().unwrap_or(0).max(0);
-    let fits = match spare.unsigned_abs() >= subjects.tower_bytes {
-        true => "there is room for them",
-        false => "there is no room for them",
-    };
-    format!(
-        "{}; the tower's weights are {} more, and {fits} on the GPU with the most to spare ({})",
-        language_model_note(),
-        mib(subjects.tower_bytes),
-        mib(spare.unsigned_abs())
     )
 }

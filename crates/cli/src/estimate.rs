@@ -28,12 +28,28 @@ pub struct Planned {
 
 /// Reads and places one model.
 pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
-    let (model, tower) = open(path, settings)?;
+    let header = Header::open(path)?;
+    // What Ollama's store holds is for Ollama's engine.
+    let tower_bytes = match settings.from_ollama {
+        true => classic::tower_bytes(&header),
+        false => 0,
+    };
+    let model = match tower_bytes {
+        0 => vramfit::open(path)?,
+        _ => vramfit::language_model(path, &header)?,
+    };
     let gpus = &settings.gpus.devices;
     let mut run = settings.run.clone();
     run.adapters = settings.adapters.load(&model)?;
     let mut policy = settings.policy.clone();
-    let mut notes = Vec::from_iter(tower);
+    let mut notes = Vec::new();
+    if tower_bytes > 0 {
+        let tower = vramfit::tower(path, &header)?;
+        notes.push(tower_note(tower.is_some(), tower_bytes));
+        if let Some(tower) = tower {
+            policy.projector = Some(vramfit::projector_plan(&tower, run.flash_attention, gpus)?);
+        }
+    }
     if let Some(file) = &settings.projector {
         let (plan, about) = file.load(run.flash_attention, gpus)?;
         policy.projector = Some(plan);
@@ -44,31 +60,18 @@ pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
     Ok(Planned { model, placement })
 }
 
-/// The model, and what to say of it. Of Ollama's own models with a vision tower in the same file, which
-/// llama.cpp refuses, it is the language model alone.
-fn open(path: &Path, settings: &Settings) -> Result<(Model, Option<String>), Error> {
-    if !settings.from_ollama {
-        return Ok((vramfit::open(path)?, None));
-    }
-    let header = Header::open(path)?;
-    let tower_bytes = classic::tower_bytes(&header);
-    if tower_bytes == 0 {
-        return Ok((vramfit::open(path)?, None));
-    }
-    let model = vramfit::language_model(path, &header)?;
-    let note = format!(
-        "{}; the tower's weights are {:.1} MiB more",
-        language_model_note(),
-        tower_bytes as f64 / f64::from(1 << 20)
-    );
-    Ok((model, Some(note)))
-}
-
-/// Why the figures are not those of the whole file.
-pub fn language_model_note() -> String {
+/// What to say of Ollama's own models with a vision tower in the same file.
+pub fn tower_note(is_counted: bool, tower_bytes: u64) -> String {
+    let tower = match is_counted {
+        true => "and its tower as --mmproj would count it".to_string(),
+        false => format!(
+            "alone; the tower's weights are {:.1} MiB more",
+            tower_bytes as f64 / f64::from(1 << 20)
+        ),
+    };
     format!(
         "{} refuses this file as it is (Ollama's own engine reads it): it asks for keys that Ollama leaves out and \
-         knows no vision tower among a model's tensors. Its bytes here are those of the language model alone",
+         knows no vision tower among a model's tensors. Its bytes here are those of the language model {tower}",
         ENGINE.name
     )
 }

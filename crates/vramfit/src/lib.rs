@@ -141,6 +141,24 @@ pub fn language_model(path: impl AsRef<Path>, header: &Header) -> Result<Model, 
     })
 }
 
+/// The vision tower in a model's own file, as llama.cpp would take it from a projector; `None` without one
+/// that it knows.
+pub fn tower(path: impl AsRef<Path>, header: &Header) -> Result<Option<Projector>, Error> {
+    let path = path.as_ref();
+    let Some(tower) = classic::tower_alone(header) else {
+        return Ok(None);
+    };
+    let tower = tower.map_err(|source| gguf::OpenError::Malformed {
+        path: path.to_owned(),
+        source,
+    })?;
+    let projector = Projector::load(&tower, ImageTokens::default());
+    projector.map(Some).map_err(|source| Error::Model {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// Reads the LoRA adapter at `path`, which has to be one of `model`.
 pub fn lora(path: impl AsRef<Path>, model: &Model) -> Result<arch::Lora, Error> {
     beside(path.as_ref(), |header| arch::Lora::load(header, model))
