@@ -154,6 +154,41 @@ fn the_classic_engine_is_an_estimate_like_any_other() {
 }
 
 #[test]
+fn the_host_alone_and_projectors() {
+    let path = gemma("4b");
+    let path = path.to_str().unwrap();
+    let host = call("MODEL --gpus none --engine ollama-classic", path, &[]);
+    assert_eq!(host.code, 0, "{}{}", host.out, host.err);
+    let said = json("compare MODEL --gpus none", path, &[]);
+    assert!(
+        said["differences"][0]
+            .as_str()
+            .unwrap()
+            .contains("no GPU was given")
+    );
+    let projector = Path::new(path).with_file_name("../mmproj/gemma3.gguf");
+    for task in [
+        "compare MODEL --gpus k80",
+        "MODEL --gpus k80 --engine ollama-classic",
+    ] {
+        let refused = call(task, projector.to_str().unwrap(), &[]);
+        assert_eq!(refused.code, 2);
+        assert!(
+            refused.err.contains("a projector (mmproj)"),
+            "{}",
+            refused.err
+        );
+    }
+    let two = format!("{path} {path} --gpus k80 --engine ollama-classic");
+    let refused = call(&two, "", &[]);
+    assert!(
+        refused.err.contains("one model at a time"),
+        "{}",
+        refused.err
+    );
+}
+
+#[test]
 fn variables_set_the_defaults_and_flags_go_first() {
     let path = gemma("4b");
     let path = path.to_str().unwrap();

@@ -42,6 +42,10 @@ impl Subjects {
             )
         };
         let header = open(path)?;
+        if header.architecture() == Some("clip") {
+            let path = path.to_owned();
+            return Err(Error::Projector { path }.to_string());
+        }
         let stored = ollama.model.iter();
         let projectors = stored.flat_map(|model| &model.projectors);
         let projectors: Vec<Header> = projectors

@@ -120,6 +120,8 @@ fn side(engine: &str, decision: &Decision, free: &[u64]) -> SideReport {
     SideReport {
         engine: engine.to_string(),
         verdict: match decision.outcome {
+            // On the host, as asked.
+            Outcome::Host if free.is_empty() => VerdictWord::Fits,
             Outcome::Full => VerdictWord::Fits,
             Outcome::Partial => VerdictWord::Partial,
             Outcome::Host => VerdictWord::DoesNotFit,
@@ -176,7 +178,7 @@ fn on(side: &SideReport) -> String {
     match ids.as_slice() {
         [] => "no GPU".to_string(),
         [one] => format!("{one} alone"),
-        many => many.join(" and "),
+        [many @ .., last] => format!("{} and {last}", many.join(", ")),
     }
 }
 
@@ -189,6 +191,9 @@ fn differences(
     let [a, b, exact] = sides else {
         return Vec::new();
     };
+    if free.is_empty() {
+        return vec!["no GPU was given, so there is nothing to place".to_string()];
+    }
     vec![
         by_the_graph(a, b, classic, fixed, free),
         by_the_rest(b, exact),

@@ -29,6 +29,8 @@ pub fn classic_placement(
         taken.estimate.shares.get(at)
     };
     placement.verdict = match decision.outcome {
+        // On the host, as asked.
+        Outcome::Host if gpus.is_empty() => Verdict::Fits,
         Outcome::Full => Verdict::Fits,
         Outcome::Partial => Verdict::Partial,
         Outcome::Host => Verdict::DoesNotFit,
