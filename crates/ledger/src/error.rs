@@ -13,7 +13,7 @@ pub enum Error {
     /// As [`Error::FullNow`], but reservations are still starting or leaving: retry when they have.
     #[error("no room for {} while {} reservations start or leave: retry after{}", .decision.model, .pending.len(), .decision.shortest())]
     FullPending {
-        /// Those that start or leave on GPUs that would do.
+        /// Those that start or leave on the hosts that were asked for.
         pending: Vec<ReservationId>,
         /// What was looked at.
         decision: Box<Decision>,

@@ -5,7 +5,7 @@ use crate::evict::{age, fewest};
 use crate::state::Account;
 use crate::{
     Decision, Error, Eviction, GpuId, GpuView, Looked, Name, Phase, Plan, Request, Reservation,
-    ReservationId, Shape, Share, State, Verdict,
+    Shape, Share, State, Verdict,
 };
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -24,24 +24,18 @@ pub(crate) struct Choice {
 /// An option that does: what leaves, and how much room its GPUs have.
 struct Fits<'a> {
     looked: usize,
-    shares: Vec<Share>,
     evict: Vec<&'a Reservation>,
     room: i128,
 }
 
-/// The fewest evictions, the longest unused, the most room, the first GPUs: the lowest is the best.
-type Price<'a> = (
-    usize,
-    Vec<(u64, ReservationId)>,
-    Reverse<i128>,
-    Vec<&'a GpuId>,
-);
-
 impl Fits<'_> {
-    fn price(&self) -> Price<'_> {
-        let ages = self.evict.iter().map(|r| age(r)).collect();
-        let gpus = self.shares.iter().map(|s| &s.gpu).collect();
-        (self.evict.len(), ages, Reverse(self.room), gpus)
+    /// The fewest evictions, the longest unused, the most room.
+    fn better_than(&self, other: &Self) -> bool {
+        let ages = || self.evict.iter().map(|r| age(r));
+        let fewer = self.evict.len().cmp(&other.evict.len());
+        let older = || ages().cmp(other.evict.iter().map(|r| age(r)));
+        let roomier = || other.room.cmp(&self.room);
+        fewer.then_with(older).then_with(roomier).is_lt()
     }
 }
 
@@ -90,26 +84,27 @@ impl State {
             frees: r.shares.clone(),
             idle_ms: now_ms.saturating_sub(r.active_ms),
         };
-        if let Some(looked) = decision.options.get_mut(best.looked) {
+        let looked = decision.options.get_mut(best.looked);
+        let shares = looked.map_or(Vec::new(), |looked| {
             looked.verdict = Verdict::Taken;
-        }
-        self.show_after(&mut decision.after, &best);
+            looked.shares.clone()
+        });
+        self.show_after(&mut decision.after, &shares, &best.evict);
         Ok(Choice {
-            shares: best.shares,
+            shares,
             evict: best.evict.iter().map(eviction).collect(),
             decision,
         })
     }
 
-    fn show_after(&self, after: &mut [GpuView], best: &Fits<'_>) {
+    fn show_after(&self, after: &mut [GpuView], shares: &[Share], evict: &[&Reservation]) {
         let clamp = |bytes: u128| u64::try_from(bytes).unwrap_or(u64::MAX);
         for (view, account) in after.iter_mut().zip(self.gpus.values()) {
-            let left: u128 = best
-                .evict
+            let left: u128 = evict
                 .iter()
                 .map(|r| u128::from(r.bytes_on(&view.gpu)))
                 .sum();
-            let here = best.shares.iter().find(|s| s.gpu == view.gpu);
+            let here = shares.iter().find(|s| s.gpu == view.gpu);
             let here = here.map_or(0, |s| u128::from(s.bytes.get()));
             let promised = account.promised.saturating_sub(left).saturating_add(here);
             let after = Account {
@@ -220,11 +215,15 @@ impl<'a> Planner<'a> {
     }
 
     fn cheapest(&mut self, ways: Vec<Vec<Share>>, evict: bool) -> Option<Fits<'a>> {
-        let fits: Vec<_> = ways
-            .into_iter()
-            .filter_map(|way| self.look(way, evict))
-            .collect();
-        fits.into_iter().min_by(|a, b| a.price().cmp(&b.price()))
+        let mut best: Option<Fits<'a>> = None;
+        for way in ways {
+            if let Some(fits) = self.look(way, evict)
+                && best.as_ref().is_none_or(|best| fits.better_than(best))
+            {
+                best = Some(fits);
+            }
+        }
+        best
     }
 
     /// Looks at one option, and records it.
@@ -248,13 +247,12 @@ impl<'a> Planner<'a> {
         };
         let total_room = shares.iter().map(room).fold(0, i128::saturating_add);
         self.options.push(Looked {
-            shares: shares.clone(),
+            shares,
             evict: out.iter().flatten().map(|r| r.id).collect(),
             verdict,
         });
         Some(Fits {
             looked: self.options.len() - 1,
-            shares,
             evict: out?,
             room: total_room,
         })
