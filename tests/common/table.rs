@@ -63,6 +63,7 @@ impl Line {
 
     fn write(&self, name: &str, text: &mut String) {
         let sure = |exact: usize| match self.n_loads - exact {
+            0 if self.n_loads == 0 => "no case".to_string(),
             0 => "exact".to_string(),
             n => format!("{n} differ"),
         };

@@ -360,6 +360,19 @@ impl Hparams {
         self.n_layer_main
     }
 
+    /// The blocks run `n` times, each time with a cache of its own.
+    pub(crate) fn repeat_layers(&mut self, keys: &Keys<'_>, key: &str) -> Result<()> {
+        let most = LAYERS / (self.layers.len() as i64).max(1);
+        let n = keys.int(key, most)?.unwrap_or(1).max(1) as usize;
+        if n > 1 {
+            self.layers = self.layers.repeat(n);
+            self.n_layer_main = self.layers.len();
+            self.n_layer_all = self.layers.len();
+            self.n_layer_kv = self.layers.len();
+        }
+        Ok(())
+    }
+
     /// At least `n` layers, the last standing for those that are added; as many as are believed.
     pub(crate) fn extend_layers(&mut self, n: usize) {
         let n = n.min(LAYERS as usize);

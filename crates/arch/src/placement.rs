@@ -195,8 +195,11 @@ impl WeightMap {
                     }
                 }
                 Name::Other(None) => {
-                    put(self.buffer(tensor, self.output));
-                    put(BufferType::HOST);
+                    let home = self.buffer(tensor, self.output);
+                    put(home);
+                    if home != BufferType::HOST {
+                        put(BufferType::HOST);
+                    }
                 }
             }
         }

@@ -199,6 +199,11 @@ impl RunConfig {
                 n_ubatch: 0,
             });
         }
+        if !model.is_known() && !self.adapters.is_empty() {
+            return Err(Refusal::AdaptersOfUnknown {
+                architecture: model.architecture_name.clone(),
+            });
+        }
         if self.n_seq_max > MAX_SEQ {
             return Err(Refusal::TooManySequences {
                 n_seq_max: self.n_seq_max,

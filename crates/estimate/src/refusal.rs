@@ -70,6 +70,14 @@ pub enum Refusal {
         /// The device, or the host.
         device: String,
     },
+    /// What adapters add to an architecture that is not known has no bound.
+    #[error(
+        "adapters and control vectors of architecture '{architecture}', which is not known, cannot be estimated: leave them out"
+    )]
+    AdaptersOfUnknown {
+        /// `general.architecture`.
+        architecture: String,
+    },
     /// A tensor override to a device that is not used.
     #[error("a tensor override names {device}, which is not among the devices in use")]
     OverrideDevice {

@@ -289,7 +289,7 @@ impl<'a> Context<'a> {
         for loaded in self.weights.loaded(self.model) {
             let t = &self.model.tensors[loaded.tensor];
             if loaded.repacked {
-                *repacked += align(t.n_bytes, Backend::Cpu.alignment());
+                *repacked = repacked.saturating_add(align(t.n_bytes, Backend::Cpu.alignment()));
                 continue;
             }
             let is_lazy = self.reads_lazily && self.model.is_read_lazily(t);
@@ -304,7 +304,8 @@ impl<'a> Context<'a> {
             let size = self
                 .backend_of(loaded.buffer)
                 .placed_size(t.ty, t.ne, t.n_bytes);
-            memory[loaded.buffer.index()].model += size;
+            let model = &mut memory[loaded.buffer.index()].model;
+            *model = model.saturating_add(size);
         }
         // Mapped weights: from the first to the last one on the host, whatever lies between; those
         // read lazily by themselves.
@@ -322,7 +323,9 @@ impl<'a> Context<'a> {
             return;
         }
         let mut put = |buffer: BufferType, ty, ne, n_bytes| {
-            memory[buffer.index()].adapters += self.backend_of(buffer).placed_size(ty, ne, n_bytes);
+            let size = self.backend_of(buffer).placed_size(ty, ne, n_bytes);
+            let adapters = &mut memory[buffer.index()].adapters;
+            *adapters = adapters.saturating_add(size);
         };
         let loaded = self.weights.loaded(self.model);
         for (target, pair) in adapters.loras.iter().flat_map(|lora| &lora.pairs) {
@@ -373,13 +376,14 @@ impl<'a> Context<'a> {
     fn add_cache(&self, memory: &mut [MemoryBytes]) {
         for il in 0..self.model.hparams.layers.len() {
             let home = self.cache_home(il);
+            let context = &mut memory[home.index()].context;
             if !self.model.is_known() {
-                memory[home.index()].context += self.cache_bound(il);
+                *context = context.saturating_add(self.cache_bound(il));
                 continue;
             }
             for t in cache_tensors(&self.model.hparams, &self.params, il) {
                 let size = self.backend_of(home).placed_size(t.ty, t.ne, t.n_bytes());
-                memory[home.index()].context += size;
+                *context = context.saturating_add(size);
             }
         }
     }

@@ -167,14 +167,14 @@ fn table() -> Result<()> {
 
 fn truth_command(options: &Options) -> Result<i32> {
     let set = models::Set::named(options.get("--models").unwrap_or("real"))?;
-    let (n_random, table) = match set {
-        models::Set::Real => (130, "truth/llama.cpp-v0.5.0-cuda13.tsv"),
-        models::Set::Made => (30, "truth/made-llama.cpp-v0.5.0-cuda13.tsv"),
+    let (n_random, per_model, table) = match set {
+        models::Set::Real => (130, 1_000, "truth/llama.cpp-v0.5.0-cuda13.tsv"),
+        models::Set::Made => (15, 45, "truth/made-llama.cpp-v0.5.0-cuda13.tsv"),
     };
     truth::make(&truth::Request {
         set,
         n_random: options.number("--random", n_random)?,
-        per_model: options.number("--per-model", 1_000)?,
+        per_model: options.number("--per-model", per_model)?,
         workers: options.number("--workers", 2)?,
         work: options
             .get("--work")

@@ -99,7 +99,8 @@ fn copies(placement: &Placement) -> Option<String> {
 fn flash_attention(problem: &Problem, placement: &Placement) -> Option<String> {
     let is_auto = problem.run.flash_attention == FlashAttention::Auto;
     let is_off = !placement.breakdown.params.flash_attn;
-    (is_auto && is_off && !placement.layout_devices.is_empty())
+    let is_known = !placement.breakdown.bounded.is_bound();
+    (is_known && is_auto && is_off && !placement.layout_devices.is_empty())
         .then(|| "`-fa auto` comes to off with this placement".to_string())
 }
 

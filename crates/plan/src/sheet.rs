@@ -71,16 +71,16 @@ impl Sheet {
                     None if of_output.contains(&t.tensor) => n - 1,
                     None => 0,
                 };
-                sheet.layers[at] += bytes;
+                sheet.layers[at] = sheet.layers[at].saturating_add(bytes);
                 let is_expert = experts_pattern
                     .as_ref()
                     .is_some_and(|p| p.is_match(&tensor.name));
                 if is_expert {
-                    sheet.experts[at] += bytes;
+                    sheet.experts[at] = sheet.experts[at].saturating_add(bytes);
                 }
             } else if let Some(fixed) = t.buffer.device_index().and_then(|d| sheet.fixed.get_mut(d))
             {
-                *fixed += bytes;
+                *fixed = fixed.saturating_add(bytes);
             }
         }
         if params.offload_kqv {

@@ -76,7 +76,7 @@ impl Estimate {
                 Verdict::Partial => VerdictWord::Partial,
                 Verdict::DoesNotFit => VerdictWord::DoesNotFit,
             },
-            devices: gpus.chain([host(placement)]).collect(),
+            devices: gpus.chain([host(subject.policy, placement)]).collect(),
             command: command.chain(placement.flags.iter().cloned()).collect(),
             rejected: placement.rejected.iter().map(rejected).collect(),
             notes: notes.cloned().collect(),
@@ -101,6 +101,12 @@ fn words(runtime: Certainty, bounded: Bounded) -> CertaintyWords {
     }
 }
 
+/// With a projector of a type that is not known: weights at most those of its file, compute as a plain transformer's.
+fn guess(certainty: &mut CertaintyWords) {
+    certainty.model = Sure::Bound;
+    certainty.compute = certainty.compute.max(Sure::Modelled);
+}
+
 fn indices(layers: &[usize]) -> Vec<u64> {
     layers.iter().map(|&il| il as u64).collect()
 }
@@ -115,8 +121,7 @@ fn gpu(devices: &[Device], placed: &DevicePlacement, bounded: Bounded) -> Device
     let source = device.filter(|_| placed.overhead_bytes > 0);
     let mut certainty = words(placed.runtime_certainty, bounded);
     if placed.projector_is_guess {
-        certainty.model = Sure::Bound;
-        certainty.compute = certainty.compute.max(Sure::Modelled);
+        guess(&mut certainty);
     }
     DeviceReport {
         id: cuda(placed.device),
@@ -140,7 +145,12 @@ fn gpu(devices: &[Device], placed: &DevicePlacement, bounded: Bounded) -> Device
     }
 }
 
-fn host(placement: &Placement) -> DeviceReport {
+fn host(policy: &Policy, placement: &Placement) -> DeviceReport {
+    let mut certainty = words(Certainty::Exact, placement.breakdown.bounded);
+    let guesses = policy.projector.as_ref().is_some_and(|p| p.host.is_guess);
+    if guesses && placement.projector_host.sum() > 0 {
+        guess(&mut certainty);
+    }
     let MemoryBytes {
         model,
         context,
@@ -165,7 +175,7 @@ fn host(placement: &Placement) -> DeviceReport {
         repacked_bytes: placement.breakdown.host_repacked_bytes,
         required_bytes: (placement.host.sum()).saturating_add(placement.projector_host.sum()),
         headroom_bytes: None,
-        certainty: words(Certainty::Exact, placement.breakdown.bounded),
+        certainty,
     }
 }
 

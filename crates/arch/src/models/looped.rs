@@ -21,16 +21,8 @@ pub(super) const ALL: &[Architecture] = &[
 ];
 
 fn nanbeige_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
-    let most = LAYERS / (hp.n_layer() as i64).max(1);
-    let n_loops = keys.int("num_loops", most)?.unwrap_or(1).max(1) as usize;
     hp.norms_loops = !keys.flag("skip_loop_final_norm")?.unwrap_or(false);
-    if n_loops > 1 {
-        hp.layers = hp.layers.repeat(n_loops);
-        hp.n_layer_main = hp.layers.len();
-        hp.n_layer_all = hp.layers.len();
-        hp.n_layer_kv = hp.layers.len();
-    }
-    Ok(())
+    hp.repeat_layers(keys, "num_loops")
 }
 
 /// Nanbeige: Llama, looped.

@@ -2,7 +2,7 @@
 
 use super::Architecture;
 use crate::Result;
-use crate::hparams::limits::{HEADS, LAYERS, WIDTH};
+use crate::hparams::limits::{HEADS, WIDTH};
 use crate::hparams::{Hparams, Unknown};
 use crate::keys::Keys;
 
@@ -46,12 +46,7 @@ fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     let n_state = [scan, wkv, short, delta, linear]
         .into_iter()
         .fold(0, i64::saturating_add);
-    let loops = get("num_loops", LAYERS / (hp.n_layer() as i64).max(1))?.max(1) as usize;
-    if loops > 1 {
-        hp.layers = hp.layers.repeat(loops);
-        hp.n_layer_main = hp.layers.len();
-        hp.n_layer_all = hp.layers.len();
-    }
+    hp.repeat_layers(keys, "num_loops")?;
     if get("adapters.count", HEADS)? > 0 {
         hp.extend_layers(hp.layers.len() + 1); // a router among the adapters inside the model
     }
