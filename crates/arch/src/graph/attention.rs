@@ -129,6 +129,19 @@ impl LlmGraph<'_> {
         [self.rotate(q, factors), self.rotate(k, factors), v]
     }
 
+    /// Attention of layer `il` over `n`, Q and K normalised where the layer has the norms, then rotated.
+    pub fn rotated_attention(
+        &mut self,
+        n: TensorId,
+        factors: Option<TensorId>,
+        il: usize,
+    ) -> TensorId {
+        let qkv = self.qkv(n, il);
+        let qkv = self.qk_norm(qkv, il);
+        let qkv = self.rotate_qk(qkv, factors);
+        self.attention(qkv, il)
+    }
+
     /// Attention of layer `il` and its output matrix.
     pub fn attention(&mut self, qkv: Qkv, il: usize) -> TensorId {
         if !self.hp.has_memory || self.hp.ignores_memory {

@@ -176,7 +176,7 @@ fn modern(g: &mut LlmGraph<'_>) {
         } else {
             x
         };
-        let cur = rotated_attention(g, n, il);
+        let cur = g.rotated_attention(n, None, il);
         let cur = g.last_rows(il, cur);
         let residual = g.last_rows(il, x);
         let h = g.add(cur, residual);
@@ -186,12 +186,6 @@ fn modern(g: &mut LlmGraph<'_>) {
     }
     let x = g.final_norm(x);
     g.end_in_embeddings(x);
-}
-
-fn rotated_attention(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
-    let qkv = g.qkv(n, il);
-    let qkv = g.rotate_qk(qkv, None);
-    g.attention(qkv, il)
 }
 
 /// Gate and up in one matrix, the final norm named as an encoder's.
@@ -213,7 +207,7 @@ fn eurobert(g: &mut LlmGraph<'_>) {
 fn pre_norm_layers(g: &mut LlmGraph<'_>, ffn: Ffn) -> TensorId {
     let mut x = g.embed(false);
     for il in 0..g.hp.n_layer() {
-        let attention = |g: &mut LlmGraph<'_>, n| rotated_attention(g, n, il);
+        let attention = |g: &mut LlmGraph<'_>, n| g.rotated_attention(n, None, il);
         let ffn = |g: &mut LlmGraph<'_>, n| dense(g, n, ffn, il);
         x = pre_norm_layer(g, x, il, attention, ffn);
     }

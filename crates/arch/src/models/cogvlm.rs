@@ -12,9 +12,7 @@ fn graph(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
         let n = g.norm(x, Kind::AttnNorm, il);
-        let qkv = g.qkv(n, il);
-        let qkv = g.rotate_qk(qkv, None);
-        let cur = g.attention(qkv, il);
+        let cur = g.rotated_attention(n, None, il);
         let h = g.add(cur, x);
         let n = g.norm(h, Kind::FfnNorm, il);
         let cur = g.ffn(n, Ffn::Silu, il);

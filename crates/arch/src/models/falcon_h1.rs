@@ -20,9 +20,7 @@ fn graph(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
         let n = g.norm(x, Kind::AttnNorm, il);
-        let qkv = g.qkv(n, il);
-        let qkv = g.rotate_qk(qkv, None);
-        let attended = g.attention(qkv, il);
+        let attended = g.rotated_attention(n, None, il);
         // The same norm, computed again.
         let n = g.norm(x, Kind::AttnNorm, il);
         let scanned = g.mamba2(n, il);

@@ -31,10 +31,7 @@ pub(super) fn glm4(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
         let n = g.norm(x, Kind::AttnNorm, il);
-        let qkv = g.qkv(n, il);
-        let qkv = g.qk_norm(qkv, il);
-        let qkv = g.rotate_qk(qkv, None);
-        let cur = g.attention(qkv, il);
+        let cur = g.rotated_attention(n, None, il);
         let cur = g.last_rows(il, cur);
         let residual = g.last_rows(il, x);
         let cur = g.norm(cur, Kind::AttnPostNorm, il);
@@ -53,10 +50,7 @@ pub(super) fn glm4moe(g: &mut LlmGraph<'_>) {
     let options = MoeOptions::of_file(&g.hp.moe);
     g.layers(x, |g, x, il| {
         let n = g.norm(x, Kind::AttnNorm, il);
-        let qkv = g.qkv(n, il);
-        let qkv = g.qk_norm(qkv, il);
-        let qkv = g.rotate_qk(qkv, None);
-        let cur = g.attention(qkv, il);
+        let cur = g.rotated_attention(n, None, il);
         let cur = g.last_rows(il, cur);
         let residual = g.last_rows(il, x);
         let h = g.add(cur, residual);

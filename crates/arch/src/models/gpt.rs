@@ -84,9 +84,7 @@ pub(super) fn gpt_oss(g: &mut LlmGraph<'_>) {
     };
     g.layers(x, |g, x, il| {
         let n = g.norm(x, Kind::AttnNorm, il);
-        let qkv = g.qkv(n, il);
-        let qkv = g.rotate_qk(qkv, None);
-        let cur = g.attention(qkv, il);
+        let cur = g.rotated_attention(n, None, il);
         let h = g.add(cur, x);
         let n = g.norm(h, Kind::AttnPostNorm, il);
         let cur = g.moe(n, options, il);

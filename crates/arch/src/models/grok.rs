@@ -29,9 +29,7 @@ fn graph(g: &mut LlmGraph<'_>) {
     };
     g.layers(x, |g, x, il| {
         let n = g.norm(x, Kind::AttnNorm, il);
-        let qkv = g.qkv(n, il);
-        let qkv = g.rotate_qk(qkv, None);
-        let cur = g.attention(qkv, il);
+        let cur = g.rotated_attention(n, None, il);
         let cur = g.last_rows(il, cur);
         let residual = g.last_rows(il, x);
         let cur = g.norm(cur, Kind::AttnOutputNorm, il);

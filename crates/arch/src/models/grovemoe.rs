@@ -19,12 +19,7 @@ fn graph(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     let options = MoeOptions::softmax(true);
     g.layers(x, |g, x, il| {
-        let attention = |g: &mut LlmGraph<'_>, n| {
-            let qkv = g.qkv(n, il);
-            let qkv = g.qk_norm(qkv, il);
-            let qkv = g.rotate_qk(qkv, None);
-            g.attention(qkv, il)
-        };
+        let attention = |g: &mut LlmGraph<'_>, n| g.rotated_attention(n, None, il);
         let ffn = |g: &mut LlmGraph<'_>, n| {
             let logits = g.linear(n, Kind::FfnGateInp, il);
             let n_expert = g[logits].ne[0];

@@ -39,10 +39,7 @@ pub(super) fn graph(g: &mut LlmGraph<'_>) {
         let cur = if g.hp.layers[il].is_recurrent {
             g.short_conv(n, il)
         } else {
-            let qkv = g.qkv(n, il);
-            let qkv = g.qk_norm(qkv, il);
-            let qkv = g.rotate_qk(qkv, None);
-            g.attention(qkv, il)
+            g.rotated_attention(n, None, il)
         };
         let cur = g.last_rows(il, cur);
         let residual = g.last_rows(il, x);

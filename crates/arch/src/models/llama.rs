@@ -90,11 +90,7 @@ pub(super) fn layer(
 pub(super) fn ernie(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
-        let attention = |g: &mut LlmGraph<'_>, n| {
-            let qkv = g.qkv(n, il);
-            let qkv = g.rotate_qk(qkv, None);
-            g.attention(qkv, il)
-        };
+        let attention = |g: &mut LlmGraph<'_>, n| g.rotated_attention(n, None, il);
         let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, MoeOptions::softmax(true), il);
         pre_norm_layer(g, x, il, attention, ffn)
     });

@@ -49,9 +49,7 @@ fn graph(g: &mut LlmGraph<'_>) {
         let cur = if g.hp.layers[il].is_recurrent {
             lightning(g, n, slopes, il)
         } else {
-            let qkv = g.qkv(n, il);
-            let qkv = g.rotate_qk(qkv, None);
-            g.attention(qkv, il)
+            g.rotated_attention(n, None, il)
         };
         let cur = g.last_rows(il, cur);
         let residual = g.last_rows(il, n);

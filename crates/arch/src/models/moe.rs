@@ -54,10 +54,7 @@ fn graph(g: &mut LlmGraph<'_>, options: MoeOptions) {
     g.layers(x, |g, x, il| {
         let attention = |g: &mut LlmGraph<'_>, n| {
             let factors = g.rope_factors(il);
-            let qkv = g.qkv(n, il);
-            let qkv = g.qk_norm(qkv, il);
-            let qkv = g.rotate_qk(qkv, factors);
-            g.attention(qkv, il)
+            g.rotated_attention(n, factors, il)
         };
         let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
         pre_norm_layer(g, x, il, attention, ffn)
@@ -141,9 +138,7 @@ fn dbrx(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
         let n = g.norm(x, Kind::AttnNorm, il);
-        let qkv = g.qkv(n, il);
-        let qkv = g.rotate_qk(qkv, None);
-        let cur = g.attention(qkv, il);
+        let cur = g.rotated_attention(n, None, il);
         let cur = g.last_rows(il, cur);
         let residual = g.last_rows(il, x);
         let h = g.add(cur, residual);
@@ -158,9 +153,7 @@ fn arctic(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
         let n = g.norm(x, Kind::AttnNorm, il);
-        let qkv = g.qkv(n, il);
-        let qkv = g.rotate_qk(qkv, None);
-        let cur = g.attention(qkv, il);
+        let cur = g.rotated_attention(n, None, il);
         let cur = g.last_rows(il, cur);
         let residual = g.last_rows(il, x);
         let h = g.add(cur, residual);

@@ -7,7 +7,6 @@ use crate::graph::{Ffn, LlmGraph};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
-use vramfit_ggml::TensorId;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
@@ -30,10 +29,10 @@ fn gptneox(g: &mut LlmGraph<'_>) {
     g.layers(x, |g, x, il| {
         let ffn = |g: &mut LlmGraph<'_>, n| g.ffn(n, Ffn::Gelu, il);
         if !g.hp.parallel_residual {
-            return pre_norm_layer(g, x, il, |g, n| attention(g, n, il), ffn);
+            return pre_norm_layer(g, x, il, |g, n| g.rotated_attention(n, None, il), ffn);
         }
         let n = g.norm(x, Kind::AttnNorm, il);
-        let attn = attention(g, n, il);
+        let attn = g.rotated_attention(n, None, il);
         let attn = g.last_rows(il, attn);
         let residual = g.last_rows(il, x);
         let n = g.norm(residual, Kind::FfnNorm, il);
@@ -64,7 +63,7 @@ fn plamo(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
         let n = g.norm(x, Kind::AttnNorm, il);
-        let attn = attention(g, n, il);
+        let attn = g.rotated_attention(n, None, il);
         let [attn, n, residual] = [attn, n, x].map(|t| g.last_rows(il, t));
         let cur = g.ffn(n, Ffn::Silu, il);
         let cur = g.add(cur, attn);
@@ -77,7 +76,7 @@ fn stablelm(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
         let n = g.norm(x, Kind::AttnNorm, il);
-        let attn = attention(g, n, il);
+        let attn = g.rotated_attention(n, None, il);
         let [attn, residual, n] = [attn, x, n].map(|t| g.last_rows(il, t));
         let h = g.add(attn, residual);
         let n = if g.has(il, Kind::FfnNorm) {
@@ -88,11 +87,4 @@ fn stablelm(g: &mut LlmGraph<'_>) {
         let cur = g.ffn(n, Ffn::Silu, il);
         g.add(cur, h)
     });
-}
-
-fn attention(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
-    let qkv = g.qkv(n, il);
-    let qkv = g.qk_norm(qkv, il);
-    let qkv = g.rotate_qk(qkv, None);
-    g.attention(qkv, il)
 }

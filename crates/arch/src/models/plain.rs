@@ -192,7 +192,5 @@ fn deci_attention(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
         return g.adapted(w, n, None);
     }
     let factors = g.rope_factors(il);
-    let qkv = g.qkv(n, il);
-    let qkv = g.rotate_qk(qkv, factors);
-    g.attention(qkv, il)
+    g.rotated_attention(n, factors, il)
 }

@@ -17,10 +17,7 @@ fn graph(g: &mut LlmGraph<'_>) {
         let cur = if g.hp.layers[il].is_recurrent {
             mamba_layer(g, n, il)
         } else {
-            let qkv = g.qkv(n, il);
-            let qkv = g.qk_norm(qkv, il);
-            let qkv = g.rotate_qk(qkv, None);
-            g.attention(qkv, il)
+            g.rotated_attention(n, None, il)
         };
         let cur = g.last_rows(il, cur);
         let residual = g.last_rows(il, x);

@@ -20,23 +20,16 @@ pub(super) fn graph(g: &mut LlmGraph<'_>) {
 }
 
 pub(super) fn layer(g: &mut LlmGraph<'_>, x: TensorId, options: MoeOptions, il: usize) -> TensorId {
-    let attention = |g: &mut LlmGraph<'_>, n| attention(g, n, il);
+    let attention = |g: &mut LlmGraph<'_>, n| g.rotated_attention(n, None, il);
     let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
     pre_norm_layer(g, x, il, attention, ffn)
-}
-
-fn attention(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
-    let qkv = g.qkv(n, il);
-    let qkv = g.qk_norm(qkv, il);
-    let qkv = g.rotate_qk(qkv, None);
-    g.attention(qkv, il)
 }
 
 /// Qwen1.5-MoE and Qwen2-MoE: the shared expert has a gate, `silu(x) / x`.
 fn qwen2moe(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
-        let attention = |g: &mut LlmGraph<'_>, n| attention(g, n, il);
+        let attention = |g: &mut LlmGraph<'_>, n| g.rotated_attention(n, None, il);
         let ffn = |g: &mut LlmGraph<'_>, n| {
             let routed = g.moe(n, MoeOptions::softmax(false), il);
             let shared = g.shared_expert(n, Ffn::Silu, il);
