@@ -3,108 +3,34 @@
 use crate::{Error, Result};
 use vramfit_gguf::{Header, Value};
 
-/// Constants that llama.cpp looks up for some architectures only: in other files they do nothing.
-const READ_BY_SOME: [(&str, &[&str]); 5] = [
-    (
-        "embedding_scale",
-        &[
-            "dflash",
-            "granite",
-            "granite_swa",
-            "granitehybrid",
-            "granitemoe",
-            "graniteswitch",
-            "grok",
-            "hrm_text",
-            "minicpm",
-        ],
-    ),
-    (
-        "expert_weights_scale",
-        &[
-            "afmoe",
-            "bailingmoe",
-            "bailingmoe2",
-            "bailingmoe3",
-            "cohere2moe",
-            "deepseek",
-            "deepseek2",
-            "deepseek2-ocr",
-            "deepseek32",
-            "deepseek4",
-            "dflash",
-            "dots1",
-            "dots3note",
-            "exaone-moe",
-            "glm-dsa",
-            "glm4moe",
-            "hy_v3",
-            "hy_v4",
-            "kimi-k3",
-            "kimi-linear",
-            "laguna",
-            "minimax-m3",
-            "mistral4",
-            "nemotron_h",
-            "nemotron_h_moe",
-            "step35",
-        ],
-    ),
-    (
-        "final_logit_softcapping",
-        &[
-            "dflash",
-            "gemma2",
-            "gemma3",
-            "gemma4",
-            "grok",
-            "muse-glimmer",
-        ],
-    ),
-    (
-        "logit_scale",
-        &[
-            "cohere2",
-            "cohere2moe",
-            "command-r",
-            "dflash",
-            "granite",
-            "granite_swa",
-            "granitehybrid",
-            "granitemoe",
-            "graniteswitch",
-            "grok",
-            "minicpm",
-            "muse-glimmer",
-            "talkie",
-        ],
-    ),
-    (
-        "residual_scale",
-        &[
-            "granite",
-            "granite_swa",
-            "granitehybrid",
-            "granitemoe",
-            "graniteswitch",
-            "minicpm",
-            "minimax-01",
-        ],
-    ),
+/// Constants that llama.cpp looks up for some architectures only (`Architecture::constants`): in other files they
+/// do nothing.
+const READ_BY_SOME: [&str; 5] = [
+    "embedding_scale",
+    "expert_weights_scale",
+    "final_logit_softcapping",
+    "logit_scale",
+    "residual_scale",
 ];
 
 /// The keys of one architecture: `get("block_count")` reads `llama.block_count`.
 pub struct Keys<'a> {
     header: &'a Header,
     architecture: &'a str,
+    constants: &'static [&'static str],
 }
 
 impl<'a> Keys<'a> {
-    /// Keys that begin with `architecture` and a dot.
-    pub fn new(header: &'a Header, architecture: &'a str) -> Keys<'a> {
+    /// Keys that begin with `architecture` and a dot; `constants` are those it looks up of the ones that only some do.
+    pub fn new(
+        header: &'a Header,
+        architecture: &'a str,
+        constants: &'static [&'static str],
+    ) -> Keys<'a> {
         Keys {
             header,
             architecture,
+            constants,
         }
     }
 
@@ -239,8 +165,7 @@ impl<'a> Keys<'a> {
     }
 
     fn reads(&self, key: &str) -> bool {
-        let readers = READ_BY_SOME.iter().find(|&&(name, _)| name == key);
-        readers.is_none_or(|(_, all)| all.contains(&self.architecture))
+        !READ_BY_SOME.contains(&key) || self.constants.contains(&key)
     }
 
     /// Whether a float is there and not 0.

@@ -76,7 +76,7 @@ impl Model {
     }
 
     fn load_as(header: &Header, name: &str, architecture: &'static Architecture) -> Result<Model> {
-        let keys = Keys::new(header, name);
+        let keys = Keys::new(header, name, architecture.constants);
         let mut hparams = Hparams::load(&keys)?;
         (architecture.hparams)(&keys, &mut hparams)?;
         if architecture.graph.is_none() {

@@ -96,7 +96,7 @@ impl Projector {
                 architecture: architecture.to_string(),
             });
         }
-        let keys = Keys::new(header, ARCHITECTURE);
+        let keys = Keys::new(header, ARCHITECTURE, &[]);
         let mut towers: Vec<Tower> = Vec::new();
         for (modality, key) in [
             (Modality::Vision, "has_vision_encoder"),

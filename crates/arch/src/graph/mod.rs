@@ -32,6 +32,7 @@ pub use ffn::{Bank, Ffn, MoeOptions};
 pub use hyper::HcWeights;
 pub use pooling::RankHead;
 pub(crate) use recurrent::floats;
+pub use scales::Scale;
 
 /// Which normalisation a model uses throughout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,123 +2,63 @@
 //! architecture, but not every graph multiplies by them.
 
 use super::LlmGraph;
+use crate::models::Architecture;
 use crate::names::{Global, Kind, Part};
 use vramfit_ggml::TensorId;
 
-/// Architectures that scale the matrices of dense feed-forward blocks.
-const DENSE: &[&str] = &[
-    "bitnet",
-    "cohere2",
-    "cohere2moe",
-    "deepseek32",
-    "dflash",
-    "dots3note",
-    "gemma4",
-    "glm-dsa",
-    "hy_v3",
-    "llama",
-    "llama-embed",
-    "mistral3",
-    "nanbeige",
-    "nemotron_h",
-    "nemotron_h_moe",
-    "qwen3",
-    "qwen35",
-];
+/// Matrices whose scales a graph multiplies by, or leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scale {
+    /// Of a dense feed-forward block.
+    Dense,
+    /// The last one of a dense feed-forward block.
+    FfnDown,
+    /// Of experts.
+    Experts,
+    /// Of shared experts.
+    SharedExperts,
+    /// Attention's gate.
+    AttnGate,
+    /// Q, K and V.
+    Qkv,
+    /// Attention's output matrix.
+    AttnOutput,
+    /// Around a recurrent state.
+    Ssm,
+    /// The model's output matrix.
+    Output,
+}
 
-/// Those that scale the matrices of experts.
-const EXPERTS: &[&str] = &[
-    "cohere2moe",
-    "deepseek32",
-    "dots3note",
-    "gemma4",
-    "glm-dsa",
-    "hy_v3",
-    "llama",
-    "llama-embed",
-    "mellum",
-    "mistral3",
-    "nemotron_h",
-    "nemotron_h_moe",
-    "qwen35moe",
-    "qwen3moe",
-    "qwen3next",
-    "qwen4exp",
-];
-
-/// Those that scale the matrices of shared experts.
-const SHARED: &[&str] = &[
-    "cohere2moe",
-    "deepseek32",
-    "dots3note",
-    "glm-dsa",
-    "hy_v3",
-    "nemotron_h",
-    "nemotron_h_moe",
-    "qwen35moe",
-    "qwen3next",
-    "qwen4exp",
-];
-
-/// Those that do not scale Q, K and V.
-const NOT_QKV: &[&str] = &[
-    "bailingmoe3",
-    "cogvlm",
-    "eagle3",
-    "hy_v4",
-    "kimi-k3",
-    "kimi-linear",
-    "minimax-01",
-    "openelm",
-    "plamo2",
-    "plamo3",
-    "plm",
-];
-
-/// Those that do not scale the output matrix of attention.
-const NOT_ATTN_OUTPUT: &[&str] = &["bailingmoe3", "eagle3", "hy_v4", "kimi-k3"];
-
-/// Those that do not scale the matrices around a recurrent state.
-const NOT_SSM: &[&str] = &["plamo2", "qwen3next"];
-
-/// Those that do not scale the output matrix.
-const NOT_OUTPUT: &[&str] = &[
-    "bailingmoe3",
-    "bitnet",
-    "cohere2moe",
-    "deepseek2",
-    "deepseek2-ocr",
-    "deepseek4",
-    "dots3note",
-    "eagle3",
-    "gemma-embedding",
-    "gemma4-assistant",
-    "hy_v4",
-    "kimi-k3",
-    "kimi-linear",
-    "laguna",
-    "mistral4",
-    "spark2_5",
-    "talkie",
-];
-
-/// Those that scale the gate of attention.
-const GATES: &[&str] = &["qwen35", "qwen35moe", "qwen4exp"];
+impl Architecture {
+    /// Graphs multiply by the scales around attention, states and the output unless they leave them, by others
+    /// only where they say so.
+    fn multiplies_by(&self, scale: Scale) -> bool {
+        match scale {
+            Scale::Qkv | Scale::AttnOutput | Scale::Ssm | Scale::Output => {
+                !self.leaves_scales.contains(&scale)
+            }
+            _ => self.scales.contains(&scale),
+        }
+    }
+}
 
 impl LlmGraph<'_> {
     /// The scale of a matrix of layer `il`, where the graph multiplies by it.
     pub(super) fn scale_of(&mut self, il: usize, kind: Kind) -> Option<TensorId> {
         let scale = self.optional(il, kind, Part::Scale)?;
-        let name = self.model.architecture.name;
+        let architecture = self.model.architecture;
+        let reads = |scale| architecture.multiplies_by(scale);
         let is_read = match kind {
-            Kind::FfnDown if name == "talkie" => true,
-            Kind::FfnUp | Kind::FfnGate | Kind::FfnDown => DENSE.contains(&name),
-            Kind::FfnUpExps | Kind::FfnGateExps | Kind::FfnDownExps => EXPERTS.contains(&name),
-            Kind::FfnUpShexp | Kind::FfnGateShexp | Kind::FfnDownShexp => SHARED.contains(&name),
-            Kind::AttnGate => GATES.contains(&name),
-            Kind::AttnQ | Kind::AttnK | Kind::AttnV | Kind::AttnQkv => !NOT_QKV.contains(&name),
-            Kind::AttnOutput => !NOT_ATTN_OUTPUT.contains(&name),
-            Kind::SsmIn | Kind::SsmOut => !NOT_SSM.contains(&name),
+            Kind::FfnDown => reads(Scale::Dense) || reads(Scale::FfnDown),
+            Kind::FfnUp | Kind::FfnGate => reads(Scale::Dense),
+            Kind::FfnUpExps | Kind::FfnGateExps | Kind::FfnDownExps => reads(Scale::Experts),
+            Kind::FfnUpShexp | Kind::FfnGateShexp | Kind::FfnDownShexp => {
+                reads(Scale::SharedExperts)
+            }
+            Kind::AttnGate => reads(Scale::AttnGate),
+            Kind::AttnQ | Kind::AttnK | Kind::AttnV | Kind::AttnQkv => reads(Scale::Qkv),
+            Kind::AttnOutput => reads(Scale::AttnOutput),
+            Kind::SsmIn | Kind::SsmOut => reads(Scale::Ssm),
             _ => true,
         };
         is_read.then_some(scale)
@@ -126,9 +66,9 @@ impl LlmGraph<'_> {
 
     /// The scale of the output matrix, where the graph multiplies by it.
     pub(super) fn output_scale(&mut self) -> Option<TensorId> {
-        let skips = NOT_OUTPUT.contains(&self.model.architecture.name);
+        let is_read = self.model.architecture.multiplies_by(Scale::Output);
         self.output_weight(Global::Output, Part::Scale)
-            .filter(|_| !skips)
+            .filter(|_| is_read)
     }
 
     /// The scales of the experts `ids`: `[1, n_used, n_tokens]`.

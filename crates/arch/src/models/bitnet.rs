@@ -2,12 +2,15 @@
 
 use super::Architecture;
 use super::llama::pre_norm_layer;
-use crate::graph::{LlmGraph, ScaleAt};
+use crate::graph::{LlmGraph, Scale, ScaleAt};
 use crate::names::Kind;
 use vramfit_ggml::Glu;
 
 /// Its architectures.
-pub(super) const ALL: &[Architecture] = &[Architecture::new("bitnet", graph).embd_output()];
+pub(super) const ALL: &[Architecture] = &[Architecture::new("bitnet", graph)
+    .scales(&[Scale::Dense])
+    .leaves_scales(&[Scale::Output])
+    .embd_output()];
 
 fn graph(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);

@@ -2,11 +2,12 @@
 //! computes every token.
 
 use super::Architecture;
-use crate::graph::{Ffn, LlmGraph};
+use crate::graph::{Ffn, LlmGraph, Scale};
 use crate::names::Kind;
 
 /// Its architectures.
-pub(super) const ALL: &[Architecture] = &[Architecture::new("cogvlm", graph)];
+pub(super) const ALL: &[Architecture] =
+    &[Architecture::new("cogvlm", graph).leaves_scales(&[Scale::Qkv])];
 
 fn graph(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);

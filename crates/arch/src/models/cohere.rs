@@ -2,7 +2,7 @@
 
 use super::Architecture;
 use crate::Result;
-use crate::graph::{Ffn, LlmGraph};
+use crate::graph::{Ffn, LlmGraph, Scale};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
@@ -10,9 +10,13 @@ use crate::names::Kind;
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("cohere2", command_r)
+        .constants(&["logit_scale"])
+        .scales(&[Scale::Dense])
         .reads(cohere2_hparams)
         .layer_norm(),
-    Architecture::new("command-r", command_r).layer_norm(),
+    Architecture::new("command-r", command_r)
+        .constants(&["logit_scale"])
+        .layer_norm(),
 ];
 
 fn cohere2_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {

@@ -3,13 +3,16 @@
 
 use super::Architecture;
 use crate::Result;
-use crate::graph::{LlmGraph, MoeOptions, Norm};
+use crate::graph::{LlmGraph, MoeOptions, Norm, Scale};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("cohere2moe", graph)
+    .constants(&["expert_weights_scale", "logit_scale"])
+    .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
+    .leaves_scales(&[Scale::Output])
     .reads(hparams)
     .rows_behind_norm()
     .loads_of_mtp(&[

@@ -2,12 +2,14 @@
 
 use super::Architecture;
 use super::llama::pre_norm_layer;
-use crate::graph::{LlmGraph, MoeOptions, Qkv, floats};
+use crate::graph::{LlmGraph, MoeOptions, Qkv, Scale, floats};
 use crate::names::Kind;
 use vramfit_ggml::TensorId;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("deepseek2", graph)
+    .constants(&["expert_weights_scale"])
+    .leaves_scales(&[Scale::Output])
     .unadapted(&[super::LATENT])
     .output_unadapted()];
 

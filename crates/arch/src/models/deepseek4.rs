@@ -6,7 +6,7 @@ use super::Architecture;
 use super::deepseek::low_rank_q;
 use super::hy_v4::{HC_ATTN, HC_FFN, hc_head_weights, hc_weights, read_expert_limits};
 use crate::cache::{CacheKind, compressor_rows, n_compressed_cells, overlaps};
-use crate::graph::{Ffn, LlmGraph, MoeOptions};
+use crate::graph::{Ffn, LlmGraph, MoeOptions, Scale};
 use crate::hparams::{Compressor, Hparams, limits};
 use crate::keys::Keys;
 use crate::names::Kind;
@@ -15,6 +15,8 @@ use vramfit_ggml::{TensorId, Type};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("deepseek4", graph)
+    .constants(&["expert_weights_scale"])
+    .leaves_scales(&[Scale::Output])
     .reads(hparams)
     .output_unadapted()
     .large_graph()];

@@ -3,7 +3,7 @@
 //! output matrix borrow the target's and cannot be loaded alone.
 
 use super::Architecture;
-use crate::graph::{Ffn, LlmGraph};
+use crate::graph::{Ffn, LlmGraph, Scale};
 use crate::hparams::Hparams;
 use crate::hparams::limits::CONTEXT;
 use crate::keys::Keys;
@@ -14,9 +14,17 @@ use vramfit_ggml::{Op, TensorId, Type, Unary};
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("dflash", dflash)
+        .constants(&[
+            "embedding_scale",
+            "expert_weights_scale",
+            "final_logit_softcapping",
+            "logit_scale",
+        ])
+        .scales(&[Scale::Dense])
         .reads(dflash_hparams)
         .with_encoder(),
     Architecture::new("eagle3", eagle3)
+        .leaves_scales(&[Scale::Qkv, Scale::AttnOutput, Scale::Output])
         .reads(eagle3_hparams)
         .with_encoder(),
 ];

@@ -6,7 +6,7 @@ use super::Architecture;
 use super::deepseek::{latent_qkv, low_rank_q};
 use super::llama::pre_norm_layer;
 use crate::Result;
-use crate::graph::{LlmGraph, MoeOptions};
+use crate::graph::{LlmGraph, MoeOptions, Scale};
 use crate::hparams::{Gating, Hparams, Mla, limits};
 use crate::keys::Keys;
 use crate::names::Kind;
@@ -15,15 +15,22 @@ use vramfit_ggml::{TensorId, Unary};
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("deepseek32", graph)
+        .constants(&["expert_weights_scale"])
+        .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
         .unadapted(&[super::LATENT])
         .output_unadapted()
         .reads(deepseek32_hparams)
         .loads_of_mtp(&[Kind::ExpProbsB]),
     Architecture::new("dots3note", graph)
+        .constants(&["expert_weights_scale"])
+        .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
+        .leaves_scales(&[Scale::Output])
         .unadapted(&[super::LATENT])
         .output_unadapted()
         .reads(dots3_hparams),
     Architecture::new("glm-dsa", graph)
+        .constants(&["expert_weights_scale"])
+        .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
         .unadapted(&[super::LATENT])
         .output_unadapted()
         .reads(glm_hparams)

@@ -3,7 +3,7 @@
 use super::Architecture;
 use super::llama::pre_norm_layer;
 use crate::Result;
-use crate::graph::{Ffn, LlmGraph};
+use crate::graph::{Ffn, LlmGraph, Scale};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
@@ -11,8 +11,12 @@ use vramfit_ggml::{TensorId, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
-    Architecture::new("muse-glimmer", muse).reads(muse_hparams),
-    Architecture::new("spark2_5", spark).reads(spark_hparams),
+    Architecture::new("muse-glimmer", muse)
+        .constants(&["final_logit_softcapping", "logit_scale"])
+        .reads(muse_hparams),
+    Architecture::new("spark2_5", spark)
+        .leaves_scales(&[Scale::Output])
+        .reads(spark_hparams),
 ];
 
 fn muse_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {

@@ -5,7 +5,7 @@ use super::Architecture;
 use super::gated::gate_and_output;
 use super::llama::pre_norm_layer;
 use crate::Result;
-use crate::graph::{LlmGraph, MoeOptions};
+use crate::graph::{LlmGraph, MoeOptions, Scale};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
@@ -13,9 +13,15 @@ use vramfit_ggml::Unary;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
-    Architecture::new("afmoe", afmoe).reads(afmoe_hparams),
-    Architecture::new("laguna", laguna).reads(laguna_hparams),
+    Architecture::new("afmoe", afmoe)
+        .constants(&["expert_weights_scale"])
+        .reads(afmoe_hparams),
+    Architecture::new("laguna", laguna)
+        .constants(&["expert_weights_scale"])
+        .leaves_scales(&[Scale::Output])
+        .reads(laguna_hparams),
     Architecture::new("step35", step35)
+        .constants(&["expert_weights_scale"])
         .reads(step35_hparams)
         .rows_behind_layers()
         .loads_of_mtp(STEP35_MTP),

@@ -3,7 +3,7 @@
 use super::Architecture;
 use super::llama::pre_norm_layer;
 use crate::Result;
-use crate::graph::{Ffn, LlmGraph};
+use crate::graph::{Ffn, LlmGraph, Scale};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::{Global, Kind, Part};
@@ -12,15 +12,23 @@ use vramfit_ggml::TensorId;
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("gemma", gemma),
-    Architecture::new("gemma2", gemma2).reads(gemma2_hparams),
-    Architecture::new("gemma3", gemma3).reads(gemma3_hparams),
+    Architecture::new("gemma2", gemma2)
+        .constants(&["final_logit_softcapping"])
+        .reads(gemma2_hparams),
+    Architecture::new("gemma3", gemma3)
+        .constants(&["final_logit_softcapping"])
+        .reads(gemma3_hparams),
     Architecture::new("gemma4", gemma4)
+        .constants(&["final_logit_softcapping"])
+        .scales(&[Scale::Dense, Scale::Experts])
         .reads(gemma4_hparams)
         .rows_behind_norm()
         .lazily()
         .output_first()
         .plain_rope_in_window(),
-    Architecture::new("gemma-embedding", gemma_embedding).reads(gemma_embedding_hparams),
+    Architecture::new("gemma-embedding", gemma_embedding)
+        .leaves_scales(&[Scale::Output])
+        .reads(gemma_embedding_hparams),
 ];
 
 pub(super) fn gemma2_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::Architecture;
 use crate::Result;
-use crate::graph::{Ffn, LlmGraph, MoeOptions};
+use crate::graph::{Ffn, LlmGraph, MoeOptions, Scale};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
@@ -11,9 +11,12 @@ use crate::names::Kind;
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("glm4", glm4).reads(hparams).f32_sums(),
     Architecture::new("glm4moe", glm4moe)
+        .constants(&["expert_weights_scale"])
         .reads(hparams)
         .f32_sums(),
-    Architecture::new("plamo3", glm4).reads(plamo3_hparams),
+    Architecture::new("plamo3", glm4)
+        .leaves_scales(&[Scale::Qkv])
+        .reads(plamo3_hparams),
     Architecture::new("seed_oss", glm4moe),
 ];
 

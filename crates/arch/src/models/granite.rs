@@ -11,11 +11,25 @@ use std::collections::BTreeSet;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
-    Architecture::new("granite", graph),
-    Architecture::new("granite_swa", graph).reads(swa_hparams),
-    Architecture::new("granitehybrid", graph).reads(mamba::hybrid_hparams),
-    Architecture::new("granitemoe", graph),
-    Architecture::new("minicpm", graph).reads(minicpm_hparams),
+    Architecture::new("granite", graph).constants(&[
+        "embedding_scale",
+        "logit_scale",
+        "residual_scale",
+    ]),
+    Architecture::new("granite_swa", graph)
+        .constants(&["embedding_scale", "logit_scale", "residual_scale"])
+        .reads(swa_hparams),
+    Architecture::new("granitehybrid", graph)
+        .constants(&["embedding_scale", "logit_scale", "residual_scale"])
+        .reads(mamba::hybrid_hparams),
+    Architecture::new("granitemoe", graph).constants(&[
+        "embedding_scale",
+        "logit_scale",
+        "residual_scale",
+    ]),
+    Architecture::new("minicpm", graph)
+        .constants(&["embedding_scale", "logit_scale", "residual_scale"])
+        .reads(minicpm_hparams),
 ];
 
 /// Scales are there unless the file turns them off.

@@ -11,6 +11,7 @@ use vramfit_ggml::{Op, TensorId, Type, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("graniteswitch", graph)
+    .constants(&["embedding_scale", "logit_scale", "residual_scale"])
     .reads(hparams)
     .unadapted(&[&[
         Kind::AttnQkv,

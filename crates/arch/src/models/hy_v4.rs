@@ -3,7 +3,7 @@
 use super::Architecture;
 use super::dsa::{indexer_layers, sparse_attention};
 use crate::Result;
-use crate::graph::{Ffn, HcWeights, LlmGraph, MoeOptions};
+use crate::graph::{Ffn, HcWeights, LlmGraph, MoeOptions, Scale};
 use crate::hparams::{Hparams, limits};
 use crate::keys::Keys;
 use crate::names::{Global, Kind, Part};
@@ -11,6 +11,8 @@ use vramfit_ggml::{TensorId, Type};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("hy_v4", graph)
+    .constants(&["expert_weights_scale"])
+    .leaves_scales(&[Scale::Qkv, Scale::AttnOutput, Scale::Output])
     .reads(hparams)
     .unadapted(&[super::LATENT, &[Kind::AttnGate]])
     .output_unadapted()

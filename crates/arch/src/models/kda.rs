@@ -3,7 +3,7 @@
 
 use super::llama::pre_norm_layer;
 use super::{Architecture, LATENT};
-use crate::graph::{LlmGraph, MoeOptions, floats};
+use crate::graph::{LlmGraph, MoeOptions, Scale, floats};
 use crate::hparams::{Decay, Hparams, Kda, Mla, Ssm, limits};
 use crate::keys::Keys;
 use crate::names::Kind;
@@ -13,6 +13,8 @@ use vramfit_ggml::{TensorId, Unary};
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("bailingmoe3", bailingmoe3)
+        .constants(&["expert_weights_scale"])
+        .leaves_scales(&[Scale::Qkv, Scale::AttnOutput, Scale::Output])
         .reads(bailingmoe3_hparams)
         .large_graph()
         .no_scan()
@@ -20,6 +22,8 @@ pub(super) const ALL: &[Architecture] = &[
         .output_unadapted()
         .rows_behind_norm(),
     Architecture::new("kimi-linear", kimi_linear)
+        .constants(&["expert_weights_scale"])
+        .leaves_scales(&[Scale::Qkv, Scale::Output])
         .reads(hparams)
         .large_graph()
         .reserves_one_sequence()

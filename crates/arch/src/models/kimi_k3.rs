@@ -3,7 +3,7 @@
 
 use super::{Architecture, LATENT, kda};
 use crate::Result;
-use crate::graph::{Ffn, LlmGraph, MoeOptions};
+use crate::graph::{Ffn, LlmGraph, MoeOptions, Scale};
 use crate::hparams::{Decay, Hparams, limits};
 use crate::keys::Keys;
 use crate::names::{Global, Kind, Part};
@@ -11,6 +11,8 @@ use vramfit_ggml::{Op, TensorId, Type};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("kimi-k3", graph)
+    .constants(&["expert_weights_scale"])
+    .leaves_scales(&[Scale::Qkv, Scale::AttnOutput, Scale::Output])
     .reads(hparams)
     .graph_room(160, 64)
     .no_scan()

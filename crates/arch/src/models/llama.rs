@@ -2,7 +2,7 @@
 
 use super::Architecture;
 use crate::Result;
-use crate::graph::{Ffn, LlmGraph, MoeOptions};
+use crate::graph::{Ffn, LlmGraph, MoeOptions, Scale};
 use crate::hparams::{Gating, Hparams};
 use crate::keys::Keys;
 use crate::names::Kind;
@@ -15,8 +15,10 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("hunyuan-dense", hunyuan),
     Architecture::new("hunyuan-moe", hunyuan),
     Architecture::new("hunyuan_vl", hunyuan).reads(hunyuan_vl_hparams),
-    Architecture::new("llama", llama),
-    Architecture::new("llama-embed", llama_embed).reads(llama_embed_hparams),
+    Architecture::new("llama", llama).scales(&[Scale::Dense, Scale::Experts]),
+    Architecture::new("llama-embed", llama_embed)
+        .scales(&[Scale::Dense, Scale::Experts])
+        .reads(llama_embed_hparams),
     Architecture::new("llama4", llama4).reads(llama4_hparams),
     Architecture::new("maincoder", hunyuan),
     Architecture::new("pangu-embedded", ernie),

@@ -3,7 +3,7 @@
 
 use super::gated::{gate, gated_attention};
 use super::{Architecture, llama};
-use crate::graph::{Ffn, LlmGraph};
+use crate::graph::{Ffn, LlmGraph, Scale};
 use crate::hparams::{Hparams, Hrm, limits::LAYERS};
 use crate::keys::Keys;
 use crate::names::{Global, Part};
@@ -13,9 +13,11 @@ use vramfit_ggml::TensorId;
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("hrm_text", hrm)
+        .constants(&["embedding_scale"])
         .reads(hrm_hparams)
         .graph_room(80, 64),
     Architecture::new("nanbeige", nanbeige)
+        .scales(&[Scale::Dense])
         .reads(nanbeige_hparams)
         .large_graph(),
 ];

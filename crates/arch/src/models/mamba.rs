@@ -2,7 +2,7 @@
 
 use super::Architecture;
 use crate::Result;
-use crate::graph::{Ffn, LlmGraph, MoeOptions};
+use crate::graph::{Ffn, LlmGraph, MoeOptions, Scale};
 use crate::hparams::{Gating, Hparams, limits};
 use crate::keys::Keys;
 use crate::names::Kind;
@@ -14,11 +14,15 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("mamba", mamba).reads(hybrid_hparams),
     Architecture::new("mamba2", mamba2).reads(hybrid_hparams),
     Architecture::new("nemotron_h", nemotron_h)
+        .constants(&["expert_weights_scale"])
+        .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
         .unadapted(&[&[Kind::FfnLatentDown, Kind::FfnLatentUp]])
         .reads(nemotron_h_hparams)
         .no_control()
         .rows_behind_norm(),
     Architecture::new("nemotron_h_moe", nemotron_h)
+        .constants(&["expert_weights_scale"])
+        .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
         .unadapted(&[&[Kind::FfnLatentDown, Kind::FfnLatentUp]])
         .reads(nemotron_h_hparams)
         .no_control()

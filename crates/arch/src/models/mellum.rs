@@ -3,14 +3,16 @@
 use super::llama::pre_norm_layer;
 use super::{Architecture, qwen};
 use crate::Result;
-use crate::graph::{Ffn, LlmGraph, MoeOptions};
+use crate::graph::{Ffn, LlmGraph, MoeOptions, Scale};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("maple", maple).reads(maple_hparams),
-    Architecture::new("mellum", qwen::graph).reads(mellum_hparams),
+    Architecture::new("mellum", qwen::graph)
+        .scales(&[Scale::Experts])
+        .reads(mellum_hparams),
 ];
 
 fn mellum_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {

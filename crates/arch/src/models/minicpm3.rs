@@ -2,14 +2,16 @@
 
 use super::Architecture;
 use super::llama::pre_norm_layer;
-use crate::graph::{Ffn, LlmGraph};
+use crate::graph::{Ffn, LlmGraph, Scale};
 use crate::names::Kind;
 use vramfit_ggml::{TensorId, Type};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("minicpm3", minicpm3).unadapted(&[super::LATENT]),
-    Architecture::new("plm", plm).unadapted(&[super::LATENT]),
+    Architecture::new("plm", plm)
+        .leaves_scales(&[Scale::Qkv])
+        .unadapted(&[super::LATENT]),
 ];
 
 /// MiniCPM3: streams scaled throughout.

@@ -2,7 +2,7 @@
 //! every eighth layer; what a block reads is added to what it makes.
 
 use super::Architecture;
-use crate::graph::{LlmGraph, MoeOptions};
+use crate::graph::{LlmGraph, MoeOptions, Scale};
 use crate::hparams::{Hparams, Ssm, limits};
 use crate::keys::Keys;
 use crate::names::Kind;
@@ -11,6 +11,8 @@ use vramfit_ggml::{TensorId, Type, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("minimax-01", graph)
+    .constants(&["residual_scale"])
+    .leaves_scales(&[Scale::Qkv])
     .reads(hparams)
     .large_graph()
     .reserves_one_sequence()];

@@ -2,13 +2,18 @@
 
 use super::{Architecture, deepseek, llama};
 use crate::Result;
+use crate::graph::Scale;
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
-    Architecture::new("mistral3", llama::llama).reads(hparams),
+    Architecture::new("mistral3", llama::llama)
+        .scales(&[Scale::Dense, Scale::Experts])
+        .reads(hparams),
     Architecture::new("mistral4", deepseek::graph)
+        .constants(&["expert_weights_scale"])
+        .leaves_scales(&[Scale::Output])
         .unadapted(&[super::LATENT])
         .output_unadapted()
         .reads(hparams)

@@ -56,7 +56,7 @@ mod unknown;
 mod wavtokenizer;
 
 use crate::Result;
-use crate::graph::{LlmGraph, Norm, RankHead};
+use crate::graph::{LlmGraph, Norm, RankHead, Scale};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
@@ -123,6 +123,12 @@ pub struct Architecture {
     pub norm: Norm,
     /// Reads what is particular to it.
     pub hparams: fn(&Keys<'_>, &mut Hparams) -> Result<()>,
+    /// Constants of its header that it looks up, of those that only some architectures do.
+    pub constants: &'static [&'static str],
+    /// Scales of matrices that its graph multiplies by, of those that few do.
+    pub scales: &'static [Scale],
+    /// Scales that it leaves, of those that most multiply by.
+    pub leaves_scales: &'static [Scale],
     /// Builds its graph; none for an architecture that is not known.
     pub graph: Option<fn(&mut LlmGraph<'_>)>,
     /// Ends in logits over the vocabulary.
@@ -214,6 +220,9 @@ impl Architecture {
             name,
             norm: Norm::Rms,
             hparams: nothing,
+            constants: &[],
+            scales: &[],
+            leaves_scales: &[],
             graph: Some(graph),
             has_lm_head: true,
             graph_room: None,
@@ -243,6 +252,21 @@ impl Architecture {
 
     const fn reads(mut self, hparams: fn(&Keys<'_>, &mut Hparams) -> Result<()>) -> Architecture {
         self.hparams = hparams;
+        self
+    }
+
+    const fn constants(mut self, keys: &'static [&'static str]) -> Architecture {
+        self.constants = keys;
+        self
+    }
+
+    const fn scales(mut self, scales: &'static [Scale]) -> Architecture {
+        self.scales = scales;
+        self
+    }
+
+    const fn leaves_scales(mut self, scales: &'static [Scale]) -> Architecture {
+        self.leaves_scales = scales;
         self
     }
 

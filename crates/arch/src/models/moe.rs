@@ -4,7 +4,7 @@
 use super::Architecture;
 use super::llama::pre_norm_layer;
 use crate::Result;
-use crate::graph::{Ffn, LlmGraph, MoeOptions};
+use crate::graph::{Ffn, LlmGraph, MoeOptions, Scale};
 use crate::hparams::{Gating, Hparams};
 use crate::keys::Keys;
 use crate::names::Kind;
@@ -12,16 +12,23 @@ use crate::names::Kind;
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("arctic", arctic),
-    Architecture::new("bailingmoe", bailing),
-    Architecture::new("bailingmoe2", as_in_file),
+    Architecture::new("bailingmoe", bailing).constants(&["expert_weights_scale"]),
+    Architecture::new("bailingmoe2", as_in_file).constants(&["expert_weights_scale"]),
     Architecture::new("dbrx", dbrx)
         .reads(|keys, hp| hp.set_clamp(keys))
         .layer_norm(),
-    Architecture::new("deepseek", deepseek),
-    Architecture::new("deepseek2-ocr", as_in_file).output_unadapted(),
-    Architecture::new("dots1", as_in_file),
-    Architecture::new("exaone-moe", exaone).reads(exaone_hparams),
+    Architecture::new("deepseek", deepseek).constants(&["expert_weights_scale"]),
+    Architecture::new("deepseek2-ocr", as_in_file)
+        .constants(&["expert_weights_scale"])
+        .leaves_scales(&[Scale::Output])
+        .output_unadapted(),
+    Architecture::new("dots1", as_in_file).constants(&["expert_weights_scale"]),
+    Architecture::new("exaone-moe", exaone)
+        .constants(&["expert_weights_scale"])
+        .reads(exaone_hparams),
     Architecture::new("hy_v3", as_in_file)
+        .constants(&["expert_weights_scale"])
+        .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
         .reads(hy_v3_hparams)
         .rows_behind_norm()
         .loads_of_mtp(HY_V3_MTP),

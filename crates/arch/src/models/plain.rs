@@ -4,7 +4,7 @@
 use super::Architecture;
 use super::llama::pre_norm_layer;
 use crate::Result;
-use crate::graph::{Ffn, LlmGraph, Qkv};
+use crate::graph::{Ffn, LlmGraph, Qkv, Scale};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
@@ -27,7 +27,7 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("olmo", silu)
         .reads(clamp_of_file)
         .layer_norm(),
-    Architecture::new("openelm", openelm),
+    Architecture::new("openelm", openelm).leaves_scales(&[Scale::Qkv]),
     Architecture::new("orion", silu).layer_norm(),
     Architecture::new("pockettts", gelu).layer_norm(),
     Architecture::new("qwen", silu),

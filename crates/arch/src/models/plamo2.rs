@@ -1,12 +1,13 @@
 //! PLaMo 2: Mamba layers with a decay a head between attention, norms on both sides of each block.
 
 use super::{Architecture, mamba};
-use crate::graph::{Ffn, LlmGraph, floats};
+use crate::graph::{Ffn, LlmGraph, Scale, floats};
 use crate::names::Kind;
 use vramfit_ggml::{Glu, TensorId, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("plamo2", graph)
+    .leaves_scales(&[Scale::Qkv, Scale::Ssm])
     .reads(mamba::hybrid_hparams)
     .no_control()];
 

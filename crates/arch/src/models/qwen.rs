@@ -2,7 +2,7 @@
 
 use super::Architecture;
 use super::llama::pre_norm_layer;
-use crate::graph::{Ffn, LlmGraph, MoeOptions, RankHead};
+use crate::graph::{Ffn, LlmGraph, MoeOptions, RankHead, Scale};
 use crate::names::Kind;
 use vramfit_ggml::{TensorId, Unary};
 
@@ -10,8 +10,10 @@ use vramfit_ggml::{TensorId, Unary};
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("qwen2", graph),
     Architecture::new("qwen2moe", qwen2moe),
-    Architecture::new("qwen3", graph).ranks_by(RankHead::Softmax),
-    Architecture::new("qwen3moe", graph),
+    Architecture::new("qwen3", graph)
+        .scales(&[Scale::Dense])
+        .ranks_by(RankHead::Softmax),
+    Architecture::new("qwen3moe", graph).scales(&[Scale::Experts]),
 ];
 
 pub(super) fn graph(g: &mut LlmGraph<'_>) {

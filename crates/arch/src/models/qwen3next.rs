@@ -2,7 +2,7 @@
 
 use super::Architecture;
 use crate::Result;
-use crate::graph::{Ffn, LlmGraph, MoeOptions, floats};
+use crate::graph::{Ffn, LlmGraph, MoeOptions, Scale, floats};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
@@ -11,16 +11,20 @@ use vramfit_ggml::{TensorId, Unary};
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("qwen35", qwen35)
+        .scales(&[Scale::Dense, Scale::AttnGate])
         .reads(qwen35_hparams)
         .rows_behind_norm()
         .large_graph()
         .no_scan(),
     Architecture::new("qwen35moe", qwen35)
+        .scales(&[Scale::Experts, Scale::SharedExperts, Scale::AttnGate])
         .reads(qwen35_hparams)
         .rows_behind_norm()
         .large_graph()
         .no_scan(),
     Architecture::new("qwen3next", qwen3next)
+        .scales(&[Scale::Experts, Scale::SharedExperts])
+        .leaves_scales(&[Scale::Ssm])
         .reads(hparams)
         .rows_behind_norm()
         .large_graph()

@@ -5,7 +5,7 @@
 use super::Architecture;
 use super::qwen3next::{Variant, delta_net, experts, gated_attention, keep_columns};
 use crate::cache::CacheKind;
-use crate::graph::LlmGraph;
+use crate::graph::{LlmGraph, Scale};
 use crate::hparams::{Hparams, NgramEmbd, limits};
 use crate::keys::Keys;
 use crate::names::{Global, Kind, Part};
@@ -15,6 +15,7 @@ use vramfit_ggml::{Op, TensorId, Type, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("qwen4exp", graph)
+    .scales(&[Scale::Experts, Scale::SharedExperts, Scale::AttnGate])
     .reads(hparams)
     .large_graph()
     .lazily()

@@ -2,13 +2,17 @@
 
 use super::Architecture;
 use crate::Result;
-use crate::graph::{Ffn, LlmGraph};
+use crate::graph::{Ffn, LlmGraph, Scale};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
 
 /// Its architectures.
-pub(super) const ALL: &[Architecture] = &[Architecture::new("talkie", graph).reads(hparams)];
+pub(super) const ALL: &[Architecture] = &[Architecture::new("talkie", graph)
+    .constants(&["logit_scale"])
+    .scales(&[Scale::FfnDown])
+    .leaves_scales(&[Scale::Output])
+    .reads(hparams)];
 
 fn hparams(_: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.scales_logits = true;
