@@ -1,7 +1,7 @@
 //! The README's table: every architecture of the engine's build, and how many cases stand behind it.
 
 use super::fixture;
-use super::truth::{self, Row, Status};
+use super::truth::{self, Row, Status, memories};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use vramfit_arch::Model;
@@ -28,16 +28,6 @@ struct Line {
     exact: [usize; 3],
     /// Refusals for the engine's own reason.
     n_agreed: usize,
-}
-
-/// `NAME=model/context/compute` of a row, by memory.
-fn memories(text: &str) -> Option<BTreeMap<&str, [u64; 3]>> {
-    let one = |word: &str| -> Option<[u64; 3]> {
-        let numbers: Option<Vec<u64>> = word.split('/').map(|n| n.parse().ok()).collect();
-        numbers?.try_into().ok()
-    };
-    let words = text.split(' ').filter_map(|word| word.split_once('='));
-    words.map(|(name, word)| Some((name, one(word)?))).collect()
 }
 
 impl Line {

@@ -3,6 +3,7 @@
 use super::adapters::Rule;
 use super::fixture;
 use regex::Regex;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use vramfit_arch::{Adapters, CpuRepack, Model, Pooling, TensorOverride};
 use vramfit_estimate::{
@@ -119,6 +120,16 @@ pub fn runs<T: PartialEq + Copy>(list: &[T]) -> Vec<(T, usize)> {
         }
     }
     runs
+}
+
+/// `[model, context, compute]` by memory, of a row or of our answer to it: `CUDA0=1/2/3 host=4/5/6`.
+pub fn memories(text: &str) -> Option<BTreeMap<&str, [u64; 3]>> {
+    let one = |word: &str| -> Option<[u64; 3]> {
+        let numbers: Option<Vec<u64>> = word.split('/').map(|n| n.parse().ok()).collect();
+        numbers?.try_into().ok()
+    };
+    let words = text.split(' ').filter_map(|word| word.split_once('='));
+    words.map(|(name, word)| Some((name, one(word)?))).collect()
 }
 
 impl Row {

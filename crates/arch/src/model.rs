@@ -29,6 +29,8 @@ pub struct ModelTensor {
 }
 
 const ABSENT: u32 = u32::MAX;
+/// Tables above this may be left in the file and read row by row.
+const LARGE_TABLE_BYTES: u64 = 4 << 30;
 
 /// Tensors of one layer: kind and part, index. Sorted.
 type LayerTable = Vec<(u16, u32)>;
@@ -55,6 +57,8 @@ pub struct Model {
     /// Bytes of the complete file, or files.
     pub file_bytes: u64,
     layers: Vec<LayerTable>,
+    /// Of an architecture that is not known: the tensors of each layer, whatever their names say.
+    unknown_layers: Vec<Vec<u32>>,
     globals: [u32; Part::COUNT * Global::ALL.len()],
 }
 
@@ -95,6 +99,7 @@ impl Model {
                 .and_then(|v| v.as_str())
                 .map(str::to_string),
             layers: vec![LayerTable::new(); hparams.n_layer_all.max(hparams.n_layer())],
+            unknown_layers: Vec::new(),
             globals: [ABSENT; Part::COUNT * Global::ALL.len()],
             hparams,
             tensors: Vec::with_capacity(header.tensors().len()),
@@ -112,7 +117,26 @@ impl Model {
                 part: info.part,
             })?;
         }
+        if !model.is_known() {
+            model.sort_by_layer();
+        }
         Ok(model)
+    }
+
+    fn sort_by_layer(&mut self) {
+        self.unknown_layers = vec![Vec::new(); self.layers.len()];
+        for (index, tensor) in self.tensors.iter().enumerate() {
+            let layer = tensor.role.layer();
+            if let Some(layer) = layer.and_then(|il| self.unknown_layers.get_mut(il)) {
+                layer.push(index as u32);
+            }
+        }
+    }
+
+    /// Of an architecture that is not known: the tensors of layer `il`.
+    pub fn unknown_layer(&self, il: usize) -> impl Iterator<Item = &ModelTensor> {
+        let indices = self.unknown_layers.get(il).into_iter().flatten();
+        indices.map(|&index| &self.tensors[index as usize])
     }
 
     fn add(&mut self, mut tensor: ModelTensor) -> Result<()> {
@@ -184,6 +208,7 @@ impl Model {
                 Global::TokenEmbdNorm => true,
                 Global::TokenEmbd => self.has_tied_output(),
                 Global::Output => self.embeds_by_output(),
+                Global::PerLayerTokenEmbd => self.tensors[index].n_bytes > LARGE_TABLE_BYTES,
                 _ => false,
             },
             Name::Other(_) => true,
@@ -244,9 +269,8 @@ impl Model {
     /// Whether `tensor` stays in the file, mapped by itself, and is read row by row
     /// (`TENSOR_READ_LAZY`): tables of more than 4 GiB.
     pub fn is_read_lazily(&self, tensor: &ModelTensor) -> bool {
-        const LEAST: u64 = 4 << 30;
         let is_table = matches!(tensor.role, Name::Global(Global::PerLayerTokenEmbd, _));
-        self.architecture.reads_lazily && is_table && tensor.n_bytes > LEAST
+        self.architecture.reads_lazily && is_table && tensor.n_bytes > LARGE_TABLE_BYTES
     }
 
     /// `graph_max_nodes` and the table that is made of it: how many tensors a graph of

@@ -7,10 +7,11 @@
 
 use crate::simulate::{Context, Needs};
 use crate::{Bounded, Pass};
+use std::collections::BTreeSet;
 use vramfit_arch::hparams::LayerHparams;
 use vramfit_arch::{Global, Kind, ModelTensor, Name, Part, Unknown, Use};
 use vramfit_ggml::cuda::PoolUse;
-use vramfit_ggml::{BufferType, Graph, Op, Type};
+use vramfit_ggml::{Backend, BufferType, Flags, Graph, Op, Type};
 
 /// Results of a matrix's size around its product: the product itself, a bias, a norm, what it is
 /// reordered or activated into.
@@ -78,11 +79,6 @@ impl Context<'_> {
         0..self.model.hparams.n_layer()
     }
 
-    fn of_layer(&self, il: usize) -> impl Iterator<Item = &ModelTensor> {
-        let tensors = self.model.tensors.iter();
-        tensors.filter(move |t| t.role.layer() == Some(il))
-    }
-
     /// Experts a token, of the layer that has the most.
     fn n_expert_used(&self) -> u64 {
         let layers = self.model.hparams.layers.iter();
@@ -99,7 +95,10 @@ impl Context<'_> {
         let heads =
             |layer: &LayerHparams| layer.n_embd_k_gqa().saturating_add(hp.n_embd_v_gqa_max());
         let heads = hp.layers.get(il).map_or(0, heads);
-        let sources = self.of_layer(il).filter(|t| may_be_cached(hp.n_embd, t));
+        let sources = self
+            .model
+            .unknown_layer(il)
+            .filter(|t| may_be_cached(hp.n_embd, t));
         let projected = sum(sources.map(|t| count(t.ne[1])));
         count(heads).max(projected)
     }
@@ -117,11 +116,8 @@ impl Context<'_> {
     /// What each backend takes for compute buffers and while it computes.
     pub(crate) fn bound(&self) -> Vec<Needs> {
         let shape = self.shape();
-        let layers = 0..self.model.hparams.n_layer();
-        let layer = layers
-            .map(|il| self.layer_bound(il, &shape))
-            .max()
-            .unwrap_or(0);
+        let layers = self.layers().map(|il| self.layer_bound(il, &shape));
+        let layer = layers.max().unwrap_or(0);
         let compute_bytes = sum([
             self.inputs_bound(&shape),
             layer,
@@ -130,15 +126,10 @@ impl Context<'_> {
             self.fallback_bound(&shape),
             self.host_matrices_bound(&shape),
         ]);
-        let pool = PoolUse {
-            bytes: self.pool_bound(&shape),
-            uses_cublas: true,
-            is_bound: true,
-            peak: None,
-        };
-        let of_backend = |_| Needs {
+        let products = self.products(&shape);
+        let of_backend = |backend| Needs {
             compute_bytes,
-            pool,
+            pool: self.pool_bound(backend, &products, &shape),
         };
         self.backends.iter().map(of_backend).collect()
     }
@@ -167,7 +158,7 @@ impl Context<'_> {
             _ if t.ne[1] > 1 => product([count(t.ne[1]), count(t.ne[2]).max(1)]),
             _ => 0,
         };
-        let widths = sum(self.of_layer(il).map(applied));
+        let widths = sum(self.model.unknown_layer(il).map(applied));
         let stream = product([RESULTS_PER_LAYER + n_used, shape.n_stream]);
         let per_token = sum([
             product([RESULTS_PER_MATRIX, widths]),
@@ -219,7 +210,7 @@ impl Context<'_> {
             let operands = product([3, count(width), shape.n_tokens, FLOAT]);
             self.cache_bound(il).saturating_add(operands)
         };
-        let layers = sum((0..self.model.hparams.n_layer()).map(of_layer));
+        let layers = sum(self.layers().map(of_layer));
         product([self.n_copies as u64, layers])
     }
 
@@ -311,27 +302,61 @@ impl Context<'_> {
         sum(sizes.into_iter().take(SPLIT_INPUTS))
     }
 
-    /// A matrix as f16 beside its operands, or attention's halves.
-    fn pool_bound(&self, shape: &Shape) -> u64 {
-        let matrices = self.model.tensors.iter().filter(|t| t.ne[1] > 1);
-        let half = Type::F16.type_size();
-        let n_used = self.n_expert_used();
-        let of = |t: &ModelTensor| {
-            let weight = product([half, count(t.ne[0]), count(t.ne[1])]);
-            let rows = product([
-                shape.n_tokens,
-                n_used,
-                count(t.ne[0]).saturating_add(count(t.ne[1])),
-            ]);
-            weight.saturating_add(product([2, FLOAT, rows]))
+    /// What a scan over chunks of 256 tokens (Mamba 2) takes from the pool.
+    fn scan_pool_bound(&self, shape: &Shape) -> u64 {
+        const CHUNK: u64 = 256;
+        let Some(ssm) = self.model.hparams.ssm else {
+            return 0;
         };
-        let matmul = matrices.map(of).max().unwrap_or(0);
-        let layers = 0..self.model.hparams.n_layer();
-        let attention = layers
-            .map(|il| self.attention_bound(il, shape))
-            .max()
-            .unwrap_or(0);
-        matmul.saturating_add(attention)
+        let [n_head, n_group] = [ssm.dt_rank, ssm.n_group].map(|n| count(n).max(1));
+        let per_head = sum([product([6 * CHUNK, count(ssm.d_state)]), 2 * CHUNK * CHUNK]);
+        let chunk = sum([
+            product([4 * CHUNK * CHUNK, n_group]),
+            product([2 * CHUNK, count(ssm.d_inner)]),
+            product([n_head, per_head]),
+        ]);
+        let steps = product([8, shape.n_tokens, n_head]);
+        steps.saturating_add(product([shape.n_seqs, chunk]))
+    }
+
+    /// The matrix whose product takes most from the pool of `backend`, beside attention's scores.
+    fn pool_bound(&self, backend: &Backend, products: &Graph, shape: &Shape) -> PoolUse {
+        let Backend::Cuda(cuda) = backend else {
+            return PoolUse::default();
+        };
+        let matmul = cuda.pool_use_of(products, &products.nodes).bytes;
+        let layers = self.layers().map(|il| self.attention_bound(il, shape));
+        PoolUse {
+            bytes: sum([
+                matmul,
+                layers.max().unwrap_or(0),
+                self.scan_pool_bound(shape),
+            ]),
+            uses_cublas: true,
+            is_bound: true,
+            peak: None,
+        }
+    }
+
+    /// Every kind of matrix in the model times the batch, as a matrix, as experts, and summed in f32.
+    fn products(&self, shape: &Shape) -> Graph {
+        let matrices = self.model.tensors.iter().filter(|t| t.ne[1] > 1);
+        let kinds: BTreeSet<_> = matrices.map(|t| (t.ty, t.ne)).collect();
+        let mut g = Graph::with_capacity(8 * kinds.len());
+        let [n_tokens, n_used] = [shape.n_tokens, self.n_expert_used()].map(|n| n as i64);
+        let ids = g.new_tensor(Op::None, Type::I32, [n_used, n_tokens, 1, 1], &[]);
+        for (ty, ne) in kinds {
+            let w = g.new_tensor(Op::None, ty, ne, &[]);
+            let x = g.new_tensor(Op::None, Type::F32, [ne[0], n_tokens, ne[2], ne[3]], &[]);
+            let mut all = vec![g.mul_mat(w, x), g.mul_mat(w, x)];
+            g[all[1]].flags.insert(Flags::PREC_F32);
+            if ne[2] > 1 {
+                let x = g.new_tensor(Op::None, Type::F32, [ne[0], n_used, n_tokens, 1], &[]);
+                all.push(g.mul_mat_id(w, x, ids));
+            }
+            all.into_iter().for_each(|product| g.expand(product));
+        }
+        g
     }
 }
 
