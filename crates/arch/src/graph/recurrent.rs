@@ -150,11 +150,31 @@ impl LlmGraph<'_> {
 
     /// Keeps the last taps of a convolution's input for the next batch.
     pub(crate) fn keep_taps(&mut self, state: TensorId, all: TensorId, width: i64, taps: i64) {
-        let (nb, row, n_seqs) = (self[all].nb, self[state].nb[1], self.n_seqs);
-        let last = self.view_3d(all, [taps - 1, width, n_seqs], [nb[1], nb[2]]);
+        let (row, n_seqs) = (self[state].nb[1], self.n_seqs);
+        let last = self.last_taps(all, width, taps);
         let target = self.view_2d(state, [(taps - 1) * width, n_seqs], row);
         let kept = self.cpy(last, target);
         self.expand(kept);
+    }
+
+    /// [`keep_taps`](Self::keep_taps) into one row, as Mamba 1 does.
+    pub(crate) fn keep_taps_in_line(
+        &mut self,
+        state: TensorId,
+        all: TensorId,
+        width: i64,
+        taps: i64,
+    ) {
+        let n_seqs = self.n_seqs;
+        let last = self.last_taps(all, width, taps);
+        let target = self.view_1d(state, (taps - 1) * width * n_seqs);
+        let kept = self.cpy(last, target);
+        self.expand(kept);
+    }
+
+    fn last_taps(&mut self, all: TensorId, width: i64, taps: i64) -> TensorId {
+        let (nb, n_seqs) = (self[all].nb, self.n_seqs);
+        self.view_3d(all, [taps - 1, width, n_seqs], [nb[1], nb[2]])
     }
 
     /// Keeps the states behind a scan's output for the next batch.
@@ -183,11 +203,7 @@ impl LlmGraph<'_> {
 
         let x = self.transpose(x);
         let all = self.concat(before, x, 0);
-        let nb = self[all].nb;
-        let last = self.view_3d(all, [ssm.d_conv - 1, d_inner, n_seqs], [nb[1], nb[2]]);
-        let target = self.view_1d(conv, (ssm.d_conv - 1) * d_inner * n_seqs);
-        let kept = self.cpy(last, target);
-        self.expand(kept);
+        self.keep_taps_in_line(conv, all, d_inner, ssm.d_conv);
         let kernel = self.weight(il, Kind::SsmConv1d);
         let kernel_b = self.bias(il, Kind::SsmConv1d);
         let x = self.ssm_conv(all, kernel);

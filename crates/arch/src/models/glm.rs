@@ -1,6 +1,7 @@
 //! GLM-4, PLaMo 3 and GLM-4.5, and Seed-OSS, which names its norms as the latter does.
 
 use super::Architecture;
+use super::llama::pre_norm_layer_named;
 use crate::Result;
 use crate::graph::{Ffn, LlmGraph, MoeOptions, Scale};
 use crate::hparams::Hparams;
@@ -52,13 +53,8 @@ pub(super) fn glm4moe(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     let options = MoeOptions::of_file(&g.hp.moe);
     g.layers(x, |g, x, il| {
-        let n = g.norm(x, Kind::AttnNorm, il);
-        let cur = g.rotated_attention(n, None, il);
-        let cur = g.last_rows(il, cur);
-        let residual = g.last_rows(il, x);
-        let h = g.add(cur, residual);
-        let n = g.norm(h, Kind::AttnPostNorm, il);
-        let cur = g.ffn_or_moe(n, options, il);
-        g.add(cur, h)
+        let attention = |g: &mut LlmGraph<'_>, n| g.rotated_attention(n, None, il);
+        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
+        pre_norm_layer_named(g, x, il, Kind::AttnPostNorm, attention, ffn)
     });
 }

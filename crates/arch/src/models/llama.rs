@@ -35,12 +35,24 @@ pub(super) fn pre_norm_layer(
     attention: impl FnOnce(&mut LlmGraph<'_>, TensorId) -> TensorId,
     ffn: impl FnOnce(&mut LlmGraph<'_>, TensorId) -> TensorId,
 ) -> TensorId {
+    pre_norm_layer_named(g, x, il, Kind::FfnNorm, attention, ffn)
+}
+
+/// [`pre_norm_layer`], its second norm under another name.
+pub(super) fn pre_norm_layer_named(
+    g: &mut LlmGraph<'_>,
+    x: TensorId,
+    il: usize,
+    ffn_norm: Kind,
+    attention: impl FnOnce(&mut LlmGraph<'_>, TensorId) -> TensorId,
+    ffn: impl FnOnce(&mut LlmGraph<'_>, TensorId) -> TensorId,
+) -> TensorId {
     let n = g.norm(x, Kind::AttnNorm, il);
     let cur = attention(g, n);
     let cur = g.last_rows(il, cur);
     let residual = g.last_rows(il, x);
     let h = g.add(cur, residual);
-    let n = g.norm(h, Kind::FfnNorm, il);
+    let n = g.norm(h, ffn_norm, il);
     let cur = ffn(g, n);
     g.add(cur, h)
 }

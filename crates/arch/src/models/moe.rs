@@ -2,7 +2,7 @@
 //! how attention normalises Q and K.
 
 use super::Architecture;
-use super::llama::pre_norm_layer;
+use super::llama::{pre_norm_layer, pre_norm_layer_named};
 use crate::Result;
 use crate::graph::{Ffn, LlmGraph, MoeOptions, Scale};
 use crate::hparams::{Gating, Hparams};
@@ -144,14 +144,9 @@ fn exaone(g: &mut LlmGraph<'_>) {
 fn dbrx(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
-        let n = g.norm(x, Kind::AttnNorm, il);
-        let cur = g.rotated_attention(n, None, il);
-        let cur = g.last_rows(il, cur);
-        let residual = g.last_rows(il, x);
-        let h = g.add(cur, residual);
-        let n = g.norm(h, Kind::AttnOutputNorm, il);
-        let cur = g.moe(n, MoeOptions::softmax(true), il);
-        g.add(cur, h)
+        let attention = |g: &mut LlmGraph<'_>, n| g.rotated_attention(n, None, il);
+        let ffn = |g: &mut LlmGraph<'_>, n| g.moe(n, MoeOptions::softmax(true), il);
+        pre_norm_layer_named(g, x, il, Kind::AttnOutputNorm, attention, ffn)
     });
 }
 

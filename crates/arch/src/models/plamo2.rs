@@ -52,11 +52,7 @@ fn mamba_layer(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
 
     let x = g.transpose(x);
     let all = g.concat(before, x, 0);
-    let nb = g[all].nb;
-    let last = g.view_3d(all, [ssm.d_conv - 1, d_inner, n_seqs], [nb[1], nb[2]]);
-    let target = g.view_1d(conv, (ssm.d_conv - 1) * d_inner * n_seqs);
-    let kept = g.cpy(last, target);
-    g.expand(kept);
+    g.keep_taps_in_line(conv, all, d_inner, ssm.d_conv);
     let kernel = g.weight(il, Kind::SsmConv1d);
     let x = g.ssm_conv(all, kernel);
     let x = g.unary(Unary::Silu, x);

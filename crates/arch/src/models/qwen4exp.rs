@@ -27,15 +27,7 @@ const LARGEST_BLOCK: i64 = 256;
 fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.n_pos_per_embd = 4;
     hp.fuses_hyper_connections = true;
-    let key = "attention.recurrent_layers";
-    match keys.per_layer(key, hp.n_layer_all, i64::MAX)? {
-        Some(pattern) => hp.set_recurrent(|il, _| pattern.get(il).is_some_and(|&r| r != 0)),
-        None => {
-            let interval = keys.positive("full_attention_interval", limits::LAYERS)?;
-            let (interval, n_layer) = (interval.unwrap_or(4) as usize, hp.n_layer());
-            hp.set_recurrent(|il, _| il < n_layer && (il + 1) % interval != 0);
-        }
-    }
+    hp.set_recurrent_layers(keys, 4)?;
     let key = "attention.compress_ratios";
     if let Some(ratios) = keys.per_layer(key, hp.n_layer_all, LARGEST_BLOCK)? {
         for (layer, ratio) in hp.layers.iter_mut().zip(ratios) {
