@@ -40,7 +40,9 @@
 //! llama.cpp's own buffers, to the byte; `runtime_bytes` and `overhead_bytes` beside it are a model
 //! of what CUDA takes. The crates underneath are there as [`gguf`], [`arch`], [`estimate`] and so on.
 
+mod answer;
 mod classic_placement;
+pub mod settings;
 
 use std::path::{Path, PathBuf};
 
@@ -54,7 +56,9 @@ pub use vramfit_ollama as ollama;
 pub use vramfit_plan as planner;
 pub use vramfit_report as report;
 
+pub use answer::{Answer, answer, explanation};
 pub use classic_placement::classic_placement;
+pub use settings::{AdapterFile, MmprojFile, Settings, TensorOverride};
 pub use vramfit_arch::clip::{ImageTokens, Projector};
 pub use vramfit_arch::{Model, Pooling};
 pub use vramfit_devices::{GpuList, Gpus, NoProbe, Probe};
@@ -106,6 +110,14 @@ pub enum Error {
     /// No layout can be computed, or llama.cpp refuses the settings.
     #[error(transparent)]
     Plan(#[from] estimate::Error),
+    /// A setting is not one that there is, or cannot be for these GPUs.
+    #[error("{what}: {why}")]
+    Settings {
+        /// Which.
+        what: &'static str,
+        /// What is wrong with it, and what would do.
+        why: String,
+    },
 }
 
 /// Reads the model at `path`: one file, or any part of a split model.
@@ -226,7 +238,12 @@ pub fn projector_plan(
 /// The GPUs of a `--gpus` text: `k80x2`, `24GiB`, `rtx3060:free=9GiB`, `none`. For `auto` a probe is
 /// needed: see [`Gpus::resolve`].
 pub fn gpus(text: &str) -> Result<Vec<Device>, Error> {
-    Ok(text.parse::<Gpus>()?.resolve(&NoProbe)?.devices)
+    Ok(gpu_list(text)?.devices)
+}
+
+/// As [`gpus`], with what was assumed of them.
+pub fn gpu_list(text: &str) -> Result<GpuList, Error> {
+    Ok(text.parse::<Gpus>()?.resolve(&NoProbe)?)
 }
 
 /// Finds a placement of `model` on `gpus`.
