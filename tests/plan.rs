@@ -45,10 +45,7 @@ fn device(free_bytes: u64, cc: &str) -> Device {
         compute_capability: cc.parse().unwrap(),
         sm_count: None,
         integrated: false,
-        overhead: Allowance {
-            bytes: OVERHEAD,
-            source: "K80".to_string(),
-        },
+        overhead: Allowance::new(OVERHEAD, "K80"),
     }
 }
 

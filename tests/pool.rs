@@ -11,17 +11,13 @@ mod common;
 use common::truth::{Row, Status};
 use std::collections::BTreeMap;
 use vramfit_arch::Model;
-use vramfit_estimate::{
-    Breakdown, EngineProfile, FlashAttention, Layout, LayoutDevice, Outputs, RunConfig, Runtime,
-};
-use vramfit_ggml::ComputeCapability;
+use vramfit_estimate::{Breakdown, EngineProfile, Runtime};
 use vramfit_gguf::Header;
 
 const TABLE: &str = "truth/pool-llama.cpp-v0.5.0-cuda13.tsv";
 /// Rows of the table, and those that ran: a table cut short must not pass.
 const LEAST_ROWS: usize = 2_000;
 const LEAST_CHECKED: usize = 1_900;
-const MIB: u64 = 1 << 20;
 
 type Load = fn(&Header) -> vramfit_arch::Result<Model>;
 
@@ -156,39 +152,4 @@ fn no_figure_is_below_where_the_multiprocessors_are_not_known() {
 fn no_figure_is_below_where_the_architecture_is_not_known() {
     let tally = tally(true, Model::load_as_unknown);
     println!("{} of {} above", tally.above.len(), tally.checked);
-}
-
-/// Tesla K80 dies under nvidia-smi (shared measurements of a K80 host: compute capability 3.7, flash attention off, f16
-/// cache, n_ubatch 512, logits of every token), Q4_K_M of the Qwen2.5-7B shape: context and MiB.
-const K80_7B: [(u32, u64); 4] = [(2048, 6831), (4096, 6943), (8192, 7358), (16_384, 8270)];
-/// What CUDA itself takes on those dies, cuBLAS and its workspace included.
-const K80_CUDA_MIB: u64 = 169;
-const K80_MULTIPROCESSORS: u32 = 13;
-
-#[test]
-fn k80_dies_read_what_is_predicted() {
-    let model = load("qwen2.5-7b.Q4_K_M.gguf", Model::load);
-    let mut device = LayoutDevice::new(ComputeCapability::new(3, 7));
-    device.sm_count = Some(K80_MULTIPROCESSORS);
-    let layout = Layout {
-        devices: vec![device],
-        ..Layout::default()
-    };
-    for (n_ctx, measured_mib) in K80_7B {
-        let mut run = RunConfig::default();
-        run.n_ctx = n_ctx;
-        run.flash_attention = FlashAttention::Off;
-        run.outputs = Outputs::EveryToken;
-        let b =
-            Breakdown::estimate(&model, &run, &layout, &EngineProfile::LLAMA_CPP_V0_5_0).unwrap();
-        let predicted = b.devices[0].sum() + b.runtime[0].pool_bytes + K80_CUDA_MIB * MIB;
-        let difference = predicted.abs_diff(measured_mib * MIB);
-        println!("{n_ctx}: {} of {measured_mib} MiB", predicted / MIB);
-        assert!(
-            difference <= 8 * MIB,
-            "{n_ctx}: {} of {measured_mib} MiB",
-            predicted / MIB
-        );
-        assert!(!b.runtime[0].is_bound);
-    }
 }

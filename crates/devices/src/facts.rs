@@ -49,12 +49,15 @@ impl Facts {
         let cuda = overhead(self.compute_capability, self.sm_count);
         let mut allowance = Allowance {
             bytes: cuda.bytes,
+            low_bytes: cuda.low_bytes,
+            kept_bytes: 0,
             source: cuda.source.to_owned(),
         };
         if self.driver_keeps_some {
             let kept = driver_reserve(self.total_bytes, self.compute_capability, self.integrated);
             if kept.bytes > 0 {
                 allowance.bytes = allowance.bytes.saturating_add(kept.bytes);
+                allowance.kept_bytes = kept.bytes;
                 allowance.source = format!(
                     "{}; and what the driver keeps of the card, {}",
                     cuda.source, kept.source

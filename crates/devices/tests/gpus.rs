@@ -221,10 +221,7 @@ fn auto_asks_the_probe() {
                 compute_capability: ComputeCapability(610),
                 sm_count: Some(30),
                 integrated: false,
-                overhead: Allowance {
-                    bytes: 0,
-                    source: "measured".to_owned(),
-                },
+                overhead: Allowance::new(0, "measured"),
             };
             Ok(vec![p40; 2])
         }

@@ -9,6 +9,10 @@ pub struct EngineProfile {
     pub name: &'static str,
     /// Architectures its CUDA kernels were compiled for.
     pub compiled: &'static [ComputeCapability],
+    /// Steps that llama.cpp pins to their layer's device (`graph_get_cb`) are still there when compute
+    /// buffers are sized. Where they are not, two tensors cross to each device but the first instead
+    /// of one, each with its pipeline copies: what v0.5.0 itself does in its `no_alloc` pass.
+    pub keeps_pins: bool,
 }
 
 impl EngineProfile {
@@ -24,6 +28,15 @@ impl EngineProfile {
             ComputeCapability::new(12, 0),
             ComputeCapability::new(12, 1),
         ],
+        keeps_pins: true,
+    };
+
+    /// The build of 2025 behind the measured Tesla K80 rows (`fixtures/measured/k80.tsv`), as far as they
+    /// tell: a second die there holds just the copies more that lost pins make.
+    pub const MEASURED_ON_K80: EngineProfile = EngineProfile {
+        name: "llama.cpp of 2025 (CUDA 11.4)",
+        compiled: &[ComputeCapability::new(3, 7)],
+        keeps_pins: false,
     };
 
     /// `ggml_cuda_highest_compiled_arch`: what runs on a device.

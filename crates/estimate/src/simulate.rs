@@ -22,6 +22,7 @@ pub(crate) struct Context<'a> {
     pub layers: Vec<BufferType>,
     pub weights: WeightMap,
     pub n_copies: usize,
+    keeps_pins: bool,
     use_mmap: bool,
     reads_lazily: bool,
 }
@@ -111,6 +112,7 @@ impl<'a> Context<'a> {
             layers,
             weights,
             n_copies: if pipelined { PIPELINE_COPIES } else { 1 },
+            keeps_pins: profile.keeps_pins,
             use_mmap: run.use_mmap && !has_integrated,
             reads_lazily: !has_integrated,
         };
@@ -203,6 +205,9 @@ impl<'a> Context<'a> {
     /// Builds the graph of `batch` and splits it over the backends.
     pub fn schedule(&self, batch: Batch) -> Result<(BuiltGraph, Schedule), Error> {
         let mut built = build(self.model, &self.params, &self.weights, batch)?;
+        if !self.keeps_pins {
+            built.graph.unpin();
+        }
         let n_tensors = Model::graph_tensors(&built.graph);
         let room = self.model.max_graph_tensors(
             self.params.n_ctx.min(self.params.n_ubatch),

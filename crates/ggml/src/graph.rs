@@ -332,6 +332,11 @@ impl Graph {
         &self.tensors
     }
 
+    /// Lets every tensor go where the scheduler would put it by itself.
+    pub fn unpin(&mut self) {
+        self.tensors.iter_mut().for_each(|t| t.pin = None);
+    }
+
     /// The first assertion of ggml's that failed while the graph was built.
     pub fn error(&self) -> Option<&GraphError> {
         self.error.as_ref()

@@ -65,7 +65,8 @@ const USAGE: &str = "usage: oracle COMMAND
                          random cases with LoRA adapters and control vectors, engine against estimate, and their
                          table; of one real model an architecture and all made ones, or of one model without a table
   table                  the README's table of architectures, from the truth tables
-  synth [NAME...]        headers of models from the specs in fixtures/specs, all if none is named
+  synth [NAME...]        headers of models from the specs in fixtures/specs, all if none is named; NAME.toml with its
+                         path makes the header beside it
   mmproj [NAME...]       headers of multimodal projectors from the specs in fixtures/specs/mmproj, all if none is named;
                          what each takes, engine against estimate, node by node; all: the truth table, too";
 

@@ -34,8 +34,8 @@ pub struct Spec {
     pub keys: toml::Table,
 }
 
-/// Makes the models with these names, all where there are none. Returns the exit code: 1 if the
-/// engine refuses one.
+/// Makes the models with these names, all where there are none; a path to a spec makes the header beside
+/// it. Returns the exit code: 1 if the engine refuses one.
 pub fn run(names: &[String]) -> Result<i32> {
     let specs = fixtures().join("specs");
     let names = if names.is_empty() {
@@ -73,7 +73,14 @@ fn all_names(folder: &Path) -> Result<Vec<String>> {
 }
 
 fn make(name: &str, specs: &Path) -> Result<String> {
-    let spec = Spec::read(&specs.join(format!("{name}.toml")))?;
+    let (spec, out) = match name.strip_suffix(".toml") {
+        Some(beside) => (PathBuf::from(name), PathBuf::from(format!("{beside}.gguf"))),
+        None => (
+            specs.join(format!("{name}.toml")),
+            fixtures().join("gguf/made").join(format!("{name}.gguf")),
+        ),
+    };
+    let spec = Spec::read(&spec)?;
     let folder = tempfile::tempdir().context("a temporary folder")?;
     let bytes = spec.bytes(folder.path())?;
 
@@ -83,7 +90,6 @@ fn make(name: &str, specs: &Path) -> Result<String> {
     make_one_sparse(&made, &made, header.file_bytes())?;
     accepted(&made)?;
 
-    let out = fixtures().join("gguf/made").join(format!("{name}.gguf"));
     let is_same = fs::read(&out).is_ok_and(|old| old == bytes);
     if !is_same {
         fs::create_dir_all(out.parent().context("made")?).context(out.display())?;

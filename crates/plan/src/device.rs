@@ -4,12 +4,30 @@ use vramfit_ggml::ComputeCapability;
 
 /// Memory that CUDA itself takes in a process before any buffer of llama.cpp's: context, modules,
 /// library handles.
+///
+/// An interval: plans reckon with its upper end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Allowance {
-    /// How much, bytes.
+    /// How much at most, bytes.
     pub bytes: u64,
-    /// Where the figure comes from, in a few words.
+    /// How much at least, bytes.
+    pub low_bytes: u64,
+    /// Of `bytes`, what the driver keeps of the card whatever runs: it does not show in a process's memory.
+    pub kept_bytes: u64,
+    /// Where the figures come from, in a few words.
     pub source: String,
+}
+
+impl Allowance {
+    /// One figure, all of it the process's own.
+    pub fn new(bytes: u64, source: impl Into<String>) -> Allowance {
+        Allowance {
+            bytes,
+            low_bytes: bytes,
+            kept_bytes: 0,
+            source: source.into(),
+        }
+    }
 }
 
 /// A GPU.

@@ -206,8 +206,11 @@ pub struct DeviceReport {
     pub projector_compute_bytes: u64,
     /// CUDA's pool of temporary buffers and cuBLAS's workspace.
     pub runtime_bytes: u64,
-    /// CUDA's context, and what the driver keeps where that is not known.
+    /// CUDA's context, modules and cuBLAS, and what the driver keeps where that is not known; at most this.
     pub overhead_bytes: u64,
+    /// The least that it may be: `overhead_bytes` is the upper end of an interval.
+    #[serde(default)]
+    pub overhead_low_bytes: u64,
     /// Where `overhead_bytes` comes from; null for the host and for a GPU that is not used.
     pub overhead_source: Option<String>,
     /// Host weights that ggml-cpu copies into an order of its own, beside the mapped file. llama.cpp

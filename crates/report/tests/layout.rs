@@ -31,10 +31,7 @@ fn card(free_mib: u64) -> Device {
         compute_capability: ComputeCapability(860),
         sm_count: Some(10),
         integrated: false,
-        overhead: Allowance {
-            bytes: 192 * MIB,
-            source: "measured".to_string(),
-        },
+        overhead: Allowance::new(192 * MIB, "measured"),
     }
 }
 

@@ -240,7 +240,12 @@ fn notes(estimate: &Estimate) -> Vec<String> {
     }));
     for (source, devices) in sources {
         let most = |bytes: fn(&DeviceReport) -> u64| devices.iter().map(|d| bytes(d)).max();
-        let own = size(most(|d| d.overhead_bytes).unwrap_or(0));
+        let high = most(|d| d.overhead_bytes).unwrap_or(0);
+        let low = devices.iter().map(|d| d.overhead_low_bytes).min();
+        let own = match low.filter(|&low| low < high) {
+            Some(low) => format!("{} to {}", size(low), size(high)),
+            None => size(high),
+        };
         let pool = size(most(|d| d.runtime_bytes).unwrap_or(0));
         notes.push(format!(
             "CUDA on {}: {own} of its own ({source}), up to {pool} of runtime pool while it computes",
