@@ -6,16 +6,24 @@ use crate::place::{Held, Terms, place};
 use crate::vision::Vision;
 use crate::{Facts, Gpu, Library};
 
+/// Less context is not given to a request.
+const LEAST_CONTEXT: u64 = 4;
+/// Nor less in all to a model with a projector in a file of its own.
+const LEAST_CONTEXT_OF_PROJECTORS: u64 = 2048;
+
 /// Whose estimator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Version {
     /// Ollama as of April 2025. It supports GPUs of compute capability 5.0 and newer.
     #[default]
     Upstream,
-    /// The fork for compute capability 3.7 (ollama37) as of October 2025: the last GPU is filled
+    /// The fork for compute capability 3.7 (ollama37) as of 29 October 2025: the last GPU is filled
     /// first, GPUs before it are charged 190 MiB of graph, and a vision tower in the model's file
-    /// goes with the output layer. Its source of that week is not at hand: these rules are what its
-    /// notes say, and they give the split and the sizes of its log.
+    /// goes with the output layer. The source of that day is not at hand: these rules are what its
+    /// notes (CLAUDE.md of dogkeeper886/ollama37) say, and they give the split and the sizes of its log.
+    /// They were taken back on the next day. Builds before and after hand out layers in turn, as
+    /// [`Version::Upstream`] does; from November 2025 on they multiply the graphs by 3.5, later by 2.5,
+    /// which is not modelled.
     K80Fork,
 }
 
@@ -24,7 +32,7 @@ impl Version {
     pub fn name(self) -> &'static str {
         match self {
             Version::Upstream => "Ollama, April 2025",
-            Version::K80Fork => "ollama37 (the Tesla K80 fork), October 2025",
+            Version::K80Fork => "ollama37 (the Tesla K80 fork), 29 October 2025",
         }
     }
 }
@@ -76,9 +84,16 @@ impl Settings {
     /// What they come to for a model.
     pub fn load(&self, model: &Facts) -> Load {
         let flash_attention = self.flash_attention && model.has_flash_attention();
+        let context = self.context.max(LEAST_CONTEXT);
+        let all = context.saturating_mul(self.parallel);
+        let has_projector = model.projector_files_bytes > 0;
         Load {
-            context: self.context.saturating_mul(self.parallel),
-            batch: self.batch.min(self.context),
+            context: if has_projector {
+                all.max(LEAST_CONTEXT_OF_PROJECTORS)
+            } else {
+                all
+            },
+            batch: self.batch.min(context),
             parallel: self.parallel,
             cache_type: match flash_attention {
                 true => self.cache_type,

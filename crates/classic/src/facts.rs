@@ -74,7 +74,7 @@ pub struct Facts {
     pub gate_rows: Option<u64>,
     /// Elements of `blk.0.attn_qkv.bias`.
     pub qkv_bias: Option<u64>,
-    /// Embeddings are pooled, so there is no flash attention.
+    /// Embeddings are pooled, so there is no flash attention, and one request at a time.
     pub is_pooled: bool,
     /// The vision tower inside the file.
     pub vision: Vision,
@@ -142,12 +142,10 @@ impl Facts {
         self.blocks.len()
     }
 
-    /// Whether the model's attention can be fused. Gemma 2's cannot, nor that of models which pool.
+    /// Whether the model's attention can be fused. That of models which pool cannot. (Later versions leave out
+    /// Gemma 2, too.)
     pub fn has_flash_attention(&self) -> bool {
-        !self.is_pooled
-            && self.architecture != "gemma2"
-            && self.key_length != 0
-            && self.key_length == self.value_length
+        !self.is_pooled && self.key_length != 0 && self.key_length == self.value_length
     }
 }
 

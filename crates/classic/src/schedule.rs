@@ -43,7 +43,8 @@ pub struct Decision {
 }
 
 /// Places the first model of a server on `gpus`, the driver's order. `parallel` is what
-/// `OLLAMA_NUM_PARALLEL` says, `spread` what `OLLAMA_SCHED_SPREAD` does.
+/// `OLLAMA_NUM_PARALLEL` says, `spread` what `OLLAMA_SCHED_SPREAD` does. More layers than the model has
+/// (`num_gpu` 999) are never a full fit: all GPUs are taken then, one request at a time.
 pub fn schedule(
     model: &Facts,
     gpus: &[Gpu],
@@ -52,6 +53,11 @@ pub fn schedule(
     spread: bool,
     rules: &Rules,
 ) -> Decision {
+    // Such models are given one request at a time, whatever is asked for.
+    let parallel = match model.is_pooled || model.architecture == "mllama" {
+        true => Some(1),
+        false => parallel,
+    };
     let requests = parallel.map_or(automatic_parallel(rules.version).to_vec(), |n| vec![n]);
     let attempt = |indices: &[usize], parallel: u64| {
         let settings = Settings {
@@ -66,6 +72,18 @@ pub fn schedule(
             estimate: estimate(model, &gpus, &settings, rules),
         }
     };
+    let on_host = || {
+        // No GPU's room is asked for, so the first number is taken.
+        let parallel = requests.first().copied().unwrap_or(1);
+        Decision {
+            outcome: Outcome::Host,
+            taken: attempt(&[], parallel),
+            rejected: Vec::new(),
+        }
+    };
+    if gpus.is_empty() || settings.num_gpu == Some(0) {
+        return on_host();
+    }
     let groups = by_library(gpus);
     let mut rejected = Vec::new();
     for group in &groups {
@@ -81,15 +99,26 @@ pub fn schedule(
             rejected.push(attempt);
         }
     }
-    // Nothing fits whole: the group that takes most, one request at a time.
+    // Nothing fits whole: the kind of which GPUs take most, in the driver's order, one request at a time.
     let parallel = parallel.unwrap_or(1);
-    let whole = groups.iter().map(|group| attempt(group, parallel));
+    let whole = groups.iter().map(|group| {
+        let mut group = group.clone();
+        group.sort_unstable();
+        attempt(&group, parallel)
+    });
+    let taken = |attempt: &Attempt| match attempt.estimate.layers_offload {
+        0 => 0,
+        _ => attempt.estimate.required_partial,
+    };
     // Of equals the first, as a search for something larger finds it.
-    let taken = whole.rev().max_by_key(|a| a.estimate.required_partial);
-    let taken = taken.unwrap_or_else(|| attempt(&[], parallel));
+    let Some(taken) = whole.rev().max_by_key(taken) else {
+        return on_host();
+    };
+    let estimate = &taken.estimate;
     Decision {
-        outcome: match taken.estimate.layers_offload {
+        outcome: match estimate.layers_offload {
             0 => Outcome::Host,
+            n if n >= estimate.layers_model => Outcome::Full,
             _ => Outcome::Partial,
         },
         taken,
@@ -115,11 +144,15 @@ fn sets(
     let mut sets = Vec::new();
     for stage in stages {
         for &n in requests {
-            sets.extend(stage.iter().map(|set| (set.clone(), n)));
+            for set in &stage {
+                // One GPU alone is all of them together.
+                let set = (set.clone(), n);
+                if !sets.contains(&set) {
+                    sets.push(set);
+                }
+            }
         }
     }
-    // One GPU alone is all of them together.
-    sets.dedup();
     sets
 }
 

@@ -43,10 +43,7 @@ fn graph(header: &Header, keys: &Keys) -> N {
         return N(0);
     }
     let side = size / patch;
-    let class = header
-        .tensors()
-        .iter()
-        .any(|t| t.name.starts_with("v.class_embd"));
+    let class = header.tensors().iter().any(|t| t.name == "v.class_embd");
     let n = side * side + u64::from(class);
     match keys.architecture() {
         "gemma3" | "mistral3" => 4 * (size * size * channels + embedding * patch + n * n * heads),

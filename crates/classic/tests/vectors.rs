@@ -132,11 +132,9 @@ fn gemma3_27b_on_one_gpu_of_12_gib() {
     assert!(!e.fits());
 }
 
-/// The reference calls this llama3:70b; 313 MiB are the logits of 152,064 tokens, which is Qwen2 72B's
-/// vocabulary (Llama 3's 128,256 make 324.0 MiB and 1.1 GiB). All else about them is the same.
-#[test]
-fn seventy_billion_parameters_at_2048() {
-    let model = |architecture: &str, vocab: u64| Facts {
+/// Blocks of 70 B parameters: 80, 8192 wide, with 64 query and 8 key/value heads.
+fn seventy_billion(architecture: &str, vocab: u64, blocks: Vec<u64>, output_bytes: u64) -> Facts {
+    Facts {
         architecture: architecture.to_string(),
         embedding: 8192,
         heads: vec![[64, 8]; 80],
@@ -145,23 +143,73 @@ fn seventy_billion_parameters_at_2048() {
         key_length: 128,
         value_length: 128,
         vocab,
-        blocks: vec![0; 80],
+        blocks,
+        output_bytes,
         ..Facts::default()
+    }
+}
+
+/// Bytes of `n` elements of a type.
+fn bytes(ty: Type, n: u64) -> u64 {
+    n / ty.block_size() * ty.type_size()
+}
+
+/// ollama/ollama#5913, 2024-07-24, one GPU of 24.0 GiB: dolphin-qwen2:72b-q4_k_s, told in a thread about
+/// llama3:70b, which is how the reference names it. Its 313.0 MiB are the logits of Qwen2's 152,064 tokens.
+/// Types: Q4_K_S as llama.cpp mixes it for 80 layers; rows of 29,568 are no multiple of 256, so
+/// `ffn_down` is in Q5_1 in the first eighth, in Q5_0 behind it.
+#[test]
+fn qwen2_72b_leaves_38_layers_on_the_host() {
+    const E: u64 = 8192;
+    const FF: u64 = 29_568;
+    let block = |il: usize| {
+        let down = if il < 10 { Type::Q5_1 } else { Type::Q5_0 };
+        let k_and_biases = bytes(Type::Q4_K, E * 1024) + bytes(Type::F32, E + 2 * 1024);
+        let norms = 2 * bytes(Type::F32, E);
+        let attention = 2 * bytes(Type::Q4_K, E * E) + bytes(Type::Q5_K, E * 1024);
+        let feed_forward = 2 * bytes(Type::Q4_K, E * FF) + bytes(down, E * FF);
+        attention + k_and_biases + norms + feed_forward
     };
-    let check = |architecture: &str, vocab: u64, full: &str, partial: &str| {
-        let model = model(architecture, vocab);
-        let load = settings(2048, 1).load(&model);
-        let kv = cache::cache(&model, &load).into_iter().sum();
-        assert_eq!(human(kv), "640.0 MiB");
-        let graphs = graphs(&model, &load);
-        assert_eq!(
-            (human(graphs.full), human(graphs.partial)),
-            (full.into(), partial.into())
-        );
-        assert_eq!(model.n_layer() + 1, 81);
+    let output = bytes(Type::Q6_K, E * 152_064) + bytes(Type::F32, E);
+    let blocks = (0..80).map(block).collect();
+    let model = seventy_billion("qwen2", 152_064, blocks, output);
+    let gpu = Gpu {
+        library: Library::Rocm,
+        free_bytes: 24 << 30,
+        minimum_bytes: Library::Rocm.minimum_bytes(),
     };
-    check("qwen2", 152_064, "313.0 MiB", "1.3 GiB");
-    check("llama", 128_256, "324.0 MiB", "1.1 GiB");
+    let e = upstream(&model, &[gpu], &settings(2048, 1));
+    assert_eq!((e.layers_offload, e.layers_model), (43, 81));
+    assert_eq!(human(e.kv), "640.0 MiB");
+    assert_eq!(human(e.formula.full), "313.0 MiB");
+    assert_eq!(human(e.formula.partial), "1.3 GiB");
+    assert_eq!(human(e.nonrepeating), "974.6 MiB");
+    assert_eq!(human(e.required_partial), "23.7 GiB");
+    assert_eq!(human(e.required_full), "43.1 GiB");
+    // The log of that time counts the cache among the weights: 39.9 GiB in all.
+    assert_eq!(human(e.repeating + e.kv), "39.9 GiB");
+}
+
+/// ollama/ollama#9181, 2025-02-18: a Llama of 70 B parameters in Q8_0 on four GPUs of 22.0 GiB, 64,000 tokens.
+#[test]
+fn llama_70b_fills_four_gpus_evenly() {
+    const E: u64 = 8192;
+    let matrices = 2 * E * E + 2 * E * 1024 + 3 * E * 28_672;
+    let block = bytes(Type::Q8_0, matrices) + 2 * bytes(Type::F32, E);
+    let output = bytes(Type::Q8_0, E * 128_256) + bytes(Type::F32, E);
+    let model = seventy_billion("llama", 128_256, vec![block; 80], output);
+    let gpus = [Gpu::cuda(22 << 30); 4];
+    let e = upstream(&model, &gpus, &settings(64_000, 1));
+    assert_eq!((e.layers_offload, e.layers_model), (44, 81));
+    assert_eq!(e.split(), "11,11,11,11");
+    assert_eq!(human(e.kv), "19.5 GiB");
+    assert_eq!(human(e.graph.full), "8.2 GiB");
+    assert_eq!(human(e.graph.partial), "8.2 GiB");
+    assert_eq!(human(e.nonrepeating), "1.0 GiB");
+    let sizes = list(e.shares.iter().map(Share::sum));
+    assert_eq!(sizes, "[21.8 GiB 21.8 GiB 21.8 GiB 21.8 GiB]");
+    assert_eq!(human(e.required_partial), "87.1 GiB");
+    assert_eq!(human(e.required_full), "127.4 GiB");
 }
 
 /// The log of ollama37, 2025-10-29: two dies with 11.1 GiB free each. An idle die of 11,441 MiB has 93
@@ -299,6 +347,68 @@ fn settings_bound_what_is_handed_out() {
     assert_eq!(small.kv * 2, all.kv);
     let gpu = Gpu::cuda(10 << 30).left(12 << 30, 5 << 30);
     assert_eq!(gpu.free_bytes, 7 << 30);
+}
+
+fn scheduled(model: &Facts, free: &[u64], settings: &Settings, parallel: Option<u64>) -> Decision {
+    let gpus: Vec<Gpu> = free.iter().map(|&free| Gpu::cuda(free)).collect();
+    schedule(model, &gpus, settings, parallel, false, &Rules::default())
+}
+
+/// `pickBestFullFitByLibrary` and `pickBestPartialFitByLibrary` of server/sched.go.
+#[test]
+fn what_does_not_fit_goes_to_all_gpus_in_the_drivers_order() {
+    let model = gemma("27b");
+    let d = scheduled(&model, &[8 << 30, 10 << 30], &settings(4096, 1), Some(1));
+    assert_eq!((d.outcome, d.taken.gpus), (Outcome::Partial, vec![0, 1]));
+    // Tried before that: the one with more, the other, both.
+    let tried: Vec<_> = d.rejected.iter().map(|a| a.gpus.as_slice()).collect();
+    assert_eq!(tried, [&[1][..], &[0], &[1, 0]]);
+    // One GPU alone is all of them: four requests and one, each once.
+    let d = scheduled(&model, &[8 << 30], &settings(4096, 1), None);
+    let tried: Vec<_> = (d.rejected.iter())
+        .map(|a| a.estimate.load.parallel)
+        .collect();
+    assert_eq!(tried, [4, 1]);
+}
+
+/// `PredictServerFit` asks for as many layers as `num_gpu` says, be they more than there are.
+#[test]
+fn more_layers_than_there_are_spread_over_all_gpus() {
+    let with = |num_gpu| {
+        let settings = Settings {
+            num_gpu: Some(num_gpu),
+            ..Settings::default()
+        };
+        scheduled(&gemma("4b"), &[24 << 30, 24 << 30], &settings, None)
+    };
+    let d = with(999);
+    assert_eq!((d.outcome, d.taken.gpus.len()), (Outcome::Full, 2));
+    assert_eq!(d.taken.estimate.layers_offload, 35);
+    assert_eq!(d.taken.estimate.load.parallel, 1);
+    let d = with(35);
+    assert_eq!((d.outcome, d.taken.gpus.len()), (Outcome::Full, 1));
+    assert_eq!(d.taken.estimate.load.parallel, 4);
+    // None at all: the CPU, where room for four requests is taken for granted.
+    let d = with(0);
+    assert_eq!((d.outcome, d.taken.gpus.len()), (Outcome::Host, 0));
+    assert_eq!((d.taken.estimate.load.parallel, d.rejected.len()), (4, 0));
+}
+
+/// `processPending` and `GetRunner` of server/sched.go.
+#[test]
+fn models_that_answer_one_request_at_a_time() {
+    let mut model = gemma("4b");
+    let parallel = |model: &Facts| {
+        let d = scheduled(model, &[24 << 30], &Settings::default(), Some(2));
+        d.taken.estimate.load.parallel
+    };
+    assert_eq!(parallel(&model), 2);
+    model.is_pooled = true;
+    assert_eq!(parallel(&model), 1);
+    model.is_pooled = false;
+    assert_eq!(settings(2, 1).load(&model).context, 4);
+    model.projector_files_bytes = 1;
+    assert_eq!(settings(512, 1).load(&model).context, 2048);
 }
 
 /// `TestLLMServerFitGPU` of llm/server_test.go.
