@@ -9,7 +9,8 @@ use adapters::Rule;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use vramfit_arch::Model;
-use vramfit_gguf::Header;
+use vramfit_ggml::Type;
+use vramfit_gguf::{Header, Writer};
 
 const LLAMA: &str = "llama-3.2-1b.Q4_K_M.gguf";
 const QWEN: &str = "qwen3-8b.Q4_K_M.gguf";
@@ -61,4 +62,58 @@ fn an_adapter_of_another_model_is_one_clear_error() {
     for word in ["adapter.gguf", "llama", "qwen3"] {
         assert!(text.contains(word), "{text}");
     }
+}
+
+/// A control vector of `n` directions of the small Llama's width.
+fn control_vector(folder: &Path, n: usize) -> PathBuf {
+    let mut writer = Writer::new();
+    writer.key("general.architecture", "controlvector").unwrap();
+    for il in 1..=n {
+        writer.tensor(&format!("direction.{il}"), Type::F32, &[2048]);
+    }
+    let path = folder.join("vector.gguf");
+    std::fs::write(&path, writer.finish().unwrap()).unwrap();
+    path
+}
+
+fn controlled(vector: &Path, flags: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_estimate"));
+    let command = command.env_clear().arg(fixture(LLAMA));
+    let command = command.arg("--control-vector").arg(vector).args(flags);
+    command.args(["--gpus", "k80"]).output().unwrap()
+}
+
+#[test]
+fn a_control_vector_is_kept_for_every_layer_and_added_behind_a_range() {
+    let folder = tempfile::tempdir().unwrap();
+    let vector = control_vector(folder.path(), 15);
+    let range = ["--control-vector-layer-range", "3", "9"];
+    for flags in [&range[..], &[]] {
+        let answer = controlled(&vector, &[flags, &["--json", "-ngl", "99"]].concat());
+        let json: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap();
+        // llama_adapter_cvec::init: a row of n_embd floats a layer, none for the first
+        assert_eq!(json["devices"][0]["adapter_bytes"], 15 * 2048 * 4);
+        let shown = json["command"].to_string();
+        assert_eq!(shown.contains(range[0]), !flags.is_empty(), "{shown}");
+    }
+    let check = |flags: &[&str], vector: &Path, code: i32, word: &str| {
+        let answer = controlled(vector, flags);
+        let text = String::from_utf8_lossy(&answer.stderr);
+        assert_eq!(answer.status.code(), Some(code), "{text}");
+        assert!(text.contains(word), "{text}");
+    };
+    check(
+        &["--control-vector-layer-range", "3"],
+        &vector,
+        2,
+        "--control-vector-layer-range",
+    );
+    check(
+        &["--control-vector-layer-range", "a", "9"],
+        &vector,
+        2,
+        "'a' is no layer",
+    );
+    let empty = control_vector(folder.path(), 0);
+    check(&[], &empty, 2, "no control vector");
 }

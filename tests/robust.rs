@@ -11,7 +11,7 @@
 mod common;
 
 use common::fixture;
-use vramfit_arch::Model;
+use vramfit_arch::{Adapters, Lora, Model};
 use vramfit_estimate::{
     Breakdown, EngineProfile, FlashAttention, Layout, LayoutDevice, Outputs, Peak, RunConfig,
 };
@@ -139,6 +139,29 @@ fn settings(random: &mut Random) -> (RunConfig, Layout) {
     (run, layout)
 }
 
+/// What lies beside a model, made for another or none.
+fn adapters(model: &Model, random: &mut Random) -> Adapters {
+    let named = model.tensors.iter().filter(|_| random.one_in(3)).take(40);
+    let mut writer = Writer::new();
+    writer.key("general.type", "adapter").unwrap();
+    writer.key("adapter.type", "lora").unwrap();
+    let architecture = model.architecture_name.as_str();
+    writer.key("general.architecture", architecture).unwrap();
+    let named: Vec<_> = named.collect();
+    for t in named {
+        let rank = random.number(16).clamp(1, 1 << 20);
+        writer.tensor(&format!("{}.lora_a", t.name), Type::F16, &[t.ne[0], rank]);
+        writer.tensor(&format!("{}.lora_b", t.name), Type::F16, &[rank, t.ne[1]]);
+    }
+    let header = writer.finish().ok().and_then(|b| Header::parse(b).ok());
+    let lora = header.and_then(|h| Lora::load(&h, model).ok());
+    let layer = |random: &mut Random| random.number(8) as usize;
+    Adapters {
+        loras: lora.into_iter().collect(),
+        control_vector: random.one_in(2).then(|| [layer(random), layer(random)]),
+    }
+}
+
 #[test]
 fn lies_are_refused_or_sized() {
     let n: u64 = std::env::var("VRAMFIT_ROBUST_CASES").map_or(1_500, |n| n.parse().unwrap());
@@ -151,7 +174,7 @@ fn lies_are_refused_or_sized() {
     headers.sort();
     let headers: Vec<Header> = headers.iter().map(|p| Header::open(p).unwrap()).collect();
     let profile = EngineProfile::LLAMA_CPP_V0_5_0;
-    let (mut read, mut sized) = (0u64, 0u64);
+    let (mut read, mut sized, mut adapted) = (0u64, 0u64, 0u64);
     for seed in 0..n {
         let random = &mut Random(seed);
         let header = &headers[random.below(headers.len() as u64) as usize];
@@ -162,23 +185,34 @@ fn lies_are_refused_or_sized() {
             continue;
         };
         read += 1;
-        let Ok(model) = Model::load(&header) else {
+        // as unknown, more headers are models
+        let load = match random.one_in(4) {
+            true => Model::load_as_unknown,
+            false => Model::load,
+        };
+        let Ok(model) = load(&header) else {
             continue;
         };
-        let (run, layout) = settings(random);
+        let (mut run, layout) = settings(random);
+        if random.one_in(3) {
+            run.adapters = adapters(&model, random);
+        }
         let result = std::panic::catch_unwind(|| {
             let estimate = Breakdown::estimate(&model, &run, &layout, &profile);
             let _ = Peak::explain(&model, &run, &layout, &profile);
             estimate.is_ok()
         });
         match result {
-            Ok(ok) => sized += u64::from(ok),
+            Ok(ok) => {
+                sized += u64::from(ok);
+                adapted += u64::from(ok && !run.adapters.loras.is_empty());
+            }
             Err(_) => panic!("seed {seed}: {:?} {run:?} {layout:?}", model.architecture),
         }
     }
     // Most headers must get past the reader, and some past everything, or nothing was tried.
     assert!(
-        read * 2 > n && sized * 20 > n,
-        "{read} read and {sized} sized of {n}"
+        read * 2 > n && sized * 20 > n && adapted > 0,
+        "{read} read, {sized} sized and {adapted} with adapters of {n}"
     );
 }

@@ -142,6 +142,12 @@ pub fn control_vector(header: &Header, model: &Model) -> Result<[usize; 2]> {
             ));
         }
     }
+    if header.tensors().is_empty() {
+        return Err(adapter_tensor(
+            "direction.1",
+            "is missing, and every other direction with it: this is no control vector",
+        ));
+    }
     Ok([1, model.hparams.n_layer()])
 }
 

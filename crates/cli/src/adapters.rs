@@ -13,6 +13,8 @@ pub struct AdapterFiles {
     /// Adapters, and whether they are applied from the start.
     loras: Vec<(PathBuf, bool)>,
     control_vectors: Vec<PathBuf>,
+    /// The first and the last layer they are for, 0 where llama.cpp decides.
+    controlled: [usize; 2],
     /// llama-server's flags for them.
     pub flags: Vec<String>,
 }
@@ -34,6 +36,13 @@ fn scaled<'a>(said: &Said, entry: &'a str) -> Result<(&'a str, f32), String> {
     parts.ok_or_else(|| format!("{}: '{entry}' is not FILE:SCALE", said.by))
 }
 
+/// A layer's number; none below 1 counts (`common_params`).
+fn layer(said: &Said) -> Result<usize, String> {
+    let number = said.text.trim().parse::<i32>();
+    let number = number.map_err(|_| format!("{}: '{}' is no layer", said.by, said.text))?;
+    Ok(usize::try_from(number).unwrap_or(0))
+}
+
 impl AdapterFiles {
     /// From the flags. The error is one line.
     pub fn new(low: &LowArgs) -> Result<AdapterFiles, String> {
@@ -51,6 +60,13 @@ impl AdapterFiles {
         }
         for (said, entry) in entries(low, "control-vector-scaled") {
             files.control_vectors.push(scaled(said, entry)?.0.into());
+        }
+        let range = low.all("control-vector-layer-range");
+        if let [.., first, last] = range {
+            files.controlled = [layer(first)?, layer(last)?];
+            let range = [first, last].map(|said| said.text.clone());
+            files.flags.push("--control-vector-layer-range".to_string());
+            files.flags.extend(range);
         }
         for id in [
             "lora",
@@ -81,7 +97,12 @@ impl AdapterFiles {
             control_vector: None,
         };
         for path in &self.control_vectors {
-            adapters.control_vector = Some(vramfit::control_vector(path, model)?);
+            let all = vramfit::control_vector(path, model)?;
+            let given = |i: usize| match self.controlled[i] {
+                0 => all[i],
+                n => n,
+            };
+            adapters.control_vector = Some([given(0), given(1)]);
         }
         Ok(adapters)
     }

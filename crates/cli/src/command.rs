@@ -120,6 +120,7 @@ fn args(flag: &'static Flag) -> Vec<Arg> {
         Takes::Nothing => arg.action(ArgAction::SetTrue),
         Takes::One(value) => arg.value_name(value).action(ArgAction::Set),
         Takes::Each(value) => arg.value_name(value).action(ArgAction::Append),
+        Takes::Two(values) => arg.value_names(values).action(ArgAction::Append),
     };
     if flag.takes_value() {
         arg = arg.allow_negative_numbers(true);

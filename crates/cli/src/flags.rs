@@ -10,6 +10,8 @@ pub enum Takes {
     One(&'static str),
     /// One value each time it is given; all count.
     Each(&'static str),
+    /// Two values, shown under these names; the last two count.
+    Two([&'static str; 2]),
 }
 
 /// Where a flag stands in the help.
@@ -50,7 +52,7 @@ pub struct Flag {
 }
 
 use Group::{Ignored, Memory, Model, Output, Placement};
-use Takes::{Each, Nothing, One};
+use Takes::{Each, Nothing, One, Two};
 
 const TYPES: &[&str] = &[
     "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1",
@@ -120,6 +122,8 @@ pub const FLAGS: &[Flag] = &[
         help: "adapters are loaded, and applied only later", ..NO },
     Flag { long: "--control-vector", takes: Each("FILE,.."), group: Memory,
         help: "control vectors, for all layers", ..NO },
+    Flag { long: "--control-vector-layer-range", takes: Two(["START", "END"]), group: Memory,
+        help: "the layers that control vectors are added behind, both included", ..NO },
     Flag { long: "--control-vector-scaled", takes: Each("FILE:SCALE,.."), group: Memory,
         help: "the same, scaled", ..NO },
 

@@ -122,6 +122,7 @@ fn names(flag: &Flag) -> String {
     let value = match flag.takes {
         Takes::Nothing => String::new(),
         Takes::One(value) | Takes::Each(value) => format!(" {value}"),
+        Takes::Two([first, second]) => format!(" {first} {second}"),
     };
     format!("{}{value}", names.join(", "))
 }

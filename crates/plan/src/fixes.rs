@@ -29,7 +29,8 @@ pub(crate) fn find(problem: &Problem, option: &OnGpus, scored: &Scored) -> Resul
     if is_hopeless(problem, option, scored) {
         return Ok(vec![fix(
             &[],
-            "no setting helps: the weights alone are too large".to_string(),
+            "no setting helps: the weights alone are too large beside what CUDA itself takes"
+                .to_string(),
         )]);
     }
     let search = Fixes {

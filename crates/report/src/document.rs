@@ -282,6 +282,13 @@ impl Estimate {
     pub fn n_layers(&self) -> u64 {
         self.model.n_layer + 1
     }
+
+    /// Caches and compute buffers are upper bounds: what fits is sure to, what does not may.
+    pub fn is_bound(&self) -> bool {
+        self.devices
+            .iter()
+            .any(|d| d.certainty.compute == Sure::Bound)
+    }
 }
 
 impl DeviceReport {

@@ -53,10 +53,13 @@ fn verdict(estimate: &Estimate, style: &Style) -> String {
 }
 
 fn sentence(estimate: &Estimate) -> (&'static str, Ink, String) {
-    match estimate.verdict {
-        VerdictWord::Fits => ("Fits:", Ink::Good, fits(estimate)),
-        VerdictWord::Partial => ("Fits in part:", Ink::Warning, partial(estimate)),
-        VerdictWord::DoesNotFit => ("Does not fit:", Ink::Bad, misfit(estimate)),
+    match (estimate.verdict, estimate.is_bound()) {
+        (VerdictWord::Fits, _) => ("Fits:", Ink::Good, fits(estimate)),
+        (VerdictWord::Partial, false) => ("Fits in part:", Ink::Warning, partial(estimate)),
+        (VerdictWord::DoesNotFit, false) => ("Does not fit:", Ink::Bad, misfit(estimate)),
+        // by upper bounds only what fits is certain
+        (VerdictWord::Partial, true) => ("Sure to fit in part:", Ink::Warning, partial(estimate)),
+        (VerdictWord::DoesNotFit, true) => ("May not fit:", Ink::Bad, misfit(estimate)),
     }
 }
 
@@ -128,9 +131,11 @@ fn misfit(estimate: &Estimate) -> String {
             Some(format!("{} is short of {}", d.id, size(missing)))
         })
         .collect();
-    match short.is_empty() {
-        true => " no layer has room on any GPU".to_string(),
-        false => format!(" {}", short.join(", ")),
+    match (short.is_empty(), estimate.is_bound()) {
+        (true, false) => " no layer has room on any GPU".to_string(),
+        (true, true) => " no layer is sure to have room on any GPU".to_string(),
+        (false, false) => format!(" {}", short.join(", ")),
+        (false, true) => format!(" by upper bounds, {}", short.join(", ")),
     }
 }
 

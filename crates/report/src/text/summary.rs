@@ -24,7 +24,7 @@ fn shown_gpus(n_gpus: usize, style: &Style) -> usize {
     n_gpus.min(room / (TOTAL + 1))
 }
 
-/// Verdict, layers on GPUs, total of each GPU, name.
+/// Verdict, layers on GPUs, total of each GPU (`≤` where it is a bound), name.
 pub fn summary_line(name: &str, outcome: Result<&Estimate, &str>, style: &Style) -> String {
     let name = one_line(name);
     let estimate = match outcome {
@@ -38,10 +38,11 @@ pub fn summary_line(name: &str, outcome: Result<&Estimate, &str>, style: &Style)
             };
         }
     };
-    let (word, ink) = match estimate.verdict {
-        VerdictWord::Fits => ("fits", Ink::Good),
-        VerdictWord::Partial => ("partial", Ink::Warning),
-        VerdictWord::DoesNotFit => ("does not fit", Ink::Bad),
+    let (word, ink) = match (estimate.verdict, estimate.is_bound()) {
+        (VerdictWord::Fits, _) => ("fits", Ink::Good),
+        (VerdictWord::Partial, _) => ("partial", Ink::Warning),
+        (VerdictWord::DoesNotFit, false) => ("does not fit", Ink::Bad),
+        (VerdictWord::DoesNotFit, true) => ("may not fit", Ink::Bad),
     };
     let layers = format!("{}/{}", estimate.run.n_gpu_layers, estimate.n_layers());
     let mut line = format!(" {layers:>LAYERS$}");
@@ -49,6 +50,7 @@ pub fn summary_line(name: &str, outcome: Result<&Estimate, &str>, style: &Style)
     for device in gpus.iter().take(shown_gpus(gpus.len(), style)) {
         let total = match device.required_bytes {
             0 => "-".to_string(),
+            bytes if estimate.is_bound() => format!("≤{}", mib(bytes, 1)),
             bytes => mib(bytes, 1),
         };
         line += &format!(" {total:>TOTAL$}");
