@@ -54,6 +54,16 @@ impl GpuList {
     }
 }
 
+/// Devices given by hand.
+impl From<Vec<Device>> for GpuList {
+    fn from(devices: Vec<Device>) -> Self {
+        Self {
+            devices,
+            ..Self::default()
+        }
+    }
+}
+
 /// One part of a `--gpus` text.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]

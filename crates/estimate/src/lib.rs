@@ -3,6 +3,7 @@
 
 mod bound;
 mod breakdown;
+mod builder;
 mod config;
 mod explain;
 mod layout;
@@ -13,6 +14,7 @@ mod refusal;
 mod simulate;
 
 pub use breakdown::{Bounded, Breakdown, MemoryBytes, Pass, PassStats, Runtime};
+pub use builder::RunConfigBuilder;
 pub use config::{CACHE_TYPES, FlashAttention, MAX_SEQ, Outputs, RunConfig};
 pub use explain::{AliveTensor, Peak};
 pub use layout::{Layout, LayoutDevice};

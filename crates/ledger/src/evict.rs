@@ -40,6 +40,11 @@ impl State {
         accounts.any(|account| account.leaving > 0)
     }
 
+    /// Which reservations may be evicted for `model`, the longest unused first.
+    pub fn evictable(&self, model: &Name, rule: Stale, now_ms: u64) -> Vec<&Reservation> {
+        self.stale(model, Some(rule), now_ms)
+    }
+
     /// What evictions for `model` could free on `gpu` at most.
     pub fn evictable_bytes(&self, gpu: &GpuId, model: &Name, rule: Stale, now_ms: u64) -> u64 {
         let stale = self.stale(model, Some(rule), now_ms);

@@ -48,3 +48,14 @@ pub struct Device {
     /// What CUDA itself will take.
     pub overhead: Allowance,
 }
+
+impl Device {
+    /// The same GPU for several processes at once. What the driver keeps of a card is there once, not in
+    /// each process: it leaves what is free, and the allowance is that of a process alone.
+    pub fn shared(mut self) -> Device {
+        let kept = std::mem::take(&mut self.overhead.kept_bytes);
+        self.free_bytes = self.free_bytes.saturating_sub(kept);
+        self.overhead.bytes = self.overhead.bytes.saturating_sub(kept);
+        self
+    }
+}

@@ -6,7 +6,7 @@ use vramfit_arch::Model;
 use vramfit_plan::Placement;
 use vramfit_report::{Estimate, Explanation, Subject};
 
-use crate::{ENGINE, Error, GpuList, Settings};
+use crate::{ENGINE, Error, GpuList, Resolved, Settings};
 
 /// A placement, and what `estimate --json` would print of it.
 #[derive(Clone, Debug)]
@@ -40,6 +40,21 @@ pub fn answer(
 ) -> Result<Answer, Error> {
     let resolved = settings.resolve(model, gpus)?;
     let placement = crate::plan(model, &resolved.run, &gpus.devices, &resolved.policy)?;
+    let estimate = document(path, model, gpus, &resolved, &placement);
+    Ok(Answer {
+        placement,
+        estimate,
+    })
+}
+
+/// A placement of `model`, read from `path`, as a document: what `estimate --json` prints.
+pub fn document(
+    path: impl AsRef<Path>,
+    model: &Model,
+    gpus: &GpuList,
+    resolved: &Resolved,
+    placement: &Placement,
+) -> Estimate {
     let mut lines: Vec<String> = gpus.entries.iter().map(|e| e.description()).collect();
     if gpus.devices.is_empty() {
         lines.push("none: no GPU, everything on the host".to_string());
@@ -54,11 +69,7 @@ pub fn answer(
         notes: &resolved.notes,
         adapters: &resolved.flags,
     };
-    let estimate = Estimate::new(&subject, &placement);
-    Ok(Answer {
-        placement,
-        estimate,
-    })
+    Estimate::new(&subject, placement)
 }
 
 /// Which tensors make the compute buffers of `placement` as large as they are, as a document.

@@ -25,10 +25,11 @@
 //! # let gpus = vramfit::gpus("k80x2")?;
 //! use vramfit::{FlashAttention, RunConfig, Type};
 //!
-//! let mut run = RunConfig::default();
-//! run.n_ctx = 32768;
-//! run.flash_attention = FlashAttention::On;
-//! (run.type_k, run.type_v) = (Type::Q8_0, Type::Q8_0);
+//! let run = RunConfig::builder()
+//!     .n_ctx(32768)
+//!     .flash_attention(FlashAttention::On)
+//!     .cache_types(Type::Q8_0)
+//!     .build();
 //! let placement = vramfit::plan(&model, &run, &gpus, &vramfit::Policy::default())?;
 //! for gpu in &placement.devices {
 //!     println!("CUDA{}: {} bytes", gpu.device, gpu.required_bytes);
@@ -36,12 +37,37 @@
 //! # Ok::<(), vramfit::Error>(())
 //! ```
 //!
+//! A server with several models keeps a ledger. [`Host::reserve`] plans on what is free by the ledger and
+//! reserves what the placement takes in one step, so that no byte is promised twice:
+//!
+//! ```
+//! use vramfit::{Host, LoadRequest, Policy, RunConfig, Volatile};
+//!
+//! let host = Host::open(Volatile, "gpu-box", vramfit::gpu_list("h100x2")?)?; // or Journal::open(path)?
+//! let model = vramfit::open("../../fixtures/gguf/qwen3-8b.Q4_K_M.gguf")?;
+//!
+//! let load = LoadRequest::new("qwen3:8b", "loader-1").leased(60_000);
+//! let (run, policy, now_ms) = (RunConfig::default(), Policy::default(), 0);
+//! let reserved = host.reserve(&model, &run, &policy, &load, now_ms)?;
+//! println!("llama-server -m model.gguf {}", reserved.placement.flags.join(" "));
+//!
+//! host.commit(reserved.id(), &reserved.grant.shares, now_ms + 5_000)?; // or what the engine says it took
+//! host.renew(reserved.id(), now_ms + 30_000)?;
+//! host.release(reserved.id())?;
+//! # Ok::<(), vramfit::Error>(())
+//! ```
+//!
+//! Programs that speak JSON have [`Settings`] for what goes in and [`report::Estimate`] for what comes out
+//! ([`answer`]).
+//!
 //! What is exact and what is modelled is told apart everywhere: [`DevicePlacement::memory`] holds
 //! llama.cpp's own buffers, to the byte; `runtime_bytes` and `overhead_bytes` beside it are a model
 //! of what CUDA takes. The crates underneath are there as [`gguf`], [`arch`], [`estimate`] and so on.
 
 mod answer;
 mod classic_placement;
+mod host;
+mod reserve;
 pub mod settings;
 
 use std::path::{Path, PathBuf};
@@ -52,22 +78,25 @@ pub use vramfit_devices as devices;
 pub use vramfit_estimate as estimate;
 pub use vramfit_ggml as ggml;
 pub use vramfit_gguf as gguf;
+pub use vramfit_ledger as ledger;
 pub use vramfit_ollama as ollama;
 pub use vramfit_plan as planner;
 pub use vramfit_report as report;
 
-pub use answer::{Answer, answer, explanation};
+pub use answer::{Answer, answer, document, explanation};
 pub use classic_placement::classic_placement;
-pub use settings::{AdapterFile, MmprojFile, Settings, TensorOverride};
+pub use host::{Host, LoadRequest, Reserved};
+pub use settings::{AdapterFile, MmprojFile, Resolved, Settings, TensorOverride};
 pub use vramfit_arch::clip::{ImageTokens, Projector};
 pub use vramfit_arch::{Model, Pooling};
 pub use vramfit_devices::{GpuList, Gpus, NoProbe, Probe};
 pub use vramfit_estimate::{
     Breakdown, EngineProfile, FlashAttention, Layout, MemoryBytes, Outputs, Peak, ProjectorConfig,
-    Refusal, RunConfig,
+    Refusal, RunConfig, RunConfigBuilder,
 };
 pub use vramfit_ggml::{ComputeCapability, Type};
 pub use vramfit_gguf::Header;
+pub use vramfit_ledger::{Grant, Journal, Ledger, ReservationId, Share, Stale, Volatile};
 pub use vramfit_plan::{
     Allowance, Certainty, Device, DevicePlacement, Fix, LayoutMode, Override, OverrideTarget,
     Pinned, Placement, Policy, Prefer, ProjectorPlan, ProjectorShare, Rejected, Shortfall,
@@ -118,6 +147,54 @@ pub enum Error {
         /// What is wrong with it, and what would do.
         why: String,
     },
+    /// Not on these GPUs even if nothing else were on them: the placement says why not, and what would help.
+    #[error("{model} does not fit on these GPUs even if they were empty{}", first_rejected(.placement))]
+    NeverFits {
+        /// What was to be loaded.
+        model: String,
+        /// The nearest there is.
+        placement: Box<Placement>,
+    },
+    /// Nothing of the model goes on a GPU, so there is nothing to reserve.
+    #[error("{model} takes no GPU with these settings: there is nothing to reserve")]
+    NoGpu {
+        /// What was to be loaded.
+        model: String,
+    },
+    /// The ledger has refused.
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+}
+
+/// The first option that was not taken, as the end of a sentence.
+fn first_rejected(placement: &Placement) -> String {
+    let first = placement.rejected.first();
+    first.map_or(String::new(), |rejected| {
+        let short = rejected.shortfalls.first().map(|s| {
+            let missing = s.missing_bytes();
+            format!(
+                ": {} lacks {missing} bytes on CUDA{}",
+                rejected.option, s.device
+            )
+        });
+        let why = || rejected.reason.as_ref().map(|why| format!(": {why}"));
+        short.or_else(why).unwrap_or_default()
+    })
+}
+
+impl Error {
+    /// Whether the same call may succeed later, with nothing else changed: others start, leave, or are
+    /// released.
+    pub fn can_retry(&self) -> bool {
+        use ledger::Error::{FullNow, FullPending, StalePlan, Waits};
+        let Error::Ledger(error) = self else {
+            return false;
+        };
+        matches!(
+            error,
+            FullNow(_) | FullPending { .. } | StalePlan { .. } | Waits { .. }
+        )
+    }
 }
 
 /// Reads the model at `path`: one file, or any part of a split model.

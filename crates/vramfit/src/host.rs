@@ -1,0 +1,246 @@
+//! The GPUs of one host and the ledger over them: a model is placed on what is free by the ledger, and
+//! what the placement takes is reserved before anybody else can have it.
+
+use crate::{
+    Device, Error, GpuList, Grant, Ledger, Model, Placement, Policy, ReservationId, RunConfig,
+    Share, ledger, plan,
+};
+use ledger::{GpuId, Name, Probe, Stale, State, Store};
+
+/// A model to load.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct LoadRequest {
+    /// What the ledger calls the model; other reservations of this name are never evicted for it.
+    pub model: Name,
+    /// Who asks: the process to look for when the lease runs out.
+    pub holder: Name,
+    /// Which reservations may be evicted; none without it.
+    pub stale: Option<Stale>,
+    /// A lease to renew at least this often.
+    pub lease_ms: Option<u64>,
+    /// A placement that leaves layers or experts on the host will do, too.
+    pub partial: bool,
+}
+
+impl LoadRequest {
+    /// All of the model on GPUs, no evictions, no lease.
+    pub fn new(model: impl Into<Name>, holder: impl Into<Name>) -> LoadRequest {
+        LoadRequest {
+            model: model.into(),
+            holder: holder.into(),
+            stale: None,
+            lease_ms: None,
+            partial: false,
+        }
+    }
+
+    /// With reservations that may be evicted.
+    pub fn evicting(mut self, stale: Stale) -> LoadRequest {
+        self.stale = Some(stale);
+        self
+    }
+
+    /// With a lease that is renewed at least this often.
+    pub fn leased(mut self, lease_ms: u64) -> LoadRequest {
+        self.lease_ms = Some(lease_ms);
+        self
+    }
+
+    /// With layers or experts on the host where not all of the model finds room.
+    pub fn or_partial(mut self) -> LoadRequest {
+        self.partial = true;
+        self
+    }
+}
+
+/// A placement and the reservation of just what it takes.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Reserved {
+    /// Where everything goes, with llama-server's flags.
+    pub placement: Placement,
+    /// The reservation: its number, its shares, what has to leave first, and why.
+    pub grant: Grant,
+}
+
+impl Reserved {
+    /// The reservation's number.
+    pub fn id(&self) -> ReservationId {
+        self.grant.id
+    }
+}
+
+/// The GPUs of one host, in CUDA's order, and the ledger over them. Share it between threads by
+/// reference or `Arc`.
+pub struct Host<S> {
+    name: Name,
+    gpus: GpuList,
+    ids: Vec<GpuId>,
+    ledger: Ledger<S>,
+}
+
+impl<S: Store> Host<S> {
+    /// The host `name` with these GPUs, which the ledger knows as `CUDA0`, `CUDA1` and so on.
+    pub fn open(
+        store: S,
+        name: impl Into<Name>,
+        gpus: impl Into<GpuList>,
+    ) -> Result<Host<S>, Error> {
+        let gpus = gpus.into();
+        let ids: Vec<_> = (0..gpus.devices.len()).map(GpuList::id).collect();
+        Self::with_ids(store, name, gpus, ids)
+    }
+
+    /// As [`Host::open`], with the GPUs' own names, such as UUIDs: indices move when a card falls off
+    /// the bus. What is free on a GPU when it is given here is what models may take of it. GPUs that
+    /// the store knows of this host and that are not given are gone.
+    pub fn with_ids<N: Into<Name>>(
+        store: S,
+        name: impl Into<Name>,
+        gpus: impl Into<GpuList>,
+        ids: impl IntoIterator<Item = N>,
+    ) -> Result<Host<S>, Error> {
+        let (name, mut gpus) = (name.into(), gpus.into());
+        let devices = std::mem::take(&mut gpus.devices).into_iter();
+        gpus.devices = devices.map(Device::shared).collect();
+        let ids = ids.into_iter().map(|id| GpuId::new(name.clone(), id));
+        let ids: Vec<GpuId> = ids.take(gpus.devices.len()).collect();
+        gpus.devices.truncate(ids.len());
+        for (i, id) in ids.iter().enumerate() {
+            if ids.iter().skip(i + 1).any(|other| other == id) {
+                return Err(ledger::Error::GpuTwice(id.clone()).into());
+            }
+        }
+        let ledger = Ledger::open(store)?;
+        let mut capacities = Vec::new();
+        for (id, device) in ids.iter().zip(&gpus.devices) {
+            capacities.push((id.clone(), ledger::size(device.free_bytes)?));
+        }
+        ledger.set_gpus(&capacities)?;
+        for known in ledger.gpus()? {
+            if *known.gpu.host() == name && !ids.contains(&known.gpu) {
+                ledger.gpu_gone(&known.gpu)?;
+            }
+        }
+        Ok(Host {
+            name,
+            gpus,
+            ids,
+            ledger,
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Its GPUs, in CUDA's order. What is free is what all models together may take.
+    pub fn gpus(&self) -> &GpuList {
+        &self.gpus
+    }
+
+    /// The GPUs as the ledger knows them, in the same order.
+    pub fn ids(&self) -> &[GpuId] {
+        &self.ids
+    }
+
+    /// The ledger, for all else: requests that begin and end, reports of engines, audits.
+    pub fn ledger(&self) -> &Ledger<S> {
+        &self.ledger
+    }
+
+    /// The GPUs with what is free of them by the ledger now.
+    pub fn gpus_now(&self) -> Result<GpuList, Error> {
+        let free = self.free(&self.ledger.state()?);
+        let mut gpus = self.gpus.clone();
+        gpus.devices = self.with_free(&free);
+        Ok(gpus)
+    }
+
+    /// The GPUs with what was free of them for `grant`: what it takes itself, and what leaves for it, not
+    /// counted.
+    pub fn gpus_for(&self, grant: &Grant) -> GpuList {
+        let free = self.ids.iter().map(|gpu| {
+            let view = grant.decision.after.iter().find(|view| view.gpu == *gpu);
+            let own = grant.shares.iter().find(|share| share.gpu == *gpu);
+            let left = view.map_or(0, |view| view.free_bytes);
+            left.saturating_add(own.map_or(0, |share| share.bytes.get()))
+        });
+        let free: Vec<u64> = free.collect();
+        let mut gpus = self.gpus.clone();
+        gpus.devices = self.with_free(&free);
+        gpus
+    }
+
+    /// What the driver says is free of each GPU, in their order: never more than that is promised from
+    /// now on.
+    pub fn observe(&self, free_bytes: &[u64]) -> Result<(), Error> {
+        let probe = |(gpu, &free_bytes): (&GpuId, &u64)| Probe {
+            gpu: gpu.clone(),
+            free_bytes,
+        };
+        let probes: Vec<Probe> = self.ids.iter().zip(free_bytes).map(probe).collect();
+        self.ledger.probe(&probes)?;
+        Ok(())
+    }
+
+    /// Bytes on GPUs by their index, as the ledger takes them.
+    pub fn shares(&self, bytes: &[(usize, u64)]) -> Result<Vec<Share>, Error> {
+        let share = |&(i, bytes): &(usize, u64)| {
+            let unknown = || GpuId::new(self.name.clone(), GpuList::id(i));
+            let gpu = self
+                .ids
+                .get(i)
+                .ok_or_else(|| ledger::Error::UnknownGpu(unknown()))?;
+            Share::new(gpu.clone(), bytes)
+        };
+        let shares: Result<_, ledger::Error> = bytes.iter().map(share).collect();
+        Ok(shares?)
+    }
+
+    /// A placement on what is free by the ledger now. Promises nothing.
+    pub fn plan(
+        &self,
+        model: &Model,
+        run: &RunConfig,
+        policy: &Policy,
+    ) -> Result<Placement, Error> {
+        plan(model, run, &self.gpus_now()?.devices, policy)
+    }
+
+    /// The engine has loaded it and took exactly `shares`: what it was granted, or what it says.
+    pub fn commit(&self, id: ReservationId, shares: &[Share], now_ms: u64) -> Result<(), Error> {
+        Ok(self.ledger.commit(id, shares, now_ms)?)
+    }
+
+    /// The holder is alive: its lease begins anew.
+    pub fn renew(&self, id: ReservationId, now_ms: u64) -> Result<(), Error> {
+        Ok(self.ledger.renew(id, now_ms)?)
+    }
+
+    /// The engine has unloaded it, or has never loaded it.
+    pub fn release(&self, id: ReservationId) -> Result<(), Error> {
+        Ok(self.ledger.release(id)?)
+    }
+
+    /// What can still be promised of each GPU.
+    pub(crate) fn free(&self, state: &State) -> Vec<u64> {
+        let views = state.gpus();
+        let free = |gpu: &GpuId| {
+            let view = views.iter().find(|view| view.gpu == *gpu);
+            view.map_or(0, |view| view.free_bytes)
+        };
+        self.ids.iter().map(free).collect()
+    }
+
+    /// The GPUs with so much free each.
+    pub(crate) fn with_free(&self, free: &[u64]) -> Vec<Device> {
+        let device = |(gpu, &free_bytes): (&Device, &u64)| Device {
+            free_bytes,
+            ..gpu.clone()
+        };
+        self.gpus.devices.iter().zip(free).map(device).collect()
+    }
+}
