@@ -140,6 +140,8 @@ pub const FLAGS: &[Flag] = &[
 
     Flag { long: "--gpus", takes: One("SPEC"), group: Placement,
         help: "the GPUs, see below (default auto)", ..NO },
+    Flag { long: "--profile", takes: One("FILE"), group: Placement,
+        help: "what CUDA was measured to take, as `estimate calibrate` learns it (default $VRAMFIT_PROFILES, else overhead.json in the user's data folder)", ..NO },
     Flag { long: "--engine", takes: One("WHICH"), choices: &["llama.cpp", "ollama-classic"], group: Placement,
         help: "whose memory and placement: llama.cpp's (default), or what the Ollama of early 2025, on Kepler its K80 fork, decides by its own estimate", ..NO },
     Flag { long: "--fixed", group: Placement,

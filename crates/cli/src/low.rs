@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
+use vramfit::devices::profiles_path;
+
 use crate::flags::{FLAGS, Flag, Takes};
 
 /// A value, and where it was said: a flag's name or an environment variable's.
@@ -25,6 +27,8 @@ pub struct LowArgs {
     switches: BTreeMap<&'static str, bool>,
     /// The models, in order.
     pub models: Vec<PathBuf>,
+    /// Where profiles of what CUDA takes are kept, and whether somebody named the file.
+    pub profiles: Option<(PathBuf, bool)>,
     /// Entries of `-ot` that stand before `-cmoe` and `-ncmoe`, where the order is known.
     pub overrides_before_experts: Option<usize>,
 }
@@ -60,6 +64,8 @@ impl LowArgs {
                 low.add_switch(flag, matches, env)?;
             }
         }
+        let profile = low.value("profile").map(|said| PathBuf::from(&said.text));
+        low.profiles = profiles_path(profile.as_deref(), env);
         for id in ["MODEL", "model"] {
             low.models.extend(
                 matches

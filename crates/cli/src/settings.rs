@@ -3,9 +3,9 @@
 use std::str::FromStr;
 
 use vramfit::arch::CpuRepack;
-use vramfit::devices::{Card, flash_attention};
+use vramfit::devices::{Card, Host, Profiles, flash_attention};
 use vramfit::{
-    FlashAttention, GpuList, Gpus, LayoutMode, NoProbe, Outputs, Policy, Pooling, Prefer,
+    ENGINE, FlashAttention, GpuList, Gpus, LayoutMode, NoProbe, Outputs, Policy, Pooling, Prefer,
     RunConfig, Type,
 };
 
@@ -45,7 +45,12 @@ impl Settings {
         let mut run = run(low)?;
         let text = low.value("gpus").map_or("auto", |said| &said.text);
         let gpus = text.parse::<Gpus>().map_err(|e| format!("--gpus: {e}"))?;
-        let gpus = gpus.resolve(&NoProbe).map_err(|e| e.to_string())?;
+        let mut gpus = gpus.resolve(&NoProbe).map_err(|e| e.to_string())?;
+        let host = Host {
+            driver: None,
+            build: ENGINE.name,
+        };
+        profiles(low)?.apply(&mut gpus.devices, &host);
         let policy = Policy {
             mode: match text_of(low, "layout", &["best", "engine"])? {
                 Some("engine") => LayoutMode::Engine,
@@ -87,6 +92,17 @@ impl Settings {
             projector,
         })
     }
+}
+
+/// What calibrations have learned; a file that somebody named has to be there.
+pub fn profiles(low: &LowArgs) -> Result<Profiles, String> {
+    let found = match &low.profiles {
+        None => Ok(None),
+        Some((path, true)) => Profiles::read(path).map(Some),
+        Some((path, false)) => Profiles::read_if_there(path),
+    };
+    let found = found.map_err(|e| e.to_string())?;
+    Ok(found.unwrap_or_default())
 }
 
 /// A card named by the user, without flash attention where the user has not settled it.

@@ -24,6 +24,7 @@ mod lookup;
 mod options;
 mod overhead;
 mod probe;
+mod profiles;
 mod support;
 
 pub use bytes::{ByteSize, BytesError, format_bytes, parse_bytes};
@@ -33,6 +34,10 @@ pub use list::{GpuEntry, GpuList, Note};
 pub use lookup::{CardMatch, UnknownCard, Variant, find_card};
 pub use overhead::{Basis, Figure, context, driver_reserve, overhead};
 pub use probe::{NoProbe, Probe, ProbeError};
+pub use profiles::{
+    CONSISTENT_WITHIN_BYTES, Host, MARGIN_BYTES, PROFILES_VARIABLE, Profile, Profiles,
+    ProfilesError, profiles_path,
+};
 pub use support::{FlashAttention, PublicBuilds, flash_attention, public_builds};
 pub use vramfit_ggml::ComputeCapability;
 pub use vramfit_plan::{Allowance, Device};

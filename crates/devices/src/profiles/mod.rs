@@ -1,0 +1,239 @@
+//! What CUDA took on cards that were calibrated: context, modules and cuBLAS, beside llama.cpp's buffers and its
+//! runtime pool. `estimate calibrate` learns it; it goes before the shipped figures of [`overhead`](crate::overhead).
+//!
+//! A profile belongs to a card, a driver and an engine build. Where one of the last two is another, what was measured
+//! still says more than a default, so it is taken with [`MARGIN_BYTES`] on top, and the source says so.
+
+mod file;
+
+use serde::{Deserialize, Serialize};
+use vramfit_plan::{Allowance, Device};
+
+pub use file::{PROFILES_VARIABLE, ProfilesError, profiles_path};
+
+/// Added to what was measured with another driver or another engine build. A guess: a driver's update has moved
+/// published contexts by some tens of MiB.
+pub const MARGIN_BYTES: u64 = 64 << 20;
+
+/// Residuals of one calibration that lie further apart are not one quantity: something else is in them.
+pub const CONSISTENT_WITHIN_BYTES: u64 = 64 << 20;
+
+/// What CUDA itself was seen to take on a kind of card.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// The card, as the driver calls it.
+    pub card: String,
+    /// The driver, as `550.54.14`.
+    pub driver: String,
+    /// The engine's build.
+    pub build: String,
+    /// The least that was seen, bytes.
+    pub low_bytes: u64,
+    /// The most that was seen, bytes.
+    pub high_bytes: u64,
+    /// Figures behind it, one a GPU and run.
+    pub runs: u32,
+}
+
+/// All that is known, and how to find it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profiles {
+    entries: Vec<Profile>,
+}
+
+/// For which driver and build a device is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Host<'a> {
+    /// The driver's version, where it is known.
+    pub driver: Option<&'a str>,
+    /// The engine's build.
+    pub build: &'a str,
+}
+
+/// How well a profile answers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Match {
+    Build,
+    DriverAndBuildUnknown,
+    Exact,
+}
+
+impl Profiles {
+    /// The profiles, in the order of the file.
+    pub fn entries(&self) -> &[Profile] {
+        &self.entries
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Adds one more measurement: the interval of its card, driver and build grows as far as it has to.
+    pub fn learn(&mut self, seen: Profile) {
+        let key = |p: &Profile| (normal(&p.card), p.driver.clone(), p.build.clone());
+        match self.entries.iter_mut().find(|p| key(p) == key(&seen)) {
+            Some(known) => {
+                known.low_bytes = known.low_bytes.min(seen.low_bytes);
+                known.high_bytes = known.high_bytes.max(seen.high_bytes);
+                known.runs = known.runs.saturating_add(seen.runs);
+            }
+            None => self.entries.push(seen),
+        }
+    }
+
+    /// What CUDA takes on `card`, if it was ever measured: the profiles that match best, together.
+    pub fn allowance(&self, card: &str, host: &Host) -> Option<Allowance> {
+        let card = normal(card);
+        let of_card = self.entries.iter().filter(|p| normal(&p.card) == card);
+        let matched: Vec<(Match, &Profile)> = of_card.map(|p| (how_well(p, host), p)).collect();
+        let best = matched.iter().map(|(how, _)| *how).max()?;
+        let best = matched.iter().filter(|(how, _)| *how == best);
+        let same: Vec<&Profile> = best.map(|(_, p)| *p).collect();
+        let first = same.first()?;
+        let low_bytes = same.iter().map(|p| p.low_bytes).min()?;
+        let high_bytes = same.iter().map(|p| p.high_bytes).max()?;
+        let runs = same.iter().fold(0u32, |n, p| n.saturating_add(p.runs));
+        let times = if runs == 1 { "time" } else { "times" };
+        let measured = format!(
+            "calibrated, measured {runs} {times} with driver {}, {}",
+            first.driver, first.build
+        );
+        let (margin, source) = match how_well(first, host) {
+            Match::Exact => (0, measured),
+            Match::DriverAndBuildUnknown => (0, format!("{measured}; this driver is not known")),
+            Match::Build => {
+                let margin = MARGIN_BYTES >> 20;
+                let source =
+                    format!("{measured}; {margin} MiB on top, for another driver or engine build");
+                (MARGIN_BYTES, source)
+            }
+        };
+        Some(Allowance {
+            bytes: high_bytes.saturating_add(margin),
+            low_bytes,
+            kept_bytes: 0,
+            source,
+        })
+    }
+
+    /// Puts what was measured in place of shipped figures and defaults. Returns how many devices that changed.
+    pub fn apply(&self, devices: &mut [Device], host: &Host) -> usize {
+        let mut changed = 0;
+        for device in devices {
+            let Some(measured) = self.allowance(&device.name, host) else {
+                continue;
+            };
+            let kept_bytes = device.overhead.kept_bytes;
+            let mut source = measured.source;
+            if let Some((_, kept)) = device.overhead.source.split_once("; and what the driver") {
+                source += "; and what the driver";
+                source += kept;
+            }
+            device.overhead = Allowance {
+                bytes: measured.bytes.saturating_add(kept_bytes),
+                low_bytes: measured.low_bytes,
+                kept_bytes,
+                source,
+            };
+            changed += 1;
+        }
+        changed
+    }
+}
+
+fn how_well(profile: &Profile, host: &Host) -> Match {
+    match (profile.build == host.build, host.driver) {
+        (true, Some(driver)) if driver == profile.driver => Match::Exact,
+        (true, None) => Match::DriverAndBuildUnknown,
+        _ => Match::Build,
+    }
+}
+
+/// A card's name without what differs between the driver and the catalogue.
+fn normal(card: &str) -> String {
+    let lower = card.to_lowercase();
+    let words: Vec<&str> = lower
+        .split_whitespace()
+        .filter(|w| *w != "nvidia")
+        .collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Gpus, NoProbe};
+
+    const MIB: u64 = 1 << 20;
+
+    fn seen(driver: &str, build: &str, [low, high]: [u64; 2]) -> Profile {
+        Profile {
+            card: "NVIDIA GeForce RTX 3090".to_owned(),
+            driver: driver.to_owned(),
+            build: build.to_owned(),
+            low_bytes: low * MIB,
+            high_bytes: high * MIB,
+            runs: 1,
+        }
+    }
+
+    fn host<'a>(driver: Option<&'a str>, build: &'a str) -> Host<'a> {
+        Host { driver, build }
+    }
+
+    #[test]
+    fn the_nearest_profile_answers() {
+        let mut profiles = Profiles::default();
+        for (driver, build, interval) in [
+            ("550.54", "b1", [300, 310]),
+            ("550.54", "b1", [296, 304]),
+            ("570.10", "b1", [320, 330]),
+            ("570.10", "b2", [400, 410]),
+        ] {
+            profiles.learn(seen(driver, build, interval));
+        }
+        assert_eq!(profiles.entries().len(), 3);
+        let check = |driver, build, low: u64, high: u64, words: &str| {
+            let found = profiles.allowance("GeForce RTX 3090", &host(driver, build));
+            let found = found.unwrap();
+            let mib = (found.low_bytes / MIB, found.bytes / MIB);
+            assert_eq!(mib, (low, high), "{driver:?} {build}: {}", found.source);
+            assert!(found.source.contains(words), "{}", found.source);
+        };
+        check(
+            Some("550.54"),
+            "b1",
+            296,
+            310,
+            "measured 2 times with driver 550.54, b1",
+        );
+        check(Some("570.10"), "b2", 400, 410, "measured 1 time");
+        check(None, "b1", 296, 330, "this driver is not known");
+        // another driver: all of them, and the margin
+        check(Some("580.1"), "b1", 296, 474, "64 MiB on top");
+        check(Some("550.54"), "b3", 296, 474, "64 MiB on top");
+        let none = profiles.allowance("GeForce RTX 3080", &host(None, "b1"));
+        assert_eq!(none, None);
+    }
+
+    #[test]
+    fn what_the_driver_keeps_stays() {
+        let mut profiles = Profiles::default();
+        profiles.learn(seen("550.54", "b1", [300, 310]));
+        let list = "rtx3090:total=48GiB,rtx3090,k80".parse::<Gpus>().unwrap();
+        let mut devices = list.resolve(&NoProbe).unwrap().devices;
+        let before = devices.clone();
+        let kept = before[0].overhead.kept_bytes;
+        assert!(kept > 400 * MIB);
+        for _ in 0..2 {
+            let changed = profiles.apply(&mut devices, &host(Some("550.54"), "b1"));
+            assert_eq!(changed, 2);
+            assert_eq!(devices[0].overhead.bytes, 310 * MIB + kept);
+            assert!(devices[0].overhead.source.contains("the driver keeps"));
+            assert_eq!(devices[1].overhead.bytes, 310 * MIB);
+            assert_eq!(devices[2], before[2]);
+        }
+    }
+}
