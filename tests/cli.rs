@@ -1,6 +1,8 @@
 //! Through the real binary: what people and programs see of `estimate`.
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/command.rs"]
+mod command;
 #[path = "common/schema.rs"]
 mod schema;
 
@@ -9,6 +11,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use command::{Answer, answer};
 use serde_json::{Value, json};
 
 const GEMMA: &str = "gguf/gemma-3-12b.Q4_K_M.gguf";
@@ -26,23 +29,6 @@ fn estimate(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_estimate"));
     command.env_clear().args(arguments);
     command
-}
-
-struct Answer {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-fn answer(command: &mut Command) -> Answer {
-    let output = command.output().unwrap();
-    let answer = Answer {
-        code: output.status.code().unwrap_or(-1),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    };
-    assert!(!answer.err.contains("panicked"), "{}", answer.err);
-    answer
 }
 
 /// `estimate fixtures/MODEL FLAGS`

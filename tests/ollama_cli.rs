@@ -1,6 +1,8 @@
 //! Ollama's old estimates and its store, through the real binary.
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/command.rs"]
+mod command;
 #[path = "common/schema.rs"]
 mod schema;
 
@@ -8,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use command::{Answer, answer};
 use serde_json::Value;
 
 fn gemma(size: &str) -> PathBuf {
@@ -15,25 +18,12 @@ fn gemma(size: &str) -> PathBuf {
     folder.join(format!("gemma3-{size}.gguf"))
 }
 
-struct Answer {
-    code: i32,
-    out: String,
-    err: String,
-}
-
 fn call(arguments: &str, model: &str, env: &[(&str, &str)]) -> Answer {
     let mut command = Command::new(env!("CARGO_BIN_EXE_estimate"));
     let words = arguments.split_whitespace();
     let words = words.map(|word| if word == "MODEL" { model } else { word });
     command.env_clear().args(words).envs(env.iter().copied());
-    let output = command.output().unwrap();
-    let answer = Answer {
-        code: output.status.code().unwrap_or(-1),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    };
-    assert!(!answer.err.contains("panicked"), "{}", answer.err);
-    answer
+    answer(&mut command)
 }
 
 fn json(arguments: &str, model: &str, env: &[(&str, &str)]) -> Value {
@@ -151,6 +141,123 @@ fn the_classic_engine_is_an_estimate_like_any_other() {
         "{}",
         refused.err
     );
+}
+
+/// The fork's log before it changed its rules, and after it took them back: 25,24 and [7.7 GiB 5.3 GiB].
+#[test]
+fn rules_are_chosen_by_hand_too() {
+    let path = gemma("12b");
+    let path = path.to_str().unwrap();
+    let classic = "MODEL --gpus k80x2 --engine ollama-classic";
+    let said = json(classic, path, &[]);
+    let notes = said["notes"].to_string();
+    assert!(notes.contains("29 and 30 October 2025"), "{notes}");
+    assert!(!notes.contains("no published build"), "{notes}");
+    let rules = format!("{classic} --ollama-rules upstream -np 1");
+    let said = json(&rules, path, &[]);
+    let notes = said["notes"].to_string();
+    assert!(notes.contains("[7.7 GiB 5.3 GiB]"), "{notes}");
+    assert!(notes.contains("--tensor-split 25,24"), "{notes}");
+    let rules = "compare MODEL --gpus rtx3060,rtx3060 --ollama-rules ollama37";
+    let said = json(rules, path, &[]);
+    assert!(said["notes"].to_string().contains("ollama37"), "{said}");
+    let fused = json(&format!("{classic} -fa on -ctk q8_0"), path, &[]);
+    assert_eq!(fused["run"]["type_k"], "f16");
+    let notes = fused["notes"].to_string();
+    assert!(notes.contains("ollama37 has no flash attention"), "{notes}");
+    for (line, expected) in [
+        (
+            "MODEL --gpus k80 --ollama-rules upstream",
+            "--ollama-rules: only",
+        ),
+        (
+            "compare MODEL --gpus k80 --fixed",
+            "compare shows both forms",
+        ),
+        (
+            "MODEL --gpus k80 --ollama-rules mine",
+            "invalid value 'mine'",
+        ),
+    ] {
+        let refused = call(line, path, &[]);
+        assert_eq!(refused.code, 2, "{line}");
+        assert!(refused.err.contains(expected), "{}", refused.err);
+    }
+}
+
+/// `num_gpu` 0, fewer layers than there are, and more: see `more_layers_than_there_are_spread_over_all_gpus`.
+#[test]
+fn layers_by_number_are_obeyed_as_ollama_does() {
+    let path = gemma("4b");
+    let path = path.to_str().unwrap();
+    let check = |n: &str, code: i32, verdict: &str, split: [usize; 2]| {
+        let line = format!("MODEL --gpus rtx4090,rtx4090 --engine ollama-classic -ngl {n}");
+        assert_eq!(call(&line, path, &[]).code, code, "{n}");
+        let said = json(&line, path, &[]);
+        assert_eq!(said["verdict"], verdict, "{n}");
+        let layers = |i: usize| said["devices"][i]["layers"].as_array().unwrap().len();
+        assert_eq!([layers(0), layers(1)], split, "{n}");
+        said["notes"].to_string()
+    };
+    check("0", 0, "fits", [0, 0]);
+    check("10", 1, "partial", [10, 0]);
+    check("35", 0, "fits", [35, 0]);
+    check("all", 0, "fits", [35, 0]);
+    let notes = check("999", 0, "fits", [18, 17]);
+    assert!(notes.contains("never finds a full fit"), "{notes}");
+    let said = json("compare MODEL --gpus rtx4090 -ngl 0", path, &[]);
+    for side in said["sides"].as_array().unwrap() {
+        assert_eq!(side["verdict"], "fits", "{side}");
+    }
+    assert_eq!(said["differences"].as_array().unwrap().len(), 1, "{said}");
+    let line = "MODEL --gpus 4GiB:cc=8.6 --engine ollama-classic -np 1 -ngl 20";
+    let notes = json(line, path, &[])["notes"].to_string();
+    assert!(notes.contains("num_gpu 20 all the same"), "{notes}");
+}
+
+#[test]
+fn both_sides_count_a_projector_that_is_named() {
+    let path = gemma("4b").with_file_name("../llama-3.1-8b.Q4_K_M.gguf");
+    let projector = path.with_file_name("mmproj/llava-1.5.gguf");
+    let line = format!(
+        "compare MODEL --gpus rtx3060 --mmproj {}",
+        projector.display()
+    );
+    let said = json(&line, path.to_str().unwrap(), &[]);
+    let weights = |side: usize| {
+        let terms = said["sides"][side]["devices"][0]["terms"].as_array();
+        let named = |term: &&Value| term["name"] == "projector weights";
+        terms.unwrap().iter().find(named).unwrap()["bytes"].clone()
+    };
+    // `n_bytes` of all its tensors; llama.cpp pads none of them here.
+    assert_eq!(weights(0), weights(2));
+    assert!(weights(0).as_u64() > Some(0), "{said}");
+}
+
+#[test]
+fn what_has_no_say_is_told() {
+    let path = gemma("4b");
+    let path = path.to_str().unwrap();
+    let said = json(
+        "MODEL --gpus rtx4090 --engine ollama-classic -ts 1 -ot x=CPU -nkvo",
+        path,
+        &[],
+    );
+    let notes = said["notes"].to_string();
+    assert!(notes.contains("--no-kv-offload, -ts, -ot"), "{notes}");
+    let types = |ty: &str, fused: &str| {
+        let env = [
+            ("OLLAMA_KV_CACHE_TYPE", ty),
+            ("OLLAMA_FLASH_ATTENTION", fused),
+        ];
+        let said = json("MODEL --gpus rtx4090 --engine ollama-classic", path, &env);
+        assert_eq!(said["run"]["type_k"], "f16", "{ty}");
+        said["notes"].to_string()
+    };
+    assert!(types("q8_0", "0").contains("no say without flash attention"));
+    assert!(types("q5_1", "1").contains("Ollama takes f16, q8_0 and q4_0"));
+    let one = json("compare MODEL --gpus rtx4090", path, &[]);
+    assert!(one["notes"].to_string().contains("-np 4"), "{one}");
 }
 
 #[test]
@@ -294,6 +401,19 @@ fn models_of_the_store_are_inputs() {
             .contains("refuses this file as it is"),
         "{said}"
     );
+
+    // What is left free and spread there is so here.
+    let plan = |more: (&'static str, &'static str)| {
+        let env = [env[0], more];
+        json("ollama:gemma3:12b --gpus rtx4090,rtx4090", "", &env)
+    };
+    let free = |said: &Value| said["devices"][0]["free_bytes"].as_u64().unwrap();
+    let (all, less) = (plan(("X", "")), plan(("OLLAMA_GPU_OVERHEAD", "1073741824")));
+    assert_eq!(free(&all) - free(&less), 1 << 30);
+    assert_eq!(all["devices"][1]["layers"], serde_json::json!([]));
+    let spread = plan(("OLLAMA_SCHED_SPREAD", "1"));
+    assert_ne!(spread["devices"][1]["layers"], serde_json::json!([]));
+    assert_eq!(spread["verdict"], "fits");
 
     let refused = |name: &str, expected: &str| {
         let answer = call(&format!("{name} --gpus k80x2"), "", &env);

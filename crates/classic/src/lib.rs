@@ -24,7 +24,7 @@ pub mod vision;
 pub use cache::CacheType;
 pub use estimate::{Estimate, Rules, Settings, Share, Version, estimate};
 pub use facts::{Error, Facts};
-pub use schedule::{Attempt, Decision, Outcome, schedule};
+pub use schedule::{Attempt, Decision, Outcome, automatic_parallel, schedule};
 pub use tower::{tower_alone, tower_bytes, without_tower};
 
 /// Kind of GPU, as Ollama groups them.

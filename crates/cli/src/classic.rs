@@ -1,6 +1,6 @@
 //! `--engine ollama-classic`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use vramfit::classic::{
     CacheType, Decision, Facts, Gpu, Rules, Settings as ClassicSettings, Version, schedule,
@@ -12,12 +12,30 @@ use vramfit::{ENGINE, Error, FlashAttention, Header, Model, RunConfig, classic_p
 use crate::estimate::message;
 use crate::exit::Exit;
 use crate::low::LowArgs;
-use crate::ollama::Ollama;
+use crate::ollama::{NUM_BATCH, Ollama, STORED_PROJECTOR};
 use crate::printer::Printer;
 use crate::settings::Settings;
 
 /// Older than this, Ollama has no build but its fork's.
 const OLDEST: u32 = 500;
+
+/// Flags of llama.cpp for which Ollama has no word.
+const WITHOUT_SAY: [&str; 14] = [
+    "cache-type-v",
+    "kv-offload",
+    "swa-full",
+    "lora",
+    "lora-scaled",
+    "control-vector",
+    "control-vector-scaled",
+    "mmproj-offload",
+    "tensor-split",
+    "split-mode",
+    "main-gpu",
+    "device",
+    "override-tensor",
+    "n-cpu-moe",
+];
 
 /// A model as both sides read it.
 pub struct Subjects {
@@ -32,8 +50,9 @@ pub struct Subjects {
 }
 
 impl Subjects {
-    /// Reads the model at `path`. The error is one line.
-    pub fn open(path: &Path, ollama: &Ollama) -> Result<Subjects, String> {
+    /// Reads the model at `path` and its projectors: that of `--mmproj`, else those of the store. The error is one
+    /// line.
+    pub fn open(path: &Path, low: &LowArgs, ollama: &Ollama) -> Result<Subjects, String> {
         let open = |path: &Path| Header::open(path).map_err(|error| error.to_string());
         let at = |error: &dyn std::fmt::Display| {
             format!(
@@ -46,10 +65,9 @@ impl Subjects {
             let path = path.to_owned();
             return Err(Error::Projector { path }.to_string());
         }
-        let stored = ollama.model.iter();
-        let projectors = stored.flat_map(|model| &model.projectors);
-        let projectors: Vec<Header> = projectors
-            .map(|path| open(path))
+        let projectors: Vec<Header> = projectors(low, ollama)
+            .into_iter()
+            .map(open)
             .collect::<Result<_, _>>()?;
         let facts = Facts::read(&header, &projectors).map_err(|error| at(&error))?;
         let tower_bytes = tower_bytes(&header);
@@ -61,6 +79,16 @@ impl Subjects {
             tower,
             tower_bytes,
         })
+    }
+}
+
+fn projectors<'a>(low: &'a LowArgs, ollama: &'a Ollama) -> Vec<&'a Path> {
+    match low.value("mmproj") {
+        Some(said) if said.by != STORED_PROJECTOR => vec![Path::new(&said.text)],
+        _ => {
+            let stored = ollama.model.iter().flat_map(|model| &model.projectors);
+            stored.map(PathBuf::as_path).collect()
+        }
     }
 }
 
@@ -76,6 +104,8 @@ pub struct Question {
     pub version: Version,
     /// Free on each GPU as Ollama sees it.
     pub free: Vec<u64>,
+    /// What of the flags and variables is taken otherwise than one may think.
+    pub notes: Vec<String>,
 }
 
 impl Question {
@@ -91,28 +121,38 @@ impl Question {
             0 => u64::try_from(model.model.hparams.n_ctx_train).unwrap_or(0),
             n => n.into(),
         };
-        let version = match gpus.iter().any(|gpu| gpu.compute_capability.0 < OLDEST) {
-            true => Version::K80Fork,
-            false => Version::Upstream,
-        };
-        let n_layers = model.facts.n_layer() as u64 + 1;
-        let num_gpu = settings.policy.pinned.n_gpu_layers.map(u64::from);
+        let mut notes = Vec::new();
+        let version = version(low, gpus, &mut notes);
         let free = gpus.iter().map(|gpu| {
             let context = vramfit::devices::context(gpu.compute_capability, gpu.sm_count);
             gpu.free_bytes.saturating_sub(context.bytes)
         });
+        let is_fused = run.flash_attention == FlashAttention::On;
+        if is_fused && version == Version::K80Fork {
+            notes.push("ollama37 has no flash attention, so its cache is f16".to_string());
+        }
+        let num_gpu = num_gpu(low);
+        let n_layers = model.facts.n_layer() as u64 + 1;
+        if let Some(n) = num_gpu.filter(|&n| n > n_layers) {
+            notes.push(format!(
+                "Ollama looks for room for {n} layers and the model has {n_layers}, so it never finds a full fit, and \
+                 takes all GPUs"
+            ));
+        }
+        let silent = low.said(&WITHOUT_SAY);
+        if !silent.is_empty() {
+            notes.push(format!(
+                "without a say in Ollama's estimate: {}",
+                silent.join(", ")
+            ));
+        }
         Question {
             settings: ClassicSettings {
                 context: n_ctx / parallel.unwrap_or(1),
-                batch: low
-                    .value("ubatch-size")
-                    .map_or(512, |_| run.n_ubatch.into()),
-                // As many as there are, or more, are all.
-                num_gpu: num_gpu.filter(|&n| n < n_layers),
+                batch: num_batch(low, run),
+                num_gpu,
                 cache_type: CacheType::from_name(run.type_k.name()),
-                // The fork's CUDA code has no fused attention.
-                flash_attention: run.flash_attention == FlashAttention::On
-                    && version == Version::Upstream,
+                flash_attention: is_fused && version == Version::Upstream,
                 overhead_bytes: ollama.variables.gpu_overhead.unwrap_or(0),
                 ..ClassicSettings::default()
             },
@@ -120,6 +160,7 @@ impl Question {
             spread: ollama.variables.sched_spread.unwrap_or(false),
             version,
             free: free.collect(),
+            notes,
         }
     }
 
@@ -139,6 +180,44 @@ impl Question {
     }
 }
 
+/// Whose rules hold: as asked, else the fork's where a GPU is too old for any other build.
+fn version(low: &LowArgs, gpus: &[vramfit::Device], notes: &mut Vec<String>) -> Version {
+    let said = low.value("ollama-rules").map(|said| said.text.as_str());
+    match said {
+        Some("upstream") => Version::Upstream,
+        Some("ollama37") => Version::K80Fork,
+        _ if gpus.iter().any(|gpu| gpu.compute_capability.0 < OLDEST) => {
+            notes.push(
+                "those rules of ollama37 were in force on 29 and 30 October 2025; its builds before and after hand \
+                 out layers in turn: --ollama-rules upstream"
+                    .to_string(),
+            );
+            Version::K80Fork
+        }
+        _ => Version::Upstream,
+    }
+}
+
+/// Layers by number; `all` and `auto` leave it to Ollama, as numbers below 0 do.
+fn num_gpu(low: &LowArgs) -> Option<u64> {
+    low.value("n-gpu-layers")?.text.trim().parse().ok()
+}
+
+/// Ollama knows one size of batch, llama.cpp two: the smaller one that was said, by a flag before the Modelfile.
+fn num_batch(low: &LowArgs, run: &RunConfig) -> u64 {
+    let sizes = [("batch-size", run.n_batch), ("ubatch-size", run.n_ubatch)];
+    let said = |by_modelfile: bool| {
+        let said = sizes.iter().filter(|(id, _)| {
+            let by = low.value(id).map(|said| said.by == NUM_BATCH);
+            by == Some(by_modelfile)
+        });
+        said.map(|(_, n)| u64::from(*n)).min()
+    };
+    said(false)
+        .or_else(|| said(true))
+        .unwrap_or(ClassicSettings::default().batch)
+}
+
 /// Estimates and prints. The error is one line.
 pub fn run(
     low: &LowArgs,
@@ -147,7 +226,7 @@ pub fn run(
     ollama: &Ollama,
     printer: &mut Printer,
 ) -> Result<Exit, String> {
-    let subjects = Subjects::open(path, ollama)?;
+    let subjects = Subjects::open(path, low, ollama)?;
     let question = Question::new(low, settings, ollama, &subjects);
     let fixed = low.is_on("fixed");
     let decision = question.decide(&subjects.facts, question.parallel, fixed);
@@ -187,8 +266,11 @@ fn document(
         decision,
         &rules,
     )?;
-    let mut notes = settings.notes.clone();
-    notes.extend(ollama.notes.iter().cloned());
+    let notes = settings.notes.iter().chain(&question.notes);
+    // What builds of llama.cpp can is nothing to Ollama.
+    let of_llama_cpp = settings.card_note.as_ref();
+    let notes = notes.filter(|&note| Some(note) != of_llama_cpp);
+    let mut notes: Vec<String> = notes.chain(&ollama.notes).cloned().collect();
     notes.extend(free_note(gpus, &question.free));
     let subject = Subject {
         path,

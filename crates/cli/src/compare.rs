@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use vramfit::classic::{Attempt, Decision, Outcome};
+use vramfit::classic::{Attempt, Decision, automatic_parallel};
 use vramfit::report::{
     Comparison, SideDevice, SideReport, Term, VerdictWord, comparison_text, one_line,
 };
@@ -20,7 +20,7 @@ use crate::settings::Settings;
 pub fn run(
     low: &LowArgs,
     path: &Path,
-    settings: &Settings,
+    settings: Settings,
     ollama: &Ollama,
     printer: &mut Printer,
 ) -> Result<Exit, String> {
@@ -43,11 +43,13 @@ pub fn run(
 fn compare(
     low: &LowArgs,
     path: &Path,
-    settings: &Settings,
+    mut settings: Settings,
     ollama: &Ollama,
 ) -> Result<Comparison, String> {
-    let subjects = Subjects::open(path, ollama)?;
-    let question = Question::new(low, settings, ollama, &subjects);
+    let subjects = Subjects::open(path, low, ollama)?;
+    let question = Question::new(low, &settings, ollama, &subjects);
+    // Ollama reckons with its variables by itself, llama.cpp has to be told.
+    settings.obey(&ollama.variables);
     // All three are asked for the same number of requests.
     let parallel = question.parallel.unwrap_or(1);
     let decide = |fixed| question.decide(&subjects.facts, Some(parallel), fixed);
@@ -60,12 +62,16 @@ fn compare(
         .map_err(|error| error.to_string())?;
     let mut policy = settings.policy.clone();
     let one_line_of = |error: vramfit::Error| message(path, &error);
+    let mut about = Vec::new();
     if let Some(tower) = &subjects.tower {
         let plan = vramfit::projector_plan(tower, run.flash_attention, gpus);
         policy.projector = Some(plan.map_err(one_line_of)?);
-    } else if let Some(file) = &settings.projector {
+    }
+    if let Some(file) = &settings.projector {
         let plan = file.load(run.flash_attention, gpus);
-        policy.projector = Some(plan.map_err(one_line_of)?.0);
+        let (plan, notes) = plan.map_err(one_line_of)?;
+        policy.projector = Some(plan);
+        about = notes;
     }
     let exact = vramfit::plan(&subjects.model, &run, gpus, &policy).map_err(one_line_of)?;
 
@@ -77,7 +83,7 @@ fn compare(
     comparison.sides = vec![
         side("ollama-classic", &classic, &question.free),
         side("ollama-classic --fixed", &fixed, &question.free),
-        exact_side(&exact, gpus),
+        llama_cpp_side(&exact, gpus, &subjects),
     ];
     comparison.differences = differences(&comparison.sides, &classic, &fixed, &question.free);
     comparison.notes = vec![format!(
@@ -85,19 +91,29 @@ fn compare(
          graph of a full offload",
         question.version.name()
     )];
+    comparison.notes.extend(question.notes.iter().cloned());
     comparison.notes.extend(free_note(gpus, &question.free));
+    let automatic = automatic_parallel(question.version);
+    if question.parallel.is_none()
+        && let [first, .., _] = automatic
+    {
+        comparison.notes.push(format!(
+            "all sides are asked for one request at once; by itself Ollama tries {first} first (-np {first})"
+        ));
+    }
     if subjects.tower_bytes > 0 {
         comparison
             .notes
             .push(tower_note(subjects.tower.is_some(), subjects.tower_bytes));
     }
-    comparison.notes.extend(
-        settings
-            .notes
-            .iter()
-            .chain(&ollama.notes)
-            .map(|note| one_line(note)),
-    );
+    if exact.breakdown.bounded.is_bound() {
+        comparison.notes.push(format!(
+            "architecture '{}' is not known, so {} has upper bounds here, not its bytes",
+            subjects.model.architecture_name, ENGINE.name
+        ));
+    }
+    let notes = settings.notes.iter().chain(&about).chain(&ollama.notes);
+    comparison.notes.extend(notes.map(|note| one_line(note)));
     Ok(comparison)
 }
 
@@ -119,15 +135,17 @@ fn side(engine: &str, decision: &Decision, free: &[u64]) -> SideReport {
     };
     SideReport {
         engine: engine.to_string(),
-        verdict: match decision.outcome {
-            // On the host, as asked.
-            Outcome::Host if free.is_empty() => VerdictWord::Fits,
-            Outcome::Full => VerdictWord::Fits,
-            Outcome::Partial => VerdictWord::Partial,
-            Outcome::Host => VerdictWord::DoesNotFit,
-        },
+        verdict: word(vramfit::classic_verdict(decision, free.len())),
         exact: false,
         devices: free.iter().enumerate().map(device).collect(),
+    }
+}
+
+fn word(verdict: Verdict) -> VerdictWord {
+    match verdict {
+        Verdict::Fits => VerdictWord::Fits,
+        Verdict::Partial => VerdictWord::Partial,
+        Verdict::DoesNotFit => VerdictWord::DoesNotFit,
     }
 }
 
@@ -138,7 +156,9 @@ fn term(name: &str, bytes: u64) -> Term {
     }
 }
 
-fn exact_side(placement: &Placement, gpus: &[Device]) -> SideReport {
+fn llama_cpp_side(placement: &Placement, gpus: &[Device], subjects: &Subjects) -> SideReport {
+    let is_whole = subjects.tower_bytes == 0 || subjects.tower.is_some();
+    let is_guess = placement.devices.iter().any(|d| d.projector_is_guess);
     let device = |d: &vramfit::DevicePlacement| SideDevice {
         id: format!("CUDA{}", d.device),
         free_bytes: gpus.get(d.device).map_or(0, |gpu| gpu.free_bytes),
@@ -157,12 +177,8 @@ fn exact_side(placement: &Placement, gpus: &[Device]) -> SideReport {
     };
     SideReport {
         engine: ENGINE.name.to_string(),
-        verdict: match placement.verdict {
-            Verdict::Fits => VerdictWord::Fits,
-            Verdict::Partial => VerdictWord::Partial,
-            Verdict::DoesNotFit => VerdictWord::DoesNotFit,
-        },
-        exact: true,
+        verdict: word(placement.verdict),
+        exact: is_whole && !is_guess && !placement.breakdown.bounded.is_bound(),
         devices: placement.devices.iter().map(device).collect(),
     }
 }
@@ -171,12 +187,15 @@ fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / (1u64 << 20) as f64)
 }
 
+/// Where a side is that has no layer on a GPU.
+const NOWHERE: &str = "no GPU";
+
 /// GPUs with layers, in words.
 fn on(side: &SideReport) -> String {
     let used = side.devices.iter().filter(|d| d.n_layers > 0);
     let ids: Vec<&str> = used.map(|d| d.id.as_str()).collect();
     match ids.as_slice() {
-        [] => "no GPU".to_string(),
+        [] => NOWHERE.to_string(),
         [one] => format!("{one} alone"),
         [many @ .., last] => format!("{} and {last}", many.join(", ")),
     }
@@ -193,6 +212,9 @@ fn differences(
     };
     if free.is_empty() {
         return vec!["no GPU was given, so there is nothing to place".to_string()];
+    }
+    if sides.iter().all(|side| on(side) == NOWHERE) {
+        return vec!["they agree: nothing goes on a GPU".to_string()];
     }
     vec![
         by_the_graph(a, b, classic, fixed, free),
@@ -298,11 +320,14 @@ fn by_the_rest(b: &SideReport, exact: &SideReport) -> String {
         true => format!("both on {}", on(b)),
         false => format!("on {} and on {}", on(b), on(exact)),
     };
+    let terms = match told.as_slice() {
+        [] => "No term differs by a MiB".to_string(),
+        told => format!("By size the terms are: {}", told.join("; ")),
+    };
     format!(
-        "the fixed form comes to {}, {} to {}, {where_}. By size the terms are: {}",
+        "the fixed form comes to {}, {} to {}, {where_}. {terms}",
         mib(b.required_bytes()),
         exact.engine,
         mib(exact.required_bytes()),
-        told.join("; ")
     )
 }

@@ -170,6 +170,17 @@ impl LowArgs {
         self.values.get(id).map_or(&[], Vec::as_slice)
     }
 
+    /// The names by which flags of `ids` were said.
+    pub fn said(&self, ids: &[&str]) -> Vec<&'static str> {
+        let is_meant = |flag: &&Flag| ids.contains(&flag.id());
+        let said = |flag: &'static Flag| match self.switch(flag.id()) {
+            Some(false) => flag.negative.first().copied(),
+            Some(true) => Some(flag.long),
+            None => self.value(flag.id()).map(|said| said.by),
+        };
+        FLAGS.iter().filter(is_meant).filter_map(said).collect()
+    }
+
     /// A switch, or its opposite.
     pub fn switch(&self, id: &str) -> Option<bool> {
         self.switches.get(id).copied()

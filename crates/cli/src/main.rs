@@ -111,13 +111,19 @@ fn model_command(matches: &ArgMatches, task: Task) -> Result<Exit, String> {
     let mut printer = Printer::new(&low, &env)?;
     let mut settings = Settings::new(&low)?;
     settings.from_ollama = ollama.model.is_some();
+    if task != Task::Compare && !is_classic {
+        settings.obey(&ollama.variables);
+    }
     let inputs = inputs::inputs(&low.models)?;
     let one = || match inputs.models.as_slice() {
         [path] if !inputs.many => Ok(path.as_path()),
         _ => Err("Ollama's estimates are made for one model at a time".to_string()),
     };
     match task {
-        Task::Compare => compare::run(&low, one()?, &settings, &ollama, &mut printer),
+        Task::Compare if low.is_on("fixed") => {
+            Err("--fixed: compare shows both forms without being asked".to_string())
+        }
+        Task::Compare => compare::run(&low, one()?, settings, &ollama, &mut printer),
         Task::Explain if is_classic => Err(
             "explain is about llama.cpp's buffers; --engine ollama-classic has none".to_string(),
         ),
@@ -126,6 +132,9 @@ fn model_command(matches: &ArgMatches, task: Task) -> Result<Exit, String> {
         }
         _ if low.is_on("fixed") => {
             Err("--fixed: only --engine ollama-classic has a fixed form".to_string())
+        }
+        _ if low.value("ollama-rules").is_some() => {
+            Err("--ollama-rules: only --engine ollama-classic and compare go by them".to_string())
         }
         Task::Explain => explain::run(&inputs, &settings, matches.get_flag("all"), &mut printer),
         Task::Estimate => {

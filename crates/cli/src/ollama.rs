@@ -6,9 +6,13 @@ use std::path::Path;
 
 use vramfit::ollama::{Name, Store, StoredModel, Variables};
 
-use crate::low::LowArgs;
+use crate::low::{LowArgs, truth};
 
 const PREFIX: &str = "ollama:";
+/// What names the projector of a stored model.
+pub const STORED_PROJECTOR: &str = "projector (Modelfile)";
+/// What names the size of batch of a stored model.
+pub const NUM_BATCH: &str = "num_batch (Modelfile)";
 /// Tokens of context where nothing says how many, as everywhere in `estimate`.
 const CONTEXT: u64 = 4096;
 
@@ -54,11 +58,7 @@ impl Ollama {
                 low.add("lora", adapter.display().to_string(), "adapter (Modelfile)");
             }
             if let Some(projector) = model.projectors.first() {
-                low.add_default(
-                    "mmproj",
-                    projector.display().to_string(),
-                    "projector (Modelfile)",
-                );
+                low.add_default("mmproj", projector.display().to_string(), STORED_PROJECTOR);
             }
             ollama.model = Some(model);
         }
@@ -91,18 +91,15 @@ impl Ollama {
         let context = variables.context_length.or(parallel.map(|_| CONTEXT));
         default("ctx-size", context.map(of_all), "OLLAMA_CONTEXT_LENGTH");
         for id in ["batch-size", "ubatch-size"] {
-            default(id, parameters.num_batch.map(text), "num_batch (Modelfile)");
+            default(id, parameters.num_batch.map(text), NUM_BATCH);
         }
         let layers = parameters.num_gpu.and_then(|n| u64::try_from(n).ok());
         default("n-gpu-layers", layers.map(text), "num_gpu (Modelfile)");
         let fused = variables.flash_attention;
         let on_off = |on: bool| if on { "on" } else { "off" }.to_string();
         default("flash-attn", fused.map(on_off), "OLLAMA_FLASH_ATTENTION");
-        if fused == Some(true) {
-            for id in ["cache-type-k", "cache-type-v"] {
-                default(id, variables.kv_cache_type.clone(), "OLLAMA_KV_CACHE_TYPE");
-            }
-        }
+        let is_fused = low.value("flash-attn").and_then(|said| truth(&said.text)) == Some(true);
+        self.cache_type(low, is_fused, &mut set);
         set.dedup();
         if !set.is_empty() {
             self.notes
@@ -111,6 +108,35 @@ impl Ollama {
         if let Some(model) = &self.model {
             let file = model.model.display();
             self.notes.push(format!("{} is {file}", model.name));
+            if model.projectors.len() > 1 {
+                let n = model.projectors.len();
+                self.notes.push(format!(
+                    "of its {n} projectors llama.cpp is given the first, Ollama counts all"
+                ));
+            }
+        }
+    }
+
+    /// Ollama's types, which need flash attention there.
+    fn cache_type(&mut self, low: &mut LowArgs, is_fused: bool, set: &mut Vec<String>) {
+        const BY: &str = "OLLAMA_KV_CACHE_TYPE";
+        let Some(ty) = self.variables.kv_cache_type.clone() else {
+            return;
+        };
+        if !["f16", "q8_0", "q4_0"].contains(&ty.as_str()) {
+            self.notes.push(format!(
+                "{BY} {ty}: Ollama takes f16, q8_0 and q4_0, and f16 for all else"
+            ));
+        } else if !is_fused {
+            self.notes.push(format!(
+                "{BY} {ty} has no say without flash attention (OLLAMA_FLASH_ATTENTION)"
+            ));
+        } else {
+            for id in ["cache-type-k", "cache-type-v"] {
+                if low.add_default(id, ty.clone(), BY) {
+                    set.push(format!("{BY} {ty}"));
+                }
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use vramfit::arch::CpuRepack;
 use vramfit::devices::{Card, Host, Profiles, flash_attention};
+use vramfit::ollama::Variables;
 use vramfit::{
     ENGINE, FlashAttention, GpuList, Gpus, LayoutMode, NoProbe, Outputs, Policy, Pooling, Prefer,
     RunConfig, Type,
@@ -26,6 +27,8 @@ pub struct Settings {
     pub gpu_lines: Vec<String>,
     /// What a reader should know, whatever the model.
     pub notes: Vec<String>,
+    /// The one of the notes that says what builds of llama.cpp can do with a card.
+    pub card_note: Option<String>,
     /// The model is of Ollama's store.
     pub from_ollama: bool,
     /// `-c` was given.
@@ -62,14 +65,18 @@ impl Settings {
         };
         let projector = ProjectorFile::new(low, gpus.devices.len())?;
         let mut notes: Vec<String> = gpus.notes.iter().map(ToString::to_string).collect();
-        if let Some(card) = card_without_flash_attention(low, &gpus) {
+        let card = card_without_flash_attention(low, &gpus);
+        if card.is_some() {
             run.flash_attention = FlashAttention::Off;
-            notes.push(format!(
+        }
+        let card_note = card.map(|card| {
+            format!(
                 "no published build has flash attention for {}, so it is taken as off; -fa auto asks \
                  what llama.cpp v0.5.0's own code would do",
                 card.name
-            ));
-        }
+            )
+        });
+        notes.extend(card_note.clone());
         if run.outputs != Outputs::PerSequence {
             notes.push(
                 "--n-outputs is for users of the library: llama-server always reserves one a sequence"
@@ -86,6 +93,7 @@ impl Settings {
             gpu_lines,
             notes,
             gpus,
+            card_note,
             from_ollama: false,
             ctx_given: low.value("ctx-size").is_some(),
             adapters: AdapterFiles::new(low)?,
@@ -103,6 +111,33 @@ pub fn profiles(low: &LowArgs) -> Result<Profiles, String> {
     };
     let found = found.map_err(|e| e.to_string())?;
     Ok(found.unwrap_or_default())
+}
+
+impl Settings {
+    /// Leaves free and spreads as Ollama's variables ask, where llama.cpp is placed.
+    pub fn obey(&mut self, variables: &Variables) {
+        let devices = &mut self.gpus.devices;
+        if let Some(bytes) = variables.gpu_overhead.filter(|&n| n > 0) {
+            for gpu in &mut *devices {
+                gpu.free_bytes = gpu.free_bytes.saturating_sub(bytes);
+            }
+            let mib = bytes >> 20;
+            self.notes.push(format!(
+                "OLLAMA_GPU_OVERHEAD: {mib} MiB of each GPU are left free"
+            ));
+        }
+        let pinned = &mut self.policy.pinned;
+        let is_placed = pinned.tensor_split.is_some()
+            || pinned.split_mode.is_some()
+            || pinned.devices.is_some();
+        if variables.sched_spread == Some(true) && !is_placed && devices.len() > 1 {
+            let share = |gpu: &vramfit::Device| (gpu.free_bytes >> 20) as f32;
+            pinned.tensor_split = Some(devices.iter().map(share).collect());
+            self.notes.push(
+                "OLLAMA_SCHED_SPREAD: the layers go over all GPUs, by what is free".to_string(),
+            );
+        }
+    }
 }
 
 /// A card named by the user, without flash attention where the user has not settled it.

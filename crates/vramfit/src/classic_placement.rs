@@ -1,7 +1,7 @@
 //! What Ollama's classic scheduler decides, in the types that llama.cpp's placements have.
 
 use vramfit_classic::human::{human, list};
-use vramfit_classic::{Attempt, Decision, Outcome, Rules, Share};
+use vramfit_classic::{Attempt, Decision, Rules, Share};
 use vramfit_plan::{
     Certainty, Device, DevicePlacement, Placement, Policy, Rejected, Shortfall, Verdict,
 };
@@ -9,6 +9,18 @@ use vramfit_plan::{
 use crate::{Error, MemoryBytes, Model, RunConfig};
 
 const MIB: f64 = (1u64 << 20) as f64;
+
+/// Whether the whole model is on GPUs, a part of it, or nothing. Nothing is as asked where there is no GPU, or
+/// where `num_gpu` is 0.
+pub fn classic_verdict(decision: &Decision, n_gpus: usize) -> Verdict {
+    let estimate = &decision.taken.estimate;
+    match estimate.layers_offload {
+        0 if n_gpus == 0 || estimate.layers_requested == Some(0) => Verdict::Fits,
+        0 => Verdict::DoesNotFit,
+        n if n >= estimate.layers_model => Verdict::Fits,
+        _ => Verdict::Partial,
+    }
+}
 
 /// `decision` as a placement: its weights, cache and graphs are [`MemoryBytes`], what is held back
 /// on every GPU is `overhead_bytes`, the layer that serves as a buffer `runtime_bytes`. Nothing of it is
@@ -28,13 +40,7 @@ pub fn classic_placement(
         let at = taken.gpus.iter().position(|&g| g == gpu)?;
         taken.estimate.shares.get(at)
     };
-    placement.verdict = match decision.outcome {
-        // On the host, as asked.
-        Outcome::Host if gpus.is_empty() => Verdict::Fits,
-        Outcome::Full => Verdict::Fits,
-        Outcome::Partial => Verdict::Partial,
-        Outcome::Host => Verdict::DoesNotFit,
-    };
+    placement.verdict = classic_verdict(decision, gpus.len());
     let devices = (0..gpus.len()).map(|gpu| {
         let free = free.get(gpu).copied().unwrap_or(0);
         device(gpu, free, share(gpu).cloned().unwrap_or_default())
@@ -132,6 +138,10 @@ fn rejected(attempts: &[Attempt], n_gpus: usize, free: &[u64]) -> Vec<Rejected> 
             n => format!(", {n} requests at once"),
         };
         let all = estimate.layers_model;
+        let wanted = match estimate.layers_requested {
+            Some(n) => format!("{n} layers"),
+            None => format!("all {all} layers"),
+        };
         let short = match attempt.gpus.as_slice() {
             // What it was tested for is what it would take in part, plus all that is left over.
             &[gpu] => Some(Shortfall {
@@ -143,13 +153,13 @@ fn rejected(attempts: &[Attempt], n_gpus: usize, free: &[u64]) -> Vec<Rejected> 
         };
         let short = short.filter(|s| s.missing_bytes() > 0);
         Rejected {
-            option: format!("all {all} layers on {}{parallel}", ids(&attempt.gpus)),
+            option: format!("{wanted} on {}{parallel}", ids(&attempt.gpus)),
             reason: short.is_none().then(|| {
-                let n = estimate.layers_offload;
-                format!(
-                    "{n} of them have room, of {} in all",
-                    human(estimate.required_full)
-                )
+                let n = match estimate.layers_offload {
+                    n if n >= all => format!("all {n} that the model has"),
+                    n => n.to_string(),
+                };
+                format!("{n} have room, of {} in all", human(estimate.required_full))
             }),
             shortfalls: short.into_iter().collect(),
             fixes: Vec::new(),
@@ -181,10 +191,32 @@ fn notes(decision: &Decision, free: &[u64], rules: &Rules) -> Vec<String> {
             .collect();
         notes.push(format!("CUDA{gpu}, MiB: {}", terms.join(", ")));
     }
+    notes.extend(handed_on(estimate));
     notes.push(log(
         estimate,
         gpus.iter().filter_map(|&gpu| free.get(gpu).copied()),
     ));
+    notes
+}
+
+/// What Ollama's runner makes of it.
+fn handed_on(estimate: &vramfit_classic::Estimate) -> Vec<String> {
+    let mut notes = Vec::new();
+    let used = estimate.shares.iter().filter(|s| !s.layers.is_empty());
+    if used.count() > 1 {
+        notes.push(format!(
+            "which layers go where is the estimate's own account: the runner is given their numbers \
+             (--tensor-split {}) and lays them out in order",
+            estimate.split()
+        ));
+    }
+    let found = estimate.layers_offload;
+    let asked = estimate.layers_requested.unwrap_or(0);
+    if asked > found && asked <= estimate.layers_model {
+        notes.push(format!(
+            "the runner is given num_gpu {asked} all the same, though {found} are found to have room"
+        ));
+    }
     notes
 }
 

@@ -84,7 +84,7 @@ pub use vramfit_plan as planner;
 pub use vramfit_report as report;
 
 pub use answer::{Answer, answer, document, explanation};
-pub use classic_placement::classic_placement;
+pub use classic_placement::{classic_placement, classic_verdict};
 pub use host::{Host, LoadRequest, Reserved};
 pub use settings::{AdapterFile, MmprojFile, Resolved, Settings, TensorOverride};
 pub use vramfit_arch::clip::{ImageTokens, Projector};
