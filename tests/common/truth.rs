@@ -70,11 +70,20 @@ pub fn row(line: &str) -> Row {
         Some("refused") => Status::Refused,
         _ => Status::Crashed,
     };
-    let expected = match columns[..] {
+    let [model, gpus, flags] = [0, 1, 2].map(|i| columns[i].to_string());
+    Row {
+        model,
+        gpus,
+        flags,
+        status,
+        expected: figures_of(&columns[3..]),
+    }
+}
+
+/// The engine's figures in one line, of the columns from the status on.
+pub fn figures_of(columns: &[&str]) -> String {
+    match *columns {
         [
-            _,
-            _,
-            _,
             "ok",
             n_ctx,
             seq,
@@ -89,15 +98,7 @@ pub fn row(line: &str) -> Row {
             "n_ctx {n_ctx} {seq} n_batch {batch} {ubatch} fa {fa} copies {copies} layers {layers} {memory} {}",
             full_graph(graph)
         ),
-        _ => columns[3].to_string(),
-    };
-    let [model, gpus, flags] = [0, 1, 2].map(|i| columns[i].to_string());
-    Row {
-        model,
-        gpus,
-        flags,
-        status,
-        expected,
+        _ => columns[0].to_string(),
     }
 }
 
@@ -133,7 +134,7 @@ pub fn memories(text: &str) -> Option<BTreeMap<&str, [u64; 3]>> {
 }
 
 impl Row {
-    fn flag(&self, name: &str) -> Option<&str> {
+    pub fn flag(&self, name: &str) -> Option<&str> {
         let mut words = self.flags.split(' ');
         words.find(|w| *w == name)?;
         words.next()
@@ -159,11 +160,11 @@ impl Row {
         })
     }
 
-    fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         self.flags.split(' ').any(|w| w == name)
     }
 
-    fn number<T: std::str::FromStr>(&self, name: &str, default: T) -> T
+    pub fn number<T: std::str::FromStr>(&self, name: &str, default: T) -> T
     where
         T::Err: std::fmt::Debug,
     {
@@ -213,6 +214,11 @@ impl Row {
             Err(Error::Refused(refusal)) => return format!("refused: {refusal}"),
             Err(error) => return format!("error: {error}"),
         };
+        Self::figures(&b, &devices)
+    }
+
+    /// A breakdown as the table writes it.
+    pub fn figures(b: &Breakdown, devices: &[Gpu]) -> String {
         let p = &b.params;
         let mut text = format!(
             "n_ctx {} {} n_batch {} {} fa {} copies {} layers",

@@ -109,17 +109,25 @@ pub fn cache_tensor(
         return compressed_tensor(hp, cp, il, kind);
     }
     let layer = &hp.layers[il];
-    let indexed = layer.has_indexer && layer.is_cached;
+    let is_mtp = cp.role.is_mtp;
+    let has_kv = match is_mtp {
+        true => hp.has_mtp_kv(il),
+        false => hp.has_kv(il),
+    };
+    let indexed = layer.has_indexer && layer.is_cached && !is_mtp;
     let tensor = |ty, ne| Some(CacheTensor { kind, ty, ne });
     match kind {
         CacheKind::R | CacheKind::S => {
-            let ssm = hp.ssm.filter(|_| layer.is_recurrent && hp.has_memory)?;
+            let ssm = hp
+                .ssm
+                .filter(|_| layer.is_recurrent && hp.has_memory && !is_mtp)?;
             let row = if kind == CacheKind::R {
                 ssm.n_embd_r()
             } else {
                 ssm.n_embd_s()
             };
-            tensor(Type::F32, [row, cp.n_seq_max, 1, 1])
+            let n_kept = 1 + i64::from(cp.role.n_rollback);
+            tensor(Type::F32, [row, cp.n_seq_max.saturating_mul(n_kept), 1, 1])
         }
         CacheKind::Index => {
             let indexer = hp.indexer.filter(|_| indexed)?;
@@ -134,7 +142,7 @@ pub fn cache_tensor(
             tensor(cp.type_v, ne)
         }
         CacheKind::Ngrams => {
-            let ngrams = hp.ngrams.filter(|n| n.layer == il)?;
+            let ngrams = hp.ngrams.filter(|n| n.layer == il && !is_mtp)?;
             let row = (ngrams.taps - 1) * ngrams.dilation * hp.n_streams * hp.n_embd;
             tensor(Type::F32, [row, cp.n_seq_max, 1, 1])
         }
@@ -143,7 +151,7 @@ pub fn cache_tensor(
         | CacheKind::CompScore
         | CacheKind::IndexKv
         | CacheKind::IndexScore => None,
-        CacheKind::K | CacheKind::V if !hp.has_kv(il) => None,
+        CacheKind::K | CacheKind::V if !has_kv => None,
         CacheKind::V if hp.mla.is_some() => None,
         CacheKind::K => {
             let ne = [layer.n_embd_k_gqa(), n_cells(hp, cp, il), cp.n_stream(), 1];

@@ -75,6 +75,22 @@ pub enum Error {
         /// Architecture of the model.
         architecture: String,
     },
+    /// llama.cpp cannot give a draft what it reads of this model.
+    #[error(
+        "llama.cpp does not let a draft read the layers of architecture '{architecture}' that it names: choose another draft model, or --spec-type draft-simple"
+    )]
+    NotTapped {
+        /// Architecture of the target.
+        architecture: String,
+    },
+    /// A draft that is nothing without its target.
+    #[error(
+        "this draft borrows {what} of its target: give the target as the model and this file with -md"
+    )]
+    NeedsTarget {
+        /// What it borrows.
+        what: &'static str,
+    },
     /// An adapter's key says that it is not one for this model.
     #[error("not an adapter for this model: '{key}' is '{found}', not '{expected}'")]
     AdapterKey {

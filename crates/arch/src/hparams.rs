@@ -340,6 +340,8 @@ pub struct Hparams {
     pub block_size: i64,
     /// The first token of a block is drafted, too (DSpark).
     pub sample_from_anchor: bool,
+    /// Layers of the target whose inputs a draft reads (`target_layers`).
+    pub target_layers: Vec<usize>,
     /// `hidden_activation` of the file.
     pub hidden_act: Option<String>,
     /// Layers come in two kinds, with and without a window, and so do the caches.
@@ -404,6 +406,11 @@ impl Hparams {
     pub fn has_kv(&self, il: usize) -> bool {
         let layer = &self.layers[il];
         self.has_memory && layer.is_cached && il < self.n_layer_kv
+    }
+
+    /// [`has_kv`](Self::has_kv) in a context for multi-token prediction, which has caches for those layers alone.
+    pub fn has_mtp_kv(&self, il: usize) -> bool {
+        self.has_memory && (il >= self.n_layer_main || self.n_layer_main == 0)
     }
 
     /// What every architecture reads (`llama_model::load_hparams`).
@@ -478,6 +485,7 @@ impl Hparams {
             norm_before_residual: false,
             block_size: 0,
             sample_from_anchor: true,
+            target_layers: Vec::new(),
             hidden_act: keys.text("hidden_activation")?.map(str::to_string),
             has_swa_layers: false,
             layers,

@@ -198,6 +198,14 @@ impl<'a> Keys<'a> {
         Ok(Some(flags))
     }
 
+    /// Entries of an array.
+    pub fn array_len(&self, key: &str) -> Option<usize> {
+        match self.value(key) {
+            Some(Value::Array(a)) => Some(a.len()),
+            _ => None,
+        }
+    }
+
     /// Whether the value is an array.
     pub fn is_array(&self, key: &str) -> bool {
         matches!(self.value(key), Some(Value::Array(_)))

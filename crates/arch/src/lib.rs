@@ -15,6 +15,7 @@ mod models;
 mod names;
 mod params;
 mod placement;
+mod role;
 
 pub use adapter::{Adapters, Lora, LoraTensor, control_vector};
 pub use error::{Error, Result};
@@ -25,3 +26,4 @@ pub use models::Architecture;
 pub use names::{Global, Kind, Name, Part, Use};
 pub use params::{ContextParams, FusedOp, Pooling, Unfused, pad_256};
 pub use placement::{CpuRepack, LoadedTensor, TensorOverride, WeightMap};
+pub use role::{Lent, LentCaches, LentTensor, Role};

@@ -56,6 +56,8 @@ pub struct Model {
     pub n_params: u64,
     /// Bytes of the complete file, or files.
     pub file_bytes: u64,
+    /// The layers for multi-token prediction are loaded, too (`load_mtp`).
+    pub loads_mtp: bool,
     layers: Vec<LayerTable>,
     /// Of an architecture that is not known: the tensors of each layer, whatever their names say.
     unknown_layers: Vec<Vec<u32>>,
@@ -105,6 +107,7 @@ impl Model {
             tensors: Vec::with_capacity(header.tensors().len()),
             n_params: 0,
             file_bytes: header.file_bytes(),
+            loads_mtp: false,
         };
         for info in header.tensors() {
             model.add(ModelTensor {
@@ -193,6 +196,20 @@ impl Model {
         Ok(())
     }
 
+    /// With its layers for multi-token prediction, as llama.cpp loads it for `--spec-type draft-mtp`.
+    pub fn with_mtp(mut self) -> Model {
+        self.loads_mtp = true;
+        self
+    }
+
+    /// A draft without embeddings or an output matrix of its own: it reads those of its target.
+    pub fn borrows_of_target(&self) -> bool {
+        let lacks = |global| self.global_tensor(global, Part::Weight).is_none();
+        let drafts = matches!(self.architecture.name, "eagle3" | "dflash");
+        let lacks_some = lacks(Global::TokenEmbd) || lacks(Global::Output);
+        (drafts && lacks_some) || self.architecture.name == "gemma4-assistant"
+    }
+
     /// Its graph is known.
     pub fn is_known(&self) -> bool {
         self.architecture.graph.is_some()
@@ -257,6 +274,7 @@ impl Model {
         match self.tensors[index].role {
             Name::Layer(il, kind, _) => {
                 let of_main = il < self.hparams.n_layer()
+                    || self.loads_mtp
                     || self.architecture.loads_mtp.contains(&kind)
                     || !self.is_known();
                 of_main && kind.used_by() != Use::Unused

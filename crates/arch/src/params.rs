@@ -1,6 +1,7 @@
 //! Settings of a context as llama.cpp settles on them (`llama_cparams`).
 
 use crate::adapter::Adapters;
+use crate::role::Role;
 use vramfit_ggml::Type;
 
 /// How token embeddings become one of a sequence (`llama_pooling_type`).
@@ -114,6 +115,8 @@ pub struct ContextParams {
     pub type_v: Type,
     /// LoRA adapters and a control vector.
     pub adapters: Adapters,
+    /// Its part in speculative decoding.
+    pub role: Role,
 }
 
 impl ContextParams {

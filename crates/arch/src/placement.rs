@@ -2,6 +2,7 @@
 
 use crate::model::{Model, ModelTensor};
 use crate::names::{Global, Home, Kind, Name, Part, Use};
+use crate::role::{Lent, LentTensor};
 use regex::Regex;
 use vramfit_ggml::cuda::gets_rows;
 use vramfit_ggml::{BackendId, BufferType, Type};
@@ -135,6 +136,28 @@ impl WeightMap {
             BufferType::HOST_REPACKED
         } else {
             buffer
+        }
+    }
+
+    /// What the model lends to a draft: its embeddings and its output matrix, as its own graph reads them.
+    pub fn lends(&self, model: &Model) -> Lent {
+        let find = |global, part, home, as_output| {
+            let index = model.global_tensor(global, part)?;
+            let tensor = &model.tensors[index];
+            let buffer = self.graph_buffer(model, index, home, as_output);
+            Some(LentTensor {
+                ty: tensor.ty,
+                ne: tensor.ne,
+                buffer,
+            })
+        };
+        let embd = |home, as_output| find(Global::TokenEmbd, Part::Weight, home, as_output);
+        let output = find(Global::Output, Part::Weight, self.output, false);
+        Lent {
+            token_embd: embd(BufferType::HOST, false),
+            output: output.or_else(|| embd(self.output, true)),
+            output_scale: find(Global::Output, Part::Scale, self.output, false),
+            caches: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the user asks for, and what llama.cpp makes of it (`llama_context::llama_context`).
 
 use crate::refusal::Refusal;
-use vramfit_arch::{Adapters, ContextParams, CpuRepack, Model, Pooling, Unfused, pad_256};
+use vramfit_arch::{Adapters, ContextParams, CpuRepack, Model, Pooling, Role, Unfused, pad_256};
 use vramfit_ggml::Type;
 
 /// `LLAMA_MAX_SEQ`: most sequences of a context.
@@ -72,6 +72,8 @@ pub struct RunConfig {
     pub outputs: Outputs,
     /// LoRA adapters and a control vector.
     pub adapters: Adapters,
+    /// Its part in speculative decoding; set by [`SpeculativeUse`](crate::SpeculativeUse).
+    pub role: Role,
 }
 
 impl Default for RunConfig {
@@ -95,6 +97,7 @@ impl Default for RunConfig {
             pooling: None,
             outputs: Outputs::PerSequence,
             adapters: Adapters::default(),
+            role: Role::default(),
         }
     }
 }
@@ -157,7 +160,9 @@ impl RunConfig {
             n_outputs_max: match self.outputs {
                 _ if model.architecture.has_encoder => n_batch,
                 Outputs::PerSequence if self.embeddings => n_batch,
-                Outputs::PerSequence => n_seq_max,
+                Outputs::PerSequence => {
+                    batch.min(n_seq_max.saturating_mul(1 + i64::from(self.role.n_draft)))
+                }
                 Outputs::EveryToken | Outputs::AtMost(0) => n_batch,
                 Outputs::AtMost(n) => i64::from(n),
             },
@@ -173,6 +178,13 @@ impl RunConfig {
             type_k: self.type_k,
             type_v: self.type_v,
             adapters: self.adapters.clone(),
+            role: Role {
+                n_rollback: match model.architecture.rolls_back {
+                    true => self.role.n_rollback,
+                    false => 0,
+                },
+                ..self.role.clone()
+            },
         })
     }
 
@@ -203,6 +215,11 @@ impl RunConfig {
             return Err(Refusal::AdaptersOfUnknown {
                 architecture: model.architecture_name.clone(),
             });
+        }
+        let hp = &model.hparams;
+        let predicts = model.architecture.mtp.is_some() && hp.n_layer_all > hp.n_layer();
+        if self.role.is_mtp && !predicts {
+            return Err(Refusal::NoMtp);
         }
         if self.n_seq_max > MAX_SEQ {
             return Err(Refusal::TooManySequences {

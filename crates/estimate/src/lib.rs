@@ -12,6 +12,7 @@ mod profile;
 mod projector;
 mod refusal;
 mod simulate;
+mod speculative;
 
 pub use breakdown::{Bounded, Breakdown, MemoryBytes, Pass, PassStats, Runtime};
 pub use builder::RunConfigBuilder;
@@ -22,6 +23,7 @@ pub use node_list::{NodeRow, RowKind, node_list};
 pub use profile::EngineProfile;
 pub use projector::{ProjectorConfig, TowerUse, projector_node_list, projector_use};
 pub use refusal::Refusal;
+pub use speculative::{DraftKind, SpeculativeConfig, SpeculativeSettings, SpeculativeUse};
 
 /// Why there is no breakdown.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]

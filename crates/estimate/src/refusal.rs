@@ -78,6 +78,19 @@ pub enum Refusal {
         /// `general.architecture`.
         architecture: String,
     },
+    /// The draft reads tensors of the target that none of its devices holds: an abort.
+    #[error(
+        "llama.cpp would abort: the draft reads tensors of its target on {device}, which is not among the draft's devices: leave out -devd"
+    )]
+    LentElsewhere {
+        /// The device, by the target's order.
+        device: String,
+    },
+    /// No layers for multi-token prediction.
+    #[error(
+        "this model has no layers for multi-token prediction that llama.cpp knows: choose another --spec-type"
+    )]
+    NoMtp,
     /// A tensor override to a device that is not used.
     #[error("a tensor override names {device}, which is not among the devices in use")]
     OverrideDevice {

@@ -4,7 +4,7 @@ use crate::breakdown::{Breakdown, MemoryBytes, Pass, PassStats, Runtime};
 use crate::{EngineProfile, Error, Layout, Refusal, RunConfig};
 use vramfit_arch::cache::cache_tensors;
 use vramfit_arch::{
-    Batch, BuiltGraph, ContextParams, CpuRepack, FusedOp, Model, Unfused, WeightMap, build,
+    Batch, BuiltGraph, ContextParams, CpuRepack, FusedOp, Lent, Model, Unfused, WeightMap, build,
 };
 use vramfit_ggml::cuda::{Cuda, PoolUse};
 use vramfit_ggml::{
@@ -250,6 +250,11 @@ impl<'a> Context<'a> {
         };
         built.graph.recycle();
         Ok((needs, stats))
+    }
+
+    /// What a draft may read of this model.
+    pub fn lends(&self) -> Lent {
+        self.weights.lends(self.model)
     }
 
     pub fn backend_id(&self, buffer: BufferType) -> BackendId {

@@ -571,8 +571,8 @@ impl Graph {
         self.new_tensor(Op::SsmConv, Type::F32, ne, &[x, kernel])
     }
 
-    /// Selective state space scan over `s, x, dt, a, b, c, ids`: the outputs, then the new states.
-    pub fn ssm_scan(&mut self, src: [TensorId; 7]) -> TensorId {
+    /// Selective state space scan over `s, x, dt, a, b, c, ids`: the outputs, then the new states, `n_kept` of each.
+    pub fn ssm_scan(&mut self, src: [TensorId; 7], n_kept: i64) -> TensorId {
         let (s, x, ids) = (
             self[src[0]].ne,
             self[src[1]].n_elements(),
@@ -581,7 +581,8 @@ impl Graph {
         let states = s[0]
             .saturating_mul(s[1])
             .saturating_mul(s[2])
-            .saturating_mul(ids);
+            .saturating_mul(ids)
+            .saturating_mul(n_kept);
         self.new_tensor(
             Op::SsmScan,
             Type::F32,

@@ -11,6 +11,7 @@
 //! cargo run --release -p vramfit-oracle -- plans             fixtures/truth/plans-llama.cpp-v0.5.0.tsv
 //! cargo run --release -p vramfit-oracle -- table             README.md: architectures and how many cases stand behind them
 //! cargo run -p vramfit-oracle -- adapters                    fixtures/truth/adapters-llama.cpp-v0.5.0.tsv
+//! cargo run -p vramfit-oracle -- drafts [FILE..]             fixtures/truth/drafts-llama.cpp-v0.5.0.tsv
 //! cargo run --release -p vramfit-oracle -- synth [NAME...]   fixtures/specs/NAME.toml to fixtures/gguf/made/NAME.gguf
 //! cargo run -p vramfit-oracle -- mmproj [NAME...]            fixtures/specs/mmproj/NAME.toml to fixtures/gguf/mmproj/NAME.gguf,
 //!                                                            and fixtures/truth/mmproj-llama.cpp-v0.5.0.tsv
@@ -22,6 +23,7 @@ mod case;
 #[path = "../../../tests/common/mod.rs"]
 mod common;
 mod diff;
+mod drafts;
 mod error;
 mod estimate;
 mod graphs;
@@ -64,6 +66,9 @@ const USAGE: &str = "usage: oracle COMMAND
   adapters [MODEL.gguf] [--per-model N] [--seed S] [--workers N] [--out FILE]
                          random cases with LoRA adapters and control vectors, engine against estimate, and their
                          table; of one real model an architecture and all made ones, or of one model without a table
+  drafts [FILE..] [--per-pair N] [--seed S] [--out FILE]
+                         targets with a draft beside them (fixtures/specs/drafts/pairs.toml), engine against estimate,
+                         node by node, and their table; of pairs with one of these files without a table
   table                  the README's table of architectures, from the truth tables
   synth [NAME...]        headers of models from the specs in fixtures/specs, all if none is named; NAME.toml with its
                          path makes the header beside it
@@ -101,6 +106,7 @@ fn command() -> Result<i32> {
             ],
         )?),
         Some("adapters") => adapters_command(args),
+        Some("drafts") => drafts_command(args),
         Some("table") => table().map(|()| 0),
         Some("diff") => diff::run(&diff::Request::of(&texts(&args)?)?),
         Some("graphs") => {
@@ -200,6 +206,22 @@ fn adapters_command(mut args: Vec<OsString>) -> Result<i32> {
         model,
         out: options.get("--out").map_or_else(
             || models::fixtures().join("truth/adapters-llama.cpp-v0.5.0.tsv"),
+            Into::into,
+        ),
+    })
+}
+
+fn drafts_command(mut args: Vec<OsString>) -> Result<i32> {
+    let is_option = |arg: &OsString| arg.to_string_lossy().starts_with('-');
+    let at = args.iter().position(is_option).unwrap_or(args.len());
+    let options = args.split_off(at);
+    let options = Options::of(&options, &["--per-pair", "--seed", "--out"])?;
+    drafts::make(&drafts::Request {
+        per_pair: options.number("--per-pair", 12)?,
+        seed: options.number("--seed", 0)? as u64,
+        only: texts(&args)?.into_iter().map(str::to_owned).collect(),
+        out: options.get("--out").map_or_else(
+            || models::fixtures().join("truth/drafts-llama.cpp-v0.5.0.tsv"),
             Into::into,
         ),
     })

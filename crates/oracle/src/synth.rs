@@ -34,7 +34,7 @@ pub struct Spec {
     pub keys: toml::Table,
 }
 
-/// Makes the models with these names, all where there are none; a path to a spec makes the header beside
+/// Makes the models with these names (those of `drafts/` in a folder of their own), all others where there are none; a path to a spec makes the header beside
 /// it. Returns the exit code: 1 if the engine refuses one.
 pub fn run(names: &[String]) -> Result<i32> {
     let specs = fixtures().join("specs");
@@ -73,12 +73,15 @@ fn all_names(folder: &Path) -> Result<Vec<String>> {
 }
 
 fn make(name: &str, specs: &Path) -> Result<String> {
+    // Of `oracle drafts`; they may need a target, so that they are not loaded by themselves.
+    let is_draft = name.starts_with("drafts/");
     let (spec, out) = match name.strip_suffix(".toml") {
         Some(beside) => (PathBuf::from(name), PathBuf::from(format!("{beside}.gguf"))),
-        None => (
-            specs.join(format!("{name}.toml")),
-            fixtures().join("gguf/made").join(format!("{name}.gguf")),
-        ),
+        None => {
+            let folder = if is_draft { "gguf" } else { "gguf/made" };
+            let out = fixtures().join(folder).join(format!("{name}.gguf"));
+            (specs.join(format!("{name}.toml")), out)
+        }
     };
     let spec = Spec::read(&spec)?;
     let folder = tempfile::tempdir().context("a temporary folder")?;
@@ -88,7 +91,9 @@ fn make(name: &str, specs: &Path) -> Result<String> {
     write(&made, &bytes)?;
     let header = Header::open(&made).context("the header")?;
     make_one_sparse(&made, &made, header.file_bytes())?;
-    accepted(&made)?;
+    if !is_draft {
+        accepted(&made)?;
+    }
 
     let is_same = fs::read(&out).is_ok_and(|old| old == bytes);
     if !is_same {

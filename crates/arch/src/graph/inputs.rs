@@ -1,8 +1,10 @@
 //! Inputs of a graph: token ids, positions, masks and where the caches are written.
 
 use super::LlmGraph;
-use crate::names::Global;
-use vramfit_ggml::{TensorId, Type};
+use crate::Error;
+use crate::names::{Global, Part};
+use crate::role::LentTensor;
+use vramfit_ggml::{Flags, Label, TensorId, Type};
 
 /// What attention over one kind of cache reads beside it.
 #[derive(Clone, Copy)]
@@ -75,6 +77,56 @@ impl LlmGraph<'_> {
         let table = self.required(Global::TokenEmbd, table);
         let tokens = self.input("inp_tokens", Type::I32, [n_tokens, 1, 1, 1]);
         (tokens, self.get_rows(table, tokens))
+    }
+
+    /// [`token_rows`](Self::token_rows), of the target's table where the file has none.
+    pub fn token_rows_of_target(&mut self) -> (TensorId, TensorId) {
+        if self
+            .model
+            .global_tensor(Global::TokenEmbd, Part::Weight)
+            .is_some()
+        {
+            return self.token_rows();
+        }
+        let lent = self.cp.role.target.as_ref().and_then(|t| t.token_embd);
+        let table = self.borrow("token_embd", "token embeddings", lent);
+        let n_tokens = self.n_tokens;
+        let tokens = self.input("inp_tokens", Type::I32, [n_tokens, 1, 1, 1]);
+        (tokens, self.get_rows(table, tokens))
+    }
+
+    /// The target's output matrix and its scale, where the file has none.
+    pub fn output_of_target(&mut self) -> Option<(TensorId, Option<TensorId>)> {
+        if self
+            .model
+            .global_tensor(Global::Output, Part::Weight)
+            .is_some()
+        {
+            return None;
+        }
+        let target = self.cp.role.target.as_ref();
+        let (lent, scale) = (
+            target.and_then(|t| t.output),
+            target.and_then(|t| t.output_scale),
+        );
+        let w = self.borrow("output", "an output matrix", lent);
+        let scale = scale.map(|lent| self.borrow("output_s", "a scale", Some(lent)));
+        Some((w, scale))
+    }
+
+    /// A tensor of the target.
+    pub(super) fn borrow(
+        &mut self,
+        name: &'static str,
+        what: &'static str,
+        lent: Option<LentTensor>,
+    ) -> TensorId {
+        let Some(lent) = lent else {
+            return self.fail_with(Error::NeedsTarget { what });
+        };
+        let t = self.placed(Label::Step(name), lent.ty, lent.ne, lent.buffer);
+        self[t].flags.insert(Flags::WEIGHT);
+        t
     }
 
     /// Every input of the graph but the tokens.

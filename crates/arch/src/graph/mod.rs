@@ -7,8 +7,10 @@ mod hyper;
 mod indexer;
 mod inputs;
 mod msa;
+mod mtp;
 mod pooling;
 mod recurrent;
+mod sampling;
 mod scales;
 
 use crate::adapter::LoraTensor;
@@ -98,8 +100,12 @@ pub fn build(
         });
     };
     let mut g = LlmGraph::new(model, cparams, weights, batch);
-    graph(&mut g);
+    match model.architecture.mtp.filter(|_| cparams.role.is_mtp) {
+        Some(mtp) => mtp(&mut g),
+        None => graph(&mut g),
+    }
     g.pool();
+    g.sample();
     g.finish()
 }
 
@@ -136,6 +142,8 @@ pub struct LlmGraph<'a> {
     pub fused: Vec<(FusedOp, TensorId, usize)>,
     lora_pairs: BTreeMap<(usize, u32), [TensorId; 2]>,
     embd: Option<TensorId>,
+    logits: Option<TensorId>,
+    n_tapped: usize,
     error: Option<Error>,
 }
 
@@ -184,6 +192,8 @@ impl<'a> LlmGraph<'a> {
             fused: Vec::new(),
             lora_pairs: BTreeMap::new(),
             embd: None,
+            logits: None,
+            n_tapped: 0,
             error: None,
         }
     }
@@ -191,6 +201,11 @@ impl<'a> LlmGraph<'a> {
     fn finish(self) -> Result<BuiltGraph> {
         if let Some(error) = self.error {
             return Err(error);
+        }
+        if self.n_tapped < self.cp.role.tapped.len() {
+            return Err(Error::NotTapped {
+                architecture: self.model.architecture_name.clone(),
+            });
         }
         if let Some(error) = self.graph.error() {
             return Err(error.clone().into());
@@ -243,7 +258,12 @@ impl<'a> LlmGraph<'a> {
     }
 
     fn missing(&mut self, name: String) -> TensorId {
-        self.error.get_or_insert(Error::MissingTensor { name });
+        self.fail_with(Error::MissingTensor { name })
+    }
+
+    /// Keeps the first error; the graph goes on with a tensor of nothing.
+    fn fail_with(&mut self, error: Error) -> TensorId {
+        self.error.get_or_insert(error);
         self.graph.new_tensor(Op::None, Type::F32, [1; 4], &[])
     }
 
@@ -588,6 +608,7 @@ impl<'a> LlmGraph<'a> {
         layer: impl Fn(&mut Self, TensorId, usize) -> TensorId,
     ) -> TensorId {
         for il in 0..self.hp.n_layer() {
+            self.tap(x, il);
             x = layer(self, x, il);
             if self.model.architecture.controls_layers {
                 x = self.control(x, il);
@@ -642,7 +663,22 @@ impl<'a> LlmGraph<'a> {
         }
         let logits = self.logits(x);
         self.graph.name_step(logits, "result_output");
+        self.set_logits(logits);
+    }
+
+    /// The end of a graph: `logits` are its result.
+    pub fn set_logits(&mut self, logits: TensorId) {
         self.set_output(logits);
+        self.logits = Some(logits);
+    }
+
+    /// The input of layer `il`, a result where a draft reads it.
+    pub fn tap(&mut self, x: TensorId, il: usize) {
+        let n = self.cp.role.tapped.iter().filter(|&&t| t == il).count();
+        if n > 0 && self.model.architecture.taps {
+            self.mark_output(x);
+            self.n_tapped += n;
+        }
     }
 
     /// The output matrix over `x`, with the bias, scale and cap that the model has.

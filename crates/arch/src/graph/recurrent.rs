@@ -84,6 +84,7 @@ impl LlmGraph<'_> {
         let (n_head, head) = (ssm.dt_rank, ssm.d_inner / ssm.dt_rank.max(1));
         let width = ssm.d_inner + 2 * ssm.n_group * ssm.d_state;
         let (conv, scan) = (self.conv_state(il), self.scan_state(il));
+        let n_kept = self.n_kept();
 
         let before = self.taps_before(conv, width, ssm.d_conv);
         let projected = self.linear(x, Kind::SsmIn, il);
@@ -121,8 +122,9 @@ impl LlmGraph<'_> {
         let dt = self.add(dt, dt_b);
         let a = self.weight(il, Kind::SsmA);
         let y = self.read_state(scan, |g, states, ids| {
-            let states = g.reshape(states, [ssm.d_state, head, n_head, n_seqs]);
-            g.ssm_scan([states, x, dt, a, b, c, ids])
+            let n_states = g[states].ne[1];
+            let states = g.reshape(states, [ssm.d_state, head, n_head, n_states]);
+            g.ssm_scan([states, x, dt, a, b, c, ids], n_kept)
         });
         self.keep_scan(scan, y, ssm);
 
@@ -148,8 +150,25 @@ impl LlmGraph<'_> {
         self.linear(y, Kind::SsmOut, il)
     }
 
+    /// States of a sequence that are kept: the last one, and those to go back to.
+    pub(crate) fn n_kept(&self) -> i64 {
+        1 + i64::from(self.cp.role.n_rollback)
+    }
+
+    /// Of them, those that a batch writes.
+    pub(crate) fn n_written(&self) -> i64 {
+        self.n_kept().min(self.n_seq_tokens())
+    }
+
     /// Keeps the last taps of a convolution's input for the next batch.
     pub(crate) fn keep_taps(&mut self, state: TensorId, all: TensorId, width: i64, taps: i64) {
+        for _ in 0..self.n_written() {
+            self.keep_taps_once(state, all, width, taps);
+        }
+    }
+
+    /// One of the states that [`keep_taps`](Self::keep_taps) keeps; where it lies changes no size.
+    pub(crate) fn keep_taps_once(&mut self, state: TensorId, all: TensorId, width: i64, taps: i64) {
         let (row, n_seqs) = (self[state].nb[1], self.n_seqs);
         let last = self.last_taps(all, width, taps);
         let target = self.view_2d(state, [(taps - 1) * width, n_seqs], row);
@@ -180,9 +199,10 @@ impl LlmGraph<'_> {
     /// Keeps the states behind a scan's output for the next batch.
     fn keep_scan(&mut self, state: TensorId, y: TensorId, ssm: Ssm) {
         let (n, n_seqs, row) = (ssm.n_embd_s(), self.n_seqs, self[state].nb[1]);
-        let all = floats(n.saturating_mul(n_seqs));
-        let states = self.view_3d(y, [n, n_seqs, 1], [floats(n), all]);
-        let target = self.view_3d(state, [n, n_seqs, 1], [row, all]);
+        let (all, n_written) = (floats(n.saturating_mul(n_seqs)), self.n_written());
+        let stored = floats(n.saturating_mul(self.cp.n_seq_max));
+        let states = self.view_3d(y, [n, n_seqs, n_written], [floats(n), all]);
+        let target = self.view_3d(state, [n, n_seqs, n_written], [row, stored]);
         let kept = self.cpy(states, target);
         self.expand(kept);
     }
@@ -215,7 +235,7 @@ impl LlmGraph<'_> {
         let a = self.weight(il, Kind::SsmA);
         let y = self.read_state(scan, |g, states, ids| {
             let states = g.reshape(states, [ssm.d_state, 1, d_inner, n_seqs]);
-            g.ssm_scan([states, heads, dt, a, b, c, ids])
+            g.ssm_scan([states, heads, dt, a, b, c, ids], 1)
         });
         let n = ssm.n_embd_s() * n_seqs;
         let states = self.view_1d(y, n);
@@ -255,8 +275,34 @@ impl LlmGraph<'_> {
         [dt, b, c]
     }
 
-    /// `build_delta_net_fused`: the outputs of a gated delta net, `[d_v, h_v, t, s]`, and its new
-    /// states. `gate` and `beta` say how fast the state fades and how strongly values are written.
+    /// `build_recurrent_attn`: [`gated_delta_net`](Self::gated_delta_net) that keeps its states in `state`, each as
+    /// `kept` says where only the last one is.
+    pub(crate) fn recurrent_attention(
+        &mut self,
+        qkv: [TensorId; 3],
+        [gate, beta, before]: [TensorId; 3],
+        state: TensorId,
+        kept: impl FnOnce(&mut Self) -> TensorId,
+        il: usize,
+    ) -> TensorId {
+        let [y, after, out] = self.gated_delta_net(qkv, gate, beta, before, il);
+        let (source, target) = if self.n_kept() == 1 {
+            (after, kept(self))
+        } else {
+            let [dv, _, hv, n_seqs] = self[before].ne;
+            let (n, n_written) = (dv * dv * hv, self.n_written());
+            let (row, stored) = (self[state].nb[1], floats(n * self.cp.n_seq_max));
+            let source = self.view_3d(out, [n, n_seqs, n_written], [floats(n), floats(n * n_seqs)]);
+            let target = self.view_3d(state, [n, n_seqs, n_written], [row, stored]);
+            (source, target)
+        };
+        let stored = self.cpy(source, target);
+        self.expand(stored);
+        y
+    }
+
+    /// `build_delta_net_fused`: the outputs of a gated delta net, `[d_v, h_v, t, s]`, its new
+    /// states, and both together. `gate` and `beta` say how fast the state fades and how strongly values are written.
     pub fn gated_delta_net(
         &mut self,
         [q, k, v]: [TensorId; 3],
@@ -264,10 +310,11 @@ impl LlmGraph<'_> {
         beta: TensorId,
         before: TensorId,
         il: usize,
-    ) -> [TensorId; 2] {
+    ) -> [TensorId; 3] {
         let [dv, hv, n_time, n_seqs] = self[v].ne;
         let row = dv.saturating_mul(hv);
-        let rows = n_time.saturating_add(dv).saturating_mul(n_seqs);
+        let states = dv.saturating_mul(self.n_kept());
+        let rows = n_time.saturating_add(states).saturating_mul(n_seqs);
         let sources = [q, k, v, gate, beta, before];
         let out = self.new_tensor(Op::GatedDeltaNet, Type::F32, [row, rows, 1, 1], &sources);
         self.name_layer(out, "gated_delta_net", il);
@@ -291,7 +338,7 @@ impl LlmGraph<'_> {
                 floats(square.saturating_mul(hv)),
             ],
         );
-        [y, after]
+        [y, after, out]
     }
 
     /// Rows of unit length.

@@ -10,18 +10,37 @@ use vramfit_ggml::TensorId;
 pub(super) const ALL: &[Architecture] = &[Architecture::new("deepseek2", graph)
     .constants(&["expert_weights_scale"])
     .leaves_scales(&[Scale::Output])
+    .predicts(mtp)
     .unadapted(&[super::LATENT])
     .output_unadapted()];
 
 pub(super) fn graph(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     let temperature = g.attn_temperature();
+    g.layers(x, |g, x, il| layer(g, x, temperature, il));
+}
+
+fn layer(g: &mut LlmGraph<'_>, x: TensorId, temperature: Option<TensorId>, il: usize) -> TensorId {
     let options = MoeOptions::of_file(&g.hp.moe);
-    g.layers(x, |g, x, il| {
-        let attention = |g: &mut LlmGraph<'_>, n| latent_attention(g, n, temperature, il);
-        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
-        pre_norm_layer(g, x, il, attention, ffn)
-    });
+    let attention = |g: &mut LlmGraph<'_>, n| latent_attention(g, n, temperature, il);
+    let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
+    pre_norm_layer(g, x, il, attention, ffn)
+}
+
+/// Also of those whose main layers choose cells: the last one attends to all.
+pub(super) fn mtp(g: &mut LlmGraph<'_>) {
+    let (x, il) = g.mtp_input();
+    let options = MoeOptions::of_file(&g.hp.moe);
+    let attention = |g: &mut LlmGraph<'_>, n| {
+        let low = low_rank_q(g, n, il);
+        let q = g.linear(low, Kind::AttnQB, il);
+        let qkv = latent_qkv(g, n, q, il);
+        let v_b = g.weight(il, Kind::AttnVB);
+        g.attention_mla(qkv, v_b, il)
+    };
+    let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
+    let x = pre_norm_layer(g, x, il, attention, ffn);
+    g.mtp_head(x, il);
 }
 
 fn latent_attention(

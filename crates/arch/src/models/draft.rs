@@ -5,7 +5,7 @@
 use super::Architecture;
 use crate::graph::{Ffn, LlmGraph, Scale};
 use crate::hparams::Hparams;
-use crate::hparams::limits::CONTEXT;
+use crate::hparams::limits::{CONTEXT, LAYERS};
 use crate::keys::Keys;
 use crate::names::{Global, Kind, Part};
 use crate::{Error, Result};
@@ -30,16 +30,25 @@ pub(super) const ALL: &[Architecture] = &[
 ];
 
 fn eagle3_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    read_target_layers(keys, hp)?;
     hp.norm_before_residual = keys.flag("norm_before_residual")? == Some(true);
     hp.scales_logits = false;
     hp.final_softcap = false;
     Ok(())
 }
 
+fn read_target_layers(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    let n = keys.array_len("target_layers").unwrap_or(0);
+    let layers = keys.per_layer("target_layers", n, LAYERS)?;
+    let layers = layers.unwrap_or_default().into_iter();
+    hp.target_layers = layers.filter_map(|il| usize::try_from(il).ok()).collect();
+    Ok(())
+}
+
 /// One layer, whose Q, K and V are made of a token and of what the target thought of it.
 fn eagle3(g: &mut LlmGraph<'_>) {
     let (n_embd, n_tokens) = (g.hp.n_embd, g.n_tokens);
-    let (_, tokens) = g.token_rows();
+    let (_, tokens) = g.token_rows_of_target();
     let thought = g.input("inp_g_embeddings", Type::F32, [n_embd, n_tokens, 1, 1]);
     g.build_inputs();
     let token_n = g.norm(tokens, Kind::AttnNorm, 0);
@@ -61,7 +70,7 @@ fn eagle3(g: &mut LlmGraph<'_>) {
     g.mark_output(x);
     let x = g.final_norm(x);
     let logits = target_logits(g, x);
-    g.set_output(logits);
+    g.set_logits(logits);
 }
 
 fn dflash_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
@@ -75,6 +84,7 @@ fn dflash_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
             return Err(Error::UnknownArchitecture { name });
         }
     }
+    read_target_layers(keys, hp)?;
     hp.scales_logits = false; // its sampler does
     hp.final_softcap = false;
     hp.block_size = keys.int("block_size", CONTEXT)?.unwrap_or(0);
@@ -96,7 +106,7 @@ fn dflash(g: &mut LlmGraph<'_>) {
         _ => Ffn::Silu,
     };
     g.build_inputs();
-    let (tokens, mut x) = g.token_rows();
+    let (tokens, mut x) = g.token_rows_of_target();
     if g.hp.scales_embeddings {
         x = g.scale(x);
     }
@@ -108,7 +118,7 @@ fn dflash(g: &mut LlmGraph<'_>) {
     let logits = target_logits(g, x);
     g.expand(logits);
     let logits = markov(g, tokens, x, logits);
-    g.set_output(logits);
+    g.set_logits(logits);
 }
 
 fn dflash_layer(g: &mut LlmGraph<'_>, x: TensorId, activation: Ffn, il: usize) -> TensorId {
@@ -154,7 +164,10 @@ fn dflash_layer(g: &mut LlmGraph<'_>, x: TensorId, activation: Ffn, il: usize) -
 
 /// Logits over the target's vocabulary, of which the draft may know a part.
 fn target_logits(g: &mut LlmGraph<'_>, x: TensorId) -> TensorId {
-    let logits = g.logits(x);
+    let logits = match g.output_of_target() {
+        Some((w, scale)) => g.adapted_scaled(w, x, None, scale),
+        None => g.logits(x),
+    };
     scatter(g, logits)
 }
 

@@ -19,6 +19,7 @@ pub(super) const ALL: &[Architecture] = &[
         .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
         .unadapted(&[super::LATENT])
         .output_unadapted()
+        .predicts(super::deepseek::mtp)
         .reads(deepseek32_hparams)
         .loads_of_mtp(&[Kind::ExpProbsB]),
     Architecture::new("dots3note", graph)
@@ -33,6 +34,7 @@ pub(super) const ALL: &[Architecture] = &[
         .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
         .unadapted(&[super::LATENT])
         .output_unadapted()
+        .predicts(super::deepseek::mtp)
         .reads(glm_hparams)
         .loads_of_mtp(&[Kind::ExpProbsB]),
 ];

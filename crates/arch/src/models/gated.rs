@@ -12,6 +12,7 @@ use vramfit_ggml::{TensorId, Unary};
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("muse-glimmer", muse)
+        .tapped()
         .constants(&["final_logit_softcapping", "logit_scale"])
         .reads(muse_hparams),
     Architecture::new("spark2_5", spark)

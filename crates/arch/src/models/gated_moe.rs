@@ -9,7 +9,7 @@ use crate::graph::{LlmGraph, MoeOptions, Scale};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
-use vramfit_ggml::Unary;
+use vramfit_ggml::{TensorId, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
@@ -24,6 +24,7 @@ pub(super) const ALL: &[Architecture] = &[
         .constants(&["expert_weights_scale"])
         .reads(step35_hparams)
         .rows_behind_layers()
+        .predicts(step35_mtp)
         .loads_of_mtp(STEP35_MTP),
 ];
 
@@ -108,21 +109,29 @@ const STEP35_MTP: &[Kind] = &[
 /// Step 3.5: the gate is optional, SwiGLU is clamped on some layers.
 fn step35(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
+    g.layers(x, step35_layer);
+}
+
+fn step35_layer(g: &mut LlmGraph<'_>, x: TensorId, il: usize) -> TensorId {
     let options = MoeOptions::of_file(&g.hp.moe);
-    g.layers(x, |g, x, il| {
-        let attention = |g: &mut LlmGraph<'_>, n| {
-            let factors = g.rope_factors(il).filter(|_| !g.hp.layers[il].is_swa);
-            let qkv = g.qkv_flat(n, il);
-            let qkv = g.split_heads(qkv, il);
-            let qkv = g.qk_norm(qkv, il);
-            let qkv = g.rotate_qk(qkv, factors);
-            if !g.has(il, Kind::AttnGate) {
-                return g.attention(qkv, il);
-            }
-            let cur = g.attend(qkv, il);
-            gate_and_output(g, cur, n, Unary::Sigmoid, il)
-        };
-        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
-        pre_norm_layer(g, x, il, attention, ffn)
-    });
+    let attention = |g: &mut LlmGraph<'_>, n| {
+        let factors = g.rope_factors(il).filter(|_| !g.hp.layers[il].is_swa);
+        let qkv = g.qkv_flat(n, il);
+        let qkv = g.split_heads(qkv, il);
+        let qkv = g.qk_norm(qkv, il);
+        let qkv = g.rotate_qk(qkv, factors);
+        if !g.has(il, Kind::AttnGate) {
+            return g.attention(qkv, il);
+        }
+        let cur = g.attend(qkv, il);
+        gate_and_output(g, cur, n, Unary::Sigmoid, il)
+    };
+    let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
+    pre_norm_layer(g, x, il, attention, ffn)
+}
+
+fn step35_mtp(g: &mut LlmGraph<'_>) {
+    let (x, il) = g.mtp_input();
+    let x = step35_layer(g, x, il);
+    g.mtp_head_of_rows(x, il);
 }

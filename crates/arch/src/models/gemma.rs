@@ -21,6 +21,7 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("gemma4", gemma4)
         .constants(&["final_logit_softcapping"])
         .scales(&[Scale::Dense, Scale::Experts])
+        .tapped()
         .reads(gemma4_hparams)
         .rows_behind_norm()
         .lazily()

@@ -7,12 +7,14 @@ use crate::graph::{Ffn, LlmGraph, MoeOptions, Scale};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
+use vramfit_ggml::TensorId;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("glm4", glm4).reads(hparams).f32_sums(),
     Architecture::new("glm4moe", glm4moe)
         .constants(&["expert_weights_scale"])
+        .predicts(glm4moe_mtp)
         .reads(hparams)
         .f32_sums(),
     Architecture::new("plamo3", glm4)
@@ -51,10 +53,18 @@ pub(super) fn glm4(g: &mut LlmGraph<'_>) {
 /// Seed-OSS: no experts at all.
 pub(super) fn glm4moe(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
+    g.layers(x, glm4moe_layer);
+}
+
+fn glm4moe_layer(g: &mut LlmGraph<'_>, x: TensorId, il: usize) -> TensorId {
     let options = MoeOptions::of_file(&g.hp.moe);
-    g.layers(x, |g, x, il| {
-        let attention = |g: &mut LlmGraph<'_>, n| g.rotated_attention(n, None, il);
-        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
-        pre_norm_layer_named(g, x, il, Kind::AttnPostNorm, attention, ffn)
-    });
+    let attention = |g: &mut LlmGraph<'_>, n| g.rotated_attention(n, None, il);
+    let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
+    pre_norm_layer_named(g, x, il, Kind::AttnPostNorm, attention, ffn)
+}
+
+fn glm4moe_mtp(g: &mut LlmGraph<'_>) {
+    let (x, il) = g.mtp_input();
+    let x = glm4moe_layer(g, x, il);
+    g.mtp_head(x, il);
 }

@@ -16,6 +16,7 @@ pub(super) const ALL: &[Architecture] = &[
         .layer_norm()
         .embeds_by_output(),
     Architecture::new("gpt-oss", gpt_oss)
+        .tapped()
         .reads(gpt_oss_hparams)
         .rows_behind_layers(),
     Architecture::new("gpt2", gpt2).layer_norm(),

@@ -15,6 +15,9 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("bailingmoe3", bailingmoe3)
         .constants(&["expert_weights_scale"])
         .leaves_scales(&[Scale::Qkv, Scale::AttnOutput, Scale::Output])
+        .rolling_back()
+        .tapped()
+        .predicts(bailingmoe3_mtp)
         .reads(bailingmoe3_hparams)
         .large_graph()
         .no_scan()
@@ -96,6 +99,15 @@ fn bailingmoe3(g: &mut LlmGraph<'_>) {
     graph(g, options, |g, n, il| mix(g, n, true, il));
 }
 
+fn bailingmoe3_mtp(g: &mut LlmGraph<'_>) {
+    let (x, il) = g.mtp_input();
+    let options = MoeOptions::of_file(&g.hp.moe);
+    let attention = |g: &mut LlmGraph<'_>, n| mix(g, n, true, il);
+    let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
+    let x = pre_norm_layer(g, x, il, attention, ffn);
+    g.mtp_head(x, il);
+}
+
 fn graph(
     g: &mut LlmGraph<'_>,
     options: MoeOptions,
@@ -138,18 +150,17 @@ fn delta_attention(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
     let before = g.gather_state(state);
     let before = g.reshape(before, [head, head, n_head, n_seqs]);
     let [q, k] = [q, k].map(|t| g.unit_length(t));
-    let [y, after] = g.gated_delta_net([q, k, v], gate, beta, before, il);
-
-    // Kimi Linear keeps the states as one row.
-    let has_low_rank_gate = g.has(il, Kind::SsmGB);
-    let (n_state, row) = (ssm.n_embd_s(), g[state].nb[1]);
-    let target = if has_low_rank_gate {
-        g.view_1d(state, n_state * n_seqs)
-    } else {
-        g.view_2d(state, [n_state, n_seqs], row)
+    let kept = |g: &mut LlmGraph<'_>| {
+        // Kimi Linear keeps the states as one row.
+        let has_low_rank_gate = g.has(il, Kind::SsmGB);
+        let (n_state, row) = (ssm.n_embd_s(), g[state].nb[1]);
+        if has_low_rank_gate {
+            g.view_1d(state, n_state * n_seqs)
+        } else {
+            g.view_2d(state, [n_state, n_seqs], row)
+        }
     };
-    let kept = g.cpy(after, target);
-    g.expand(kept);
+    let y = g.recurrent_attention([q, k, v], [gate, beta, before], state, kept, il);
 
     let y = g.cont(y);
     let heads = [head, n_head, n_tokens, 1];
@@ -196,10 +207,12 @@ fn convolved(
     let x = g.transpose(x);
     let all = g.concat(before, x, 0);
     let nb = g[all].nb;
-    let last = g.view_3d(all, window, [nb[1], nb[2]]);
-    let target = g.view_3d(state, window, strides);
-    let kept = g.cpy(last, target);
-    g.expand(kept);
+    for _ in 0..g.n_written() {
+        let last = g.view_3d(all, window, [nb[1], nb[2]]);
+        let target = g.view_3d(state, window, strides);
+        let kept = g.cpy(last, target);
+        g.expand(kept);
+    }
     let kernel = g.weight(il, kernel);
     let kernel = g.reshape(kernel, [ssm.d_conv, d_inner, 1, 1]);
     let y = g.ssm_conv(all, kernel);

@@ -12,10 +12,14 @@ use vramfit_ggml::{TensorId, Type};
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("ernie4_5", ernie),
     Architecture::new("ernie4_5-moe", ernie),
-    Architecture::new("hunyuan-dense", hunyuan),
+    Architecture::new("hunyuan-dense", hunyuan).tapped(),
     Architecture::new("hunyuan-moe", hunyuan),
-    Architecture::new("hunyuan_vl", hunyuan).reads(hunyuan_vl_hparams),
-    Architecture::new("llama", llama).scales(&[Scale::Dense, Scale::Experts]),
+    Architecture::new("hunyuan_vl", hunyuan)
+        .tapped()
+        .reads(hunyuan_vl_hparams),
+    Architecture::new("llama", llama)
+        .tapped()
+        .scales(&[Scale::Dense, Scale::Experts]),
     Architecture::new("llama-embed", llama_embed)
         .scales(&[Scale::Dense, Scale::Experts])
         .reads(llama_embed_hparams),

@@ -18,6 +18,7 @@ pub(super) const ALL: &[Architecture] = &[
         .graph_room(80, 64),
     Architecture::new("nanbeige", nanbeige)
         .scales(&[Scale::Dense])
+        .tapped()
         .reads(nanbeige_hparams)
         .large_graph(),
 ];

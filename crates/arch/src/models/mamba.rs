@@ -2,10 +2,10 @@
 
 use super::Architecture;
 use crate::Result;
-use crate::graph::{Ffn, LlmGraph, MoeOptions, Scale};
+use crate::graph::{Ffn, LlmGraph, MoeOptions, Norm, Scale};
 use crate::hparams::{Gating, Hparams, limits};
 use crate::keys::Keys;
-use crate::names::Kind;
+use crate::names::{Kind, Part};
 use vramfit_ggml::TensorId;
 
 /// Its architectures.
@@ -16,6 +16,8 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("nemotron_h", nemotron_h)
         .constants(&["expert_weights_scale"])
         .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
+        .rolling_back()
+        .tapped()
         .unadapted(&[&[Kind::FfnLatentDown, Kind::FfnLatentUp]])
         .reads(nemotron_h_hparams)
         .no_control()
@@ -23,6 +25,9 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("nemotron_h_moe", nemotron_h)
         .constants(&["expert_weights_scale"])
         .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
+        .rolling_back()
+        .tapped()
+        .predicts(nemotron_h_mtp)
         .unadapted(&[&[Kind::FfnLatentDown, Kind::FfnLatentUp]])
         .reads(nemotron_h_hparams)
         .no_control()
@@ -104,6 +109,23 @@ pub(super) fn nemotron_h(g: &mut LlmGraph<'_>) {
         };
         g.add(cur, x)
     });
+}
+
+/// Attention and experts, without positions; the states that go on are those of tokens with wanted logits.
+fn nemotron_h_mtp(g: &mut LlmGraph<'_>) {
+    let (x, il) = g.mtp_input();
+    let n = g.norm(x, Kind::AttnNorm, il);
+    let qkv = g.qkv(n, il);
+    let cur = g.attention(qkv, il);
+    let h = g.add(cur, x);
+    let h = g.output_rows(h);
+    let n = g.norm(h, Kind::AttnPostNorm, il);
+    let cur = relu_sqr_ffn(g, n, il);
+    let x = g.add(cur, h);
+    let w = g.optional(il, Kind::NextnSharedHeadNorm, Part::Weight);
+    let x = g.norm_by(Norm::Layer, x, w, None, None);
+    g.mark_output(x);
+    g.mtp_logits(x, il);
 }
 
 /// Dense, or experts which may work on a narrower stream, and a shared one.

@@ -10,7 +10,9 @@ use crate::names::Kind;
 use vramfit_ggml::TensorId;
 
 /// Its architectures.
-pub(super) const ALL: &[Architecture] = &[Architecture::new("mimo2", graph).reads(hparams)];
+pub(super) const ALL: &[Architecture] = &[Architecture::new("mimo2", graph)
+    .reads(hparams)
+    .predicts(mtp)];
 
 fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     let scale = keys.float("attention.value_scale")?.unwrap_or(0.0);
@@ -47,18 +49,26 @@ fn graph(g: &mut LlmGraph<'_>) {
         gating: Gating::Sigmoid,
         ..MoeOptions::softmax(true)
     };
-    g.layers(x, |g, x, il| {
-        let attention = |g: &mut LlmGraph<'_>, n| {
-            let qkv = qkv(g, n, il);
-            let qkv = g.rotate_qk(qkv, None);
-            let cur = g.attention(qkv, il);
-            if g.hp.scales_attention {
-                g.scale(cur)
-            } else {
-                cur
-            }
-        };
-        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
-        pre_norm_layer(g, x, il, attention, ffn)
-    });
+    g.layers(x, |g, x, il| layer(g, x, options, il));
+}
+
+fn layer(g: &mut LlmGraph<'_>, x: TensorId, options: MoeOptions, il: usize) -> TensorId {
+    let attention = |g: &mut LlmGraph<'_>, n| {
+        let qkv = qkv(g, n, il);
+        let qkv = g.rotate_qk(qkv, None);
+        let cur = g.attention(qkv, il);
+        if g.hp.scales_attention {
+            g.scale(cur)
+        } else {
+            cur
+        }
+    };
+    let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
+    pre_norm_layer(g, x, il, attention, ffn)
+}
+
+fn mtp(g: &mut LlmGraph<'_>) {
+    let (x, il) = g.mtp_input();
+    let x = layer(g, x, MoeOptions::softmax(true), il);
+    g.mtp_head_of_rows(x, il);
 }

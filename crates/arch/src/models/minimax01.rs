@@ -13,6 +13,7 @@ use vramfit_ggml::{TensorId, Type, Unary};
 pub(super) const ALL: &[Architecture] = &[Architecture::new("minimax-01", graph)
     .constants(&["residual_scale"])
     .leaves_scales(&[Scale::Qkv])
+    .tapped()
     .reads(hparams)
     .large_graph()
     .reserves_one_sequence()];

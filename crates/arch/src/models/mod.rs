@@ -131,6 +131,12 @@ pub struct Architecture {
     pub leaves_scales: &'static [Scale],
     /// Builds its graph; none for an architecture that is not known.
     pub graph: Option<fn(&mut LlmGraph<'_>)>,
+    /// Builds that of its layers for multi-token prediction, where llama.cpp has one.
+    pub mtp: Option<fn(&mut LlmGraph<'_>)>,
+    /// Its recurrent states can be taken back some tokens (`llm_arch_supports_rs_rollback`).
+    pub rolls_back: bool,
+    /// Drafts may read what goes into its layers (`t_layer_inp`).
+    pub taps: bool,
     /// Ends in logits over the vocabulary.
     pub has_lm_head: bool,
     /// Nodes that its graph may have, a token and a tensor, where they are many.
@@ -224,6 +230,9 @@ impl Architecture {
             scales: &[],
             leaves_scales: &[],
             graph: Some(graph),
+            mtp: None,
+            rolls_back: false,
+            taps: false,
             has_lm_head: true,
             graph_room: None,
             reserves_one_sequence: false,
@@ -267,6 +276,21 @@ impl Architecture {
 
     const fn leaves_scales(mut self, scales: &'static [Scale]) -> Architecture {
         self.leaves_scales = scales;
+        self
+    }
+
+    const fn predicts(mut self, mtp: fn(&mut LlmGraph<'_>)) -> Architecture {
+        self.mtp = Some(mtp);
+        self
+    }
+
+    const fn rolling_back(mut self) -> Architecture {
+        self.rolls_back = true;
+        self
+    }
+
+    const fn tapped(mut self) -> Architecture {
+        self.taps = true;
         self
     }
 

@@ -8,6 +8,7 @@ use crate::graph::{Ffn, LlmGraph, MoeOptions, Scale};
 use crate::hparams::{Gating, Hparams};
 use crate::keys::Keys;
 use crate::names::Kind;
+use vramfit_ggml::TensorId;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
@@ -30,9 +31,10 @@ pub(super) const ALL: &[Architecture] = &[
         .constants(&["expert_weights_scale"])
         .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
         .reads(hy_v3_hparams)
+        .predicts(hy_v3_mtp)
         .rows_behind_norm()
         .loads_of_mtp(HY_V3_MTP),
-    Architecture::new("minimax-m2", minimax_m2),
+    Architecture::new("minimax-m2", minimax_m2).tapped(),
     Architecture::new("olmoe", olmoe),
 ];
 
@@ -58,14 +60,23 @@ fn as_in_file(g: &mut LlmGraph<'_>) {
 
 fn graph(g: &mut LlmGraph<'_>, options: MoeOptions) {
     let x = g.embed(false);
-    g.layers(x, |g, x, il| {
-        let attention = |g: &mut LlmGraph<'_>, n| {
-            let factors = g.rope_factors(il);
-            g.rotated_attention(n, factors, il)
-        };
-        let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
-        pre_norm_layer(g, x, il, attention, ffn)
-    });
+    g.layers(x, |g, x, il| layer(g, x, options, il));
+}
+
+fn layer(g: &mut LlmGraph<'_>, x: TensorId, options: MoeOptions, il: usize) -> TensorId {
+    let attention = |g: &mut LlmGraph<'_>, n| {
+        let factors = g.rope_factors(il);
+        g.rotated_attention(n, factors, il)
+    };
+    let ffn = |g: &mut LlmGraph<'_>, n| g.ffn_or_moe(n, options, il);
+    pre_norm_layer(g, x, il, attention, ffn)
+}
+
+fn hy_v3_mtp(g: &mut LlmGraph<'_>) {
+    let (x, il) = g.mtp_input();
+    let options = MoeOptions::of_file(&g.hp.moe);
+    let x = layer(g, x, options, il);
+    g.mtp_head(x, il);
 }
 
 fn hy_v3_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {

@@ -65,7 +65,7 @@ fn mamba_layer(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
     let x = g.view_4d(x, heads, strides);
     let y = g.read_state(scan, |g, states, ids| {
         let states = g.reshape(states, [ssm.d_state, head, n_head, n_seqs]);
-        g.ssm_scan([states, x, dt, a, b, c, ids])
+        g.ssm_scan([states, x, dt, a, b, c, ids], 1)
     });
     let n = ssm.n_embd_s() * n_seqs;
     let states = g.view_1d(y, n);

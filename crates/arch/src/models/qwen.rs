@@ -11,9 +11,12 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("qwen2", graph),
     Architecture::new("qwen2moe", qwen2moe),
     Architecture::new("qwen3", graph)
+        .tapped()
         .scales(&[Scale::Dense])
         .ranks_by(RankHead::Softmax),
-    Architecture::new("qwen3moe", graph).scales(&[Scale::Experts]),
+    Architecture::new("qwen3moe", graph)
+        .tapped()
+        .scales(&[Scale::Experts]),
 ];
 
 pub(super) fn graph(g: &mut LlmGraph<'_>) {

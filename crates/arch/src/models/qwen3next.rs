@@ -12,12 +12,18 @@ use vramfit_ggml::{TensorId, Unary};
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("qwen35", qwen35)
         .scales(&[Scale::Dense, Scale::AttnGate])
+        .rolling_back()
+        .tapped()
+        .predicts(qwen35_mtp)
         .reads(qwen35_hparams)
         .rows_behind_norm()
         .large_graph()
         .no_scan(),
     Architecture::new("qwen35moe", qwen35)
         .scales(&[Scale::Experts, Scale::SharedExperts, Scale::AttnGate])
+        .rolling_back()
+        .tapped()
+        .predicts(qwen35_mtp)
         .reads(qwen35_hparams)
         .rows_behind_norm()
         .large_graph()
@@ -25,6 +31,8 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("qwen3next", qwen3next)
         .scales(&[Scale::Experts, Scale::SharedExperts])
         .leaves_scales(&[Scale::Ssm])
+        .tapped()
+        .predicts(qwen3next_mtp)
         .reads(hparams)
         .rows_behind_norm()
         .large_graph()
@@ -70,14 +78,41 @@ fn graph(g: &mut LlmGraph<'_>, variant: Variant) {
             gated_attention(g, n, variant, None, il)
         };
         let h = g.add(cur, x);
-        let n = g.norm(h, Kind::AttnPostNorm, il);
-        let cur = if g.has(il, Kind::FfnGateInp) {
-            experts(g, n, il)
-        } else {
-            g.ffn(n, Ffn::Silu, il)
-        };
-        g.add(cur, h)
+        feed_forward(g, h, il)
     });
+}
+
+/// The second half of a layer.
+fn feed_forward(g: &mut LlmGraph<'_>, h: TensorId, il: usize) -> TensorId {
+    let n = g.norm(h, Kind::AttnPostNorm, il);
+    let cur = if g.has(il, Kind::FfnGateInp) {
+        experts(g, n, il)
+    } else {
+        g.ffn(n, Ffn::Silu, il)
+    };
+    g.add(cur, h)
+}
+
+fn qwen35_mtp(g: &mut LlmGraph<'_>) {
+    let (x, il) = g.mtp_input();
+    let n = g.norm(x, Kind::AttnNorm, il);
+    let cur = gated_attention(g, n, Variant::Plain, None, il);
+    let h = g.add(cur, x);
+    let x = feed_forward(g, h, il);
+    g.mtp_head(x, il);
+}
+
+/// Drops the tokens without wanted logits behind attention.
+fn qwen3next_mtp(g: &mut LlmGraph<'_>) {
+    let (x, il) = g.mtp_input();
+    let n = g.norm(x, Kind::AttnNorm, il);
+    let cur = gated_attention(g, n, Variant::Plain, None, il);
+    let cur = g.output_rows(cur);
+    let x = g.output_rows(x);
+    let h = g.add(cur, x);
+    let x = feed_forward(g, h, il);
+    let x = g.mtp_norm(x, il);
+    g.mtp_logits(x, il);
 }
 
 /// Routed experts and a shared one with a gate of its own.
@@ -167,7 +202,9 @@ pub(super) fn delta_net(
     if variant == Variant::Four {
         keep_columns(g, conv_state, all, net.channels, net.taps - 1);
     } else {
-        g.keep_taps(conv_state, all, net.channels, net.taps);
+        for _ in 0..g.n_kept() {
+            g.keep_taps_once(conv_state, all, net.channels, net.taps);
+        }
     }
     let before = g.gather_state(state);
     let (hv, dv) = (net.n_value_head, net.value_head);
@@ -177,11 +214,11 @@ pub(super) fn delta_net(
     let convolved = g.unary(Unary::Silu, convolved);
     let [q, k, v] = convolved_qkv(g, convolved, net, next);
 
-    let [y, after] = g.gated_delta_net([q, k, v], gate, beta, before, il);
-    let row = g[state].nb[1];
-    let target = g.view_2d(state, [ssm.n_embd_s(), net.n_seqs], row);
-    let kept = g.cpy(after, target);
-    g.expand(kept);
+    let kept = |g: &mut LlmGraph<'_>| {
+        let row = g[state].nb[1];
+        g.view_2d(state, [ssm.n_embd_s(), net.n_seqs], row)
+    };
+    let y = g.recurrent_attention([q, k, v], [gate, beta, before], state, kept, il);
 
     let z = g.reshape(z, [dv, hv, net.n_time, net.n_seqs]);
     let y = g.norm(y, Kind::SsmNorm, il);

@@ -1,0 +1,295 @@
+//! Speculative decoding: a target and the draft beside it, each in a context of its own, as llama-server sets
+//! them up (`tools/server/server-context.cpp`, `common/speculative.cpp`).
+
+use crate::simulate::Context;
+use crate::{Breakdown, EngineProfile, Error, Layout, Outputs, Refusal, RunConfig};
+use vramfit_arch::{Lent, LentTensor, Model, Role};
+use vramfit_ggml::{BufferType, Type};
+
+/// How tokens are drafted (`--spec-type`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum DraftKind {
+    /// A model of its own.
+    Simple,
+    /// EAGLE-3, which reads states of the target.
+    Eagle3,
+    /// Layers for multi-token prediction: the target's own, or those of a file.
+    Mtp,
+    /// DFlash: a block of tokens at once.
+    Dflash,
+    /// DFlash with DSpark's Markov head.
+    Dspark,
+}
+
+impl DraftKind {
+    /// All of them.
+    pub const ALL: [DraftKind; 5] = [
+        DraftKind::Simple,
+        DraftKind::Eagle3,
+        DraftKind::Mtp,
+        DraftKind::Dflash,
+        DraftKind::Dspark,
+    ];
+
+    /// As `--spec-type` names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DraftKind::Simple => "draft-simple",
+            DraftKind::Eagle3 => "draft-eagle3",
+            DraftKind::Mtp => "draft-mtp",
+            DraftKind::Dflash => "draft-dflash",
+            DraftKind::Dspark => "draft-dspark",
+        }
+    }
+
+    /// From [`name`](Self::name).
+    pub fn from_name(name: &str) -> Option<DraftKind> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// What the draft model `model` is for.
+    pub fn of(model: &Model) -> DraftKind {
+        let has = |name: &str| model.tensors.iter().any(|t| t.name == name);
+        match model.architecture_name.as_str() {
+            "eagle3" => DraftKind::Eagle3,
+            "dflash" if has("markov_w1.weight") => DraftKind::Dspark,
+            "dflash" => DraftKind::Dflash,
+            "gemma4-assistant" => DraftKind::Mtp,
+            _ if model.hparams.n_layer() == 0 => DraftKind::Mtp,
+            _ => DraftKind::Simple,
+        }
+    }
+
+    /// Drafts a block of tokens in one pass.
+    const fn drafts_blocks(self) -> bool {
+        matches!(self, DraftKind::Dflash | DraftKind::Dspark)
+    }
+}
+
+/// Settings of the draft, as llama-server's flags name them.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SpeculativeConfig {
+    /// `--spec-type`.
+    pub kind: DraftKind,
+    /// `--spec-draft-n-max`.
+    pub n_draft: u32,
+    /// Drafts are chosen on the device (off: `--no-spec-draft-backend-sampling`).
+    pub device_sampling: bool,
+    /// `-ctkd`.
+    pub type_k: Type,
+    /// `-ctvd`.
+    pub type_v: Type,
+    /// Where the draft goes: `-ngld`, `-otd`, and `-ts` of the target. Not read where the draft is a context on
+    /// the target itself.
+    pub layout: Layout,
+    /// Free bytes of the target's devices before anything is loaded. Without `-ts` llama.cpp spreads the draft by what
+    /// the target leaves of them; empty where the shares are given.
+    pub free_bytes: Vec<u64>,
+    /// For each device of the target, which of the draft's it is (`-devd`).
+    pub devices: Vec<Option<usize>>,
+}
+
+impl SpeculativeConfig {
+    /// llama-server's defaults: three tokens, on the target's devices.
+    pub fn new(kind: DraftKind, target: &Layout) -> SpeculativeConfig {
+        SpeculativeConfig {
+            kind,
+            n_draft: 3,
+            device_sampling: true,
+            type_k: Type::F16,
+            type_v: Type::F16,
+            layout: Layout {
+                n_gpu_layers: None,
+                overrides: Vec::new(),
+                ..target.clone()
+            },
+            free_bytes: Vec::new(),
+            devices: (0..target.devices.len()).map(Some).collect(),
+        }
+    }
+}
+
+/// What target and draft take, each by its own devices.
+#[derive(Clone, Debug)]
+pub struct SpeculativeUse {
+    /// The target, with what it has to hold for the draft.
+    pub target: Breakdown,
+    /// The draft. Of a second context on the target, no weights.
+    pub draft: Breakdown,
+}
+
+/// Settings of two contexts that work together.
+#[derive(Clone, Debug)]
+pub struct SpeculativeSettings {
+    /// Of the target's context.
+    pub target: RunConfig,
+    /// Of the draft's.
+    pub draft: RunConfig,
+    /// Where the draft goes.
+    pub draft_layout: Layout,
+}
+
+impl SpeculativeUse {
+    /// What llama.cpp takes for `target` and the draft beside it; without a `draft`, for the target's own layers for
+    /// multi-token prediction. The target has to be loaded with those ([`Model::with_mtp`]) for
+    /// [`DraftKind::Mtp`].
+    pub fn estimate(
+        target: &Model,
+        run: &RunConfig,
+        layout: &Layout,
+        draft: Option<&Model>,
+        config: &SpeculativeConfig,
+        profile: &EngineProfile,
+    ) -> Result<SpeculativeUse, Error> {
+        let settings = Self::settings(target, run, layout, draft, config, profile)?;
+        let (run, own) = (&settings.target, &settings.draft);
+        let beside = &settings.draft_layout;
+        let mut used = Breakdown::estimate(draft.unwrap_or(target), own, beside, profile)?;
+        if draft.is_none() {
+            used.devices.iter_mut().for_each(|d| d.model = 0);
+            used.host.model = 0;
+            used.host_repacked_bytes = 0;
+        }
+        Ok(SpeculativeUse {
+            target: Breakdown::estimate(target, run, layout, profile)?,
+            draft: used,
+        })
+    }
+
+    /// The settings of both contexts, each of which can be looked at by itself.
+    pub fn settings(
+        target: &Model,
+        run: &RunConfig,
+        layout: &Layout,
+        draft: Option<&Model>,
+        config: &SpeculativeConfig,
+        profile: &EngineProfile,
+    ) -> Result<SpeculativeSettings, Error> {
+        let run = target_run(run, target, draft, config);
+        let context = Context::new(target, &run, layout, profile)?;
+        Ok(SpeculativeSettings {
+            draft: draft_run(&run, &context, draft.unwrap_or(target), config)?,
+            draft_layout: match draft {
+                Some(_) => draft_layout(target, &run, layout, config, profile)?,
+                None => layout.clone(),
+            },
+            target: run,
+        })
+    }
+}
+
+/// The target's settings: tokens to verify, states to go back to, layers that the draft reads.
+pub(crate) fn target_run(
+    run: &RunConfig,
+    target: &Model,
+    draft: Option<&Model>,
+    config: &SpeculativeConfig,
+) -> RunConfig {
+    let reads = draft.filter(|_| !matches!(config.kind, DraftKind::Simple | DraftKind::Mtp));
+    let ids = reads.map_or(&[][..], |d| &d.hparams.target_layers);
+    let n_layer = target.hparams.n_layer();
+    // EAGLE-3 takes the last layer's output from the embeddings instead.
+    let is_read = |&il: &usize| config.kind != DraftKind::Eagle3 || il < n_layer;
+    RunConfig {
+        role: Role {
+            n_draft: config.n_draft,
+            n_rollback: match config.kind {
+                DraftKind::Simple => 0,
+                _ => config.n_draft,
+            },
+            tapped: ids.iter().copied().filter(is_read).collect(),
+            ..Role::default()
+        },
+        ..run.clone()
+    }
+}
+
+/// Where the draft goes: by its shares, else by what the target has left free when the draft is loaded, which is
+/// before its graphs are reserved again.
+fn draft_layout(
+    target: &Model,
+    run: &RunConfig,
+    layout: &Layout,
+    config: &SpeculativeConfig,
+    profile: &EngineProfile,
+) -> Result<Layout, Error> {
+    let mut own = config.layout.clone();
+    if own.tensor_split.iter().any(|&share| share != 0.0) || config.free_bytes.is_empty() {
+        return Ok(own);
+    }
+    let mut first = run.clone();
+    first.role.tapped.clear();
+    let taken = Breakdown::estimate(target, &first, layout, profile)?;
+    own.tensor_split = vec![0.0; own.devices.len()];
+    for (i, free) in config.free_bytes.iter().enumerate() {
+        let left = free.saturating_sub(taken.devices.get(i).map_or(0, |d| d.sum()));
+        if let Some(Some(at)) = config.devices.get(i)
+            && let Some(share) = own.tensor_split.get_mut(*at)
+        {
+            *share = left as f32;
+        }
+    }
+    Ok(own)
+}
+
+/// The draft's settings, which follow the target's.
+fn draft_run(
+    run: &RunConfig,
+    target: &Context<'_>,
+    draft: &Model,
+    config: &SpeculativeConfig,
+) -> Result<RunConfig, Error> {
+    let n_seqs = run.n_seq_max.max(1);
+    let per_seq = match config.kind.drafts_blocks() {
+        true => config.n_draft.saturating_add(1),
+        false => 1,
+    };
+    let samples = config.device_sampling && config.kind != DraftKind::Simple;
+    Ok(RunConfig {
+        n_ctx: u32::try_from(target.params.n_ctx).unwrap_or(u32::MAX),
+        type_k: config.type_k,
+        type_v: config.type_v,
+        embeddings: false,
+        pooling: None,
+        outputs: Outputs::AtMost(n_seqs.saturating_mul(per_seq)),
+        adapters: Default::default(),
+        role: Role {
+            is_mtp: config.kind == DraftKind::Mtp,
+            n_sampled: if samples { per_seq } else { 0 },
+            target: Some(lent(target, draft, config)?),
+            ..Role::default()
+        },
+        ..run.clone()
+    })
+}
+
+/// What `target` can lend, by the draft's devices.
+fn lent(target: &Context<'_>, draft: &Model, config: &SpeculativeConfig) -> Result<Lent, Error> {
+    if !draft.borrows_of_target() {
+        return Ok(Lent::default());
+    }
+    let seen = |lent: LentTensor| -> Result<LentTensor, Error> {
+        let Some(index) = lent.buffer.device_index() else {
+            return Ok(lent);
+        };
+        match config.devices.get(index).copied().flatten() {
+            Some(own) => Ok(LentTensor {
+                buffer: BufferType::device(own),
+                ..lent
+            }),
+            None => Err(Refusal::LentElsewhere {
+                device: format!("device {index}"),
+            }
+            .into()),
+        }
+    };
+    let all = target.lends();
+    Ok(Lent {
+        token_embd: all.token_embd.map(seen).transpose()?,
+        output: all.output.map(seen).transpose()?,
+        output_scale: all.output_scale.map(seen).transpose()?,
+        caches: None,
+    })
+}

@@ -1,0 +1,78 @@
+//! Targets with a draft beside them: what the real llama.cpp took for both in one process, byte for byte.
+//! `cargo run -p vramfit-oracle -- drafts` makes the table.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types
+)] // tests read files and may panic
+
+mod common;
+
+use common::drafts::{Pair, pair};
+use std::collections::{BTreeMap, BTreeSet};
+use vramfit_arch::Model;
+use vramfit_gguf::Header;
+
+/// A table cut short must not pass.
+const ROWS: usize = 336;
+
+fn load(file: &str) -> Model {
+    let header = Header::open(common::fixture(&format!("gguf/{file}"))).unwrap();
+    Model::load(&header).unwrap()
+}
+
+fn pairs() -> Vec<Pair> {
+    let table = common::fixture("truth/drafts-llama.cpp-v0.5.0.tsv");
+    let text = std::fs::read_to_string(table).unwrap();
+    let lines = text.lines().filter(|l| !l.starts_with('#'));
+    lines.map(pair).collect()
+}
+
+#[test]
+fn every_row_is_exact() {
+    let pairs = pairs();
+    assert_eq!(pairs.len(), ROWS);
+    let mut models: BTreeMap<String, Model> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for pair in &pairs {
+        for file in [Some(&pair.target.model), pair.draft.as_ref()] {
+            let Some(file) = file else { continue };
+            models.entry(file.clone()).or_insert_with(|| load(file));
+        }
+        let target = pair.target_of(models[&pair.target.model].clone());
+        let got = pair.estimate(&target, pair.draft.as_ref().map(|file| &models[file]));
+        let expected = [&pair.target.expected, &pair.expected];
+        for (expected, got) in expected.into_iter().zip(&got) {
+            if expected != got {
+                let key = pair.key();
+                wrong.push(format!("{key}\n  engine {expected}\n  ours   {got}"));
+            }
+        }
+    }
+    let n = wrong.len();
+    assert!(n == 0, "{n} of {ROWS} rows differ:\n{}", wrong.join("\n"));
+}
+
+/// Every kind of draft, one GPU to four, and layers on the host are among the rows.
+#[test]
+fn rows_are_of_every_kind() {
+    let pairs = pairs();
+    let kinds: BTreeSet<&str> = pairs
+        .iter()
+        .map(|p| p.target.flag("--spec-type").unwrap())
+        .collect();
+    assert_eq!(
+        kinds.into_iter().collect::<Vec<_>>(),
+        [
+            "draft-dflash",
+            "draft-dspark",
+            "draft-eagle3",
+            "draft-mtp",
+            "draft-simple"
+        ]
+    );
+    let gpus: BTreeSet<usize> = pairs.iter().map(|p| p.devices()[0].len()).collect();
+    assert_eq!(gpus, BTreeSet::from([1, 2, 3, 4]));
+    let partial = |p: &&Pair| p.target.expected.contains("layers host*");
+    assert!(pairs.iter().filter(partial).count() > 30);
+}
