@@ -12,6 +12,7 @@ use std::process::Command;
 
 use command::{Answer, answer};
 use serde_json::Value;
+use vramfit_gguf::{Header, Writer};
 
 fn gemma(size: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/gguf/ollama");
@@ -234,6 +235,40 @@ fn both_sides_count_a_projector_that_is_named() {
     assert!(weights(0).as_u64() > Some(0), "{said}");
 }
 
+/// Gemma 3 4b with its tower, by another architecture's name.
+fn renamed(architecture: &str, folder: &Path) -> PathBuf {
+    let header = Header::open(gemma("4b")).unwrap();
+    let mut writer = Writer::with_format(header.version(), header.byte_order());
+    for (key, value) in header.keys() {
+        match (key, key.strip_prefix("gemma3.")) {
+            ("general.architecture", _) => writer.key(key, architecture).unwrap(),
+            (_, Some(rest)) => writer.copy_key(&format!("{architecture}.{rest}"), value),
+            _ => writer.copy_key(key, value),
+        };
+    }
+    for t in header.tensors() {
+        writer.tensor(&t.name, t.ty, &t.ne[..t.n_dims as usize]);
+    }
+    let path = folder.join(format!("{architecture}.gguf"));
+    fs::write(&path, writer.finish().unwrap()).unwrap();
+    path
+}
+
+#[test]
+fn what_is_not_exact_is_not_called_so() {
+    let folder = tempfile::tempdir().unwrap();
+    for (architecture, expected) in [
+        ("mllama", "is not known, so llama.cpp"),
+        ("mistral3", "Ollama's form of this tower is not known"),
+    ] {
+        let path = renamed(architecture, folder.path());
+        let said = json("compare MODEL --gpus rtx4090", path.to_str().unwrap(), &[]);
+        assert_eq!(said["sides"][2]["exact"], false, "{architecture}");
+        let notes = said["notes"].to_string();
+        assert!(notes.contains(expected), "{notes}");
+    }
+}
+
 #[test]
 fn what_has_no_say_is_told() {
     let path = gemma("4b");
@@ -273,7 +308,7 @@ fn the_host_alone_and_projectors() {
             .unwrap()
             .contains("no GPU was given")
     );
-    let projector = Path::new(path).with_file_name("../mmproj/gemma3.gguf");
+    let projector = projector();
     for task in [
         "compare MODEL --gpus k80",
         "MODEL --gpus k80 --engine ollama-classic",
@@ -350,6 +385,10 @@ fn variables_set_the_defaults_and_flags_go_first() {
     );
 }
 
+fn projector() -> PathBuf {
+    gemma("4b").with_file_name("../mmproj/gemma3.gguf")
+}
+
 /// A store whose `gemma3:12b` is the fixture.
 fn store(params: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -373,6 +412,10 @@ fn store(params: &str) -> tempfile::TempDir {
     let manifest = format!(r#"{{"schemaVersion":2,"layers":[{layers}]}}"#);
     fs::write(library.join("12b"), manifest).unwrap();
     fs::write(library.join("broken"), "{").unwrap();
+    fs::copy(projector(), blobs.join(format!("sha256-{}", blob("c")))).unwrap();
+    let projector = layer("model", "c");
+    let manifest = format!(r#"{{"schemaVersion":2,"layers":[{projector}]}}"#);
+    fs::write(library.join("projector"), manifest).unwrap();
     folder
 }
 
@@ -402,6 +445,13 @@ fn models_of_the_store_are_inputs() {
         "{said}"
     );
 
+    assert_eq!(said["model"]["store_name"], "gemma3:12b");
+    let text = call("compare ollama:gemma3:12b --gpus k80x2", "", &env).out;
+    assert!(text.starts_with("gemma3:12b · gemma3"), "{text}");
+    let header = store.path().join("header.gguf");
+    let strip = format!("strip ollama:gemma3:12b -o {}", header.display());
+    assert_eq!(call(&strip, "", &env).code, 0);
+    assert!(header.is_file());
     // What is left free and spread there is so here.
     let plan = |more: (&'static str, &'static str)| {
         let env = [env[0], more];
@@ -424,6 +474,7 @@ fn models_of_the_store_are_inputs() {
     refused("ollama:gemma3:27b", "not in the store");
     refused("ollama:gemma3:broken", "a broken manifest");
     refused("ollama:../x", "not a model's name");
+    refused("ollama:gemma3:projector", "a projector (mmproj), not");
     refused(
         "ollama:gemma3:12b ollama:gemma3:27b",
         "name one model at a time",

@@ -61,17 +61,13 @@ impl Subjects {
             )
         };
         let header = open(path)?;
-        if header.architecture() == Some("clip") {
-            let path = path.to_owned();
-            return Err(Error::Projector { path }.to_string());
-        }
+        let model = vramfit::language_model(path, &header).map_err(|error| error.to_string())?;
         let projectors: Vec<Header> = projectors(low, ollama)
             .into_iter()
             .map(open)
             .collect::<Result<_, _>>()?;
         let facts = Facts::read(&header, &projectors).map_err(|error| at(&error))?;
         let tower_bytes = tower_bytes(&header);
-        let model = vramfit::language_model(path, &header).map_err(|error| error.to_string())?;
         let tower = vramfit::tower(path, &header).map_err(|error| error.to_string())?;
         Ok(Subjects {
             facts,
@@ -288,6 +284,7 @@ fn document(
         rules.version.name(),
         if fixed { ", fixed" } else { "" }
     );
+    estimate.model.store_name.clone_from(&settings.from_ollama);
     estimate.command = vec![];
     estimate.run.layout = LayoutWord::Best;
     estimate.run.n_gpu_layers = decision.taken.estimate.layers_offload;

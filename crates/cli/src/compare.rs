@@ -77,6 +77,7 @@ fn compare(
 
     let mut comparison =
         Comparison::new(&path.to_string_lossy(), &subjects.model.architecture_name);
+    comparison.store_name.clone_from(&settings.from_ollama);
     comparison.gpus = settings.gpu_lines.clone();
     comparison.n_ctx = classic.taken.estimate.load.context;
     comparison.parallel = parallel;

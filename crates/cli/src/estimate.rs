@@ -31,8 +31,8 @@ pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
     let header = Header::open(path)?;
     // What Ollama's store holds is for Ollama's engine.
     let tower_bytes = match settings.from_ollama {
-        true => classic::tower_bytes(&header),
-        false => 0,
+        Some(_) => classic::tower_bytes(&header),
+        None => 0,
     };
     let model = match tower_bytes {
         0 => vramfit::open(path)?,
@@ -62,17 +62,19 @@ pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
 
 /// What to say of Ollama's own models with a vision tower in the same file.
 pub fn tower_note(is_counted: bool, tower_bytes: u64) -> String {
-    let tower = match is_counted {
-        true => "and its tower as --mmproj would count it".to_string(),
-        false => format!(
-            "alone; the tower's weights are {:.1} MiB more",
-            tower_bytes as f64 / f64::from(1 << 20)
-        ),
-    };
+    let engine = ENGINE.name;
+    if is_counted {
+        return format!(
+            "{engine} refuses this file as it is (Ollama's own engine reads it): it asks for keys that Ollama leaves \
+             out and knows no vision tower among a model's tensors. Its bytes here are those of the language model \
+             and its tower as --mmproj would count it"
+        );
+    }
+    let mib = tower_bytes as f64 / f64::from(1 << 20);
     format!(
-        "{} refuses this file as it is (Ollama's own engine reads it): it asks for keys that Ollama leaves out and \
-         knows no vision tower among a model's tensors. Its bytes here are those of the language model {tower}",
-        ENGINE.name
+        "{engine} refuses this file as it is: it knows no vision tower among a model's tensors. Its bytes here are \
+         those of the language model alone: Ollama's form of this tower is not known, whose weights are {mib:.1} \
+         MiB more, and a compute buffer beside them"
     )
 }
 
@@ -100,7 +102,9 @@ fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {
         notes: &notes,
         adapters: &flags,
     };
-    Ok(Estimate::new(&subject, &placement))
+    let mut estimate = Estimate::new(&subject, &placement);
+    estimate.model.store_name.clone_from(&settings.from_ollama);
+    Ok(estimate)
 }
 
 /// Estimates and prints. The error, for one model alone, is one line.

@@ -69,7 +69,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Exit, String> {
         Some(("explain", sub)) => model_command(sub, Task::Explain),
         Some(("compare", sub)) => model_command(sub, Task::Compare),
         Some(("strip", sub)) => tools::strip(
-            path(sub, "MODEL"),
+            &ollama::file(path(sub, "MODEL"), &env)?,
             path(sub, "output"),
             sub.get_flag("keep-tokens"),
         ),
@@ -110,7 +110,7 @@ fn model_command(matches: &ArgMatches, task: Task) -> Result<Exit, String> {
     let ollama = Ollama::new(&mut low, is_classic || task == Task::Compare, &env)?;
     let mut printer = Printer::new(&low, &env)?;
     let mut settings = Settings::new(&low)?;
-    settings.from_ollama = ollama.model.is_some();
+    settings.from_ollama = ollama.model.as_ref().map(|model| model.name.to_string());
     if task != Task::Compare && !is_classic {
         settings.obey(&ollama.variables);
     }

@@ -2,7 +2,7 @@
 //! variables set. What is said on the command line goes first, then `LLAMA_ARG_*`, then the Modelfile.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use vramfit::ollama::{Name, Store, StoredModel, Variables};
 
@@ -139,6 +139,16 @@ impl Ollama {
             }
         }
     }
+}
+
+/// The file that `path` names: itself, or the model of the store.
+pub fn file(path: &Path, env: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, String> {
+    let Some(text) = path.to_str().and_then(|path| path.strip_prefix(PREFIX)) else {
+        return Ok(path.to_owned());
+    };
+    let store = Store::new(env).map_err(error_text)?;
+    let name: Name = text.parse().map_err(error_text)?;
+    Ok(store.find(&name).map_err(error_text)?.model)
 }
 
 fn error_text(error: vramfit::ollama::Error) -> String {

@@ -29,8 +29,8 @@ pub struct Settings {
     pub notes: Vec<String>,
     /// The one of the notes that says what builds of llama.cpp can do with a card.
     pub card_note: Option<String>,
-    /// The model is of Ollama's store.
-    pub from_ollama: bool,
+    /// The model's name, where it is of Ollama's store.
+    pub from_ollama: Option<String>,
     /// `-c` was given.
     pub ctx_given: bool,
     /// Adapters and control vectors.
@@ -94,7 +94,7 @@ impl Settings {
             notes,
             gpus,
             card_note,
-            from_ollama: false,
+            from_ollama: None,
             ctx_given: low.value("ctx-size").is_some(),
             adapters: AdapterFiles::new(low)?,
             projector,
@@ -160,7 +160,7 @@ pub fn number<T: FromStr>(said: &Said, what: &str) -> Result<T, String> {
 
 fn count(low: &LowArgs, id: &str) -> Result<Option<u32>, String> {
     let said = low.value(id);
-    said.map(|said| number(said, "a whole number from 0 up"))
+    said.map(|said| number(said, "a whole number from 0 to 4294967295"))
         .transpose()
 }
 

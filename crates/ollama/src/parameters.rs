@@ -31,6 +31,9 @@ impl Parameters {
         };
         let positive = |name: &str| match number(name)? {
             Some(n) if n < 1 => Err(format!("{name}: {n} is not 1 or more")),
+            Some(n) if n > i64::from(u32::MAX) => {
+                Err(format!("{name}: {n} is more than {}", u32::MAX))
+            }
             n => Ok(n.map(i64::unsigned_abs)),
         };
         Ok(Parameters {
@@ -123,6 +126,8 @@ mod tests {
         };
         assert_eq!(all, Ok(expected));
         assert_eq!(parse("{}"), Ok(Parameters::default()));
+        let long = parse(r#"{"num_ctx": 99999999999}"#).unwrap_err();
+        assert_eq!(long, "num_ctx: 99999999999 is more than 4294967295");
         for wrong in ["", "[]", r#"{"num_ctx": "many"}"#, r#"{"num_ctx": 0}"#] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

@@ -12,6 +12,9 @@ use crate::{Name, Parameters};
 /// A manifest is a page of text; nothing much larger is read.
 const MAX_TEXT_BYTES: u64 = 4 << 20;
 
+/// Where the service keeps its models on Linux.
+const SERVICE: &str = "/usr/share/ollama/.ollama/models";
+
 /// Why a model cannot be read from a store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -38,7 +41,7 @@ pub enum Error {
     /// The model is not there.
     #[error(
         "ollama:{name}: not in the store {} ({} is missing); `ollama pull {name}` fetches it, OLLAMA_MODELS \
-         names another store", store.display(), manifest.display()
+         names another store, as {SERVICE} for that of Linux's service", store.display(), manifest.display()
     )]
     NoManifest {
         /// The model.
@@ -56,6 +59,14 @@ pub enum Error {
         /// The manifest.
         manifest: PathBuf,
         /// What is wrong with it.
+        why: String,
+    },
+    /// The model is in a form that is not read.
+    #[error("ollama:{name}: {why}; only models in one GGUF file are read")]
+    Unsupported {
+        /// The model.
+        name: String,
+        /// What it is.
         why: String,
     },
     /// A file that the manifest names is not there.
@@ -110,12 +121,16 @@ pub struct StoredModel {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object with layers")]
 struct Manifest {
     layers: Vec<Layer>,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(
+    rename_all = "camelCase",
+    expecting = "a layer with mediaType and digest"
+)]
 struct Layer {
     media_type: String,
     digest: String,
@@ -124,7 +139,15 @@ struct Layer {
 impl Store {
     /// The store that `OLLAMA_MODELS` names, else that of the user: `.ollama/models` at home.
     pub fn new(env: impl Fn(&str) -> Option<OsString>) -> Result<Store, Error> {
-        let folder = |name: &str| env(name).filter(|text| !text.is_empty()).map(PathBuf::from);
+        let folder = |name: &str| {
+            let text = env(name)?;
+            // As Ollama reads its variables.
+            let text = match text.to_str() {
+                Some(text) => OsString::from(text.trim().trim_matches(['"', '\''])),
+                None => text,
+            };
+            (!text.is_empty()).then(|| PathBuf::from(text))
+        };
         let home = || folder("HOME").or_else(|| folder("USERPROFILE"));
         let root = folder("OLLAMA_MODELS").or_else(|| Some(home()?.join(".ollama").join("models")));
         Ok(Store {
@@ -161,6 +184,7 @@ impl Store {
         let mut models = Vec::new();
         let (mut projectors, mut adapters) = (Vec::new(), Vec::new());
         let mut parameters = Parameters::default();
+        let mut has_tensors = false;
         for layer in &manifest.layers {
             let kind = layer
                 .media_type
@@ -170,6 +194,10 @@ impl Store {
                 Some("projector") => "projector",
                 Some("adapter") => "adapter",
                 Some("params") => "parameter file",
+                Some("tensor") => {
+                    has_tensors = true;
+                    continue;
+                }
                 _ => continue,
             };
             let file = blob_name(&layer.digest);
@@ -186,6 +214,11 @@ impl Store {
                 _ => parameters = self.parameters(name, blob)?,
             }
         }
+        let unsupported = |why: String| {
+            let name = name.to_string();
+            Err(Error::Unsupported { name, why })
+        };
+        let n_models = models.len();
         let mut models = models.into_iter();
         match (models.next(), models.next()) {
             (Some(model), None) => Ok(StoredModel {
@@ -195,9 +228,9 @@ impl Store {
                 adapters,
                 parameters,
             }),
+            (None, _) if has_tensors => unsupported("its tensors are files of their own".into()),
             (None, _) => Err(broken("it names no model".to_string())),
-            // Models in safetensors, or of several files, are none that this reads.
-            (Some(_), Some(_)) => Err(broken("it names several models".to_string())),
+            (Some(_), Some(_)) => unsupported(format!("its weights are in {n_models} files")),
         }
     }
 
@@ -325,6 +358,14 @@ mod tests {
             &["its projector is missing", "sha256-bbb"],
         );
         check(&[], &[], &["broken manifest", "names no model"]);
+        check(
+            &[model(), layer("model", 'b')],
+            &[('a', ""), ('b', "")],
+            &["ollama:m:1b: its weights are in 2 files", "one GGUF file"],
+        );
+        let tensors = [layer("tensor", 'a')];
+        check(&tensors, &[], &["its tensors are files of their own"]);
+        check(&["7".into()], &[], &["expected a layer with mediaType"]);
         check(&["{".into()], &[], &["broken manifest", MANIFEST]);
         let digest = model().replace(&"a".repeat(64), "../../x");
         check(&[digest], &[], &["broken manifest", "is no digest"]);
@@ -349,6 +390,7 @@ mod tests {
             assert_eq!(store.ok(), expected.map(Store::at), "{line}");
         };
         check("OLLAMA_MODELS=/m", Some("/m"));
+        check("OLLAMA_MODELS= '/m' ", Some("/m"));
         check("HOME=/h", Some("/h/.ollama/models"));
         check("", None);
     }

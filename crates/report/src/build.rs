@@ -41,6 +41,7 @@ impl ModelReport {
     pub(crate) fn new(path: &Path, model: &Model) -> ModelReport {
         ModelReport {
             path: path.to_string_lossy().into_owned(),
+            store_name: None,
             architecture: model.architecture_name.clone(),
             name: model.name.clone(),
             n_layer: model.hparams.n_layer_all as u64,

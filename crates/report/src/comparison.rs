@@ -14,6 +14,9 @@ pub struct Comparison {
     pub schema: String,
     /// The model's file.
     pub path: String,
+    /// Its name in Ollama's store, if it was found there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_name: Option<String>,
     /// `general.architecture`.
     pub architecture: String,
     /// How the list of GPUs was understood, a line each.
@@ -73,6 +76,7 @@ impl Comparison {
         Comparison {
             schema: SCHEMA_COMPARE.to_string(),
             path: path.to_string(),
+            store_name: None,
             architecture: architecture.to_string(),
             gpus: Vec::new(),
             n_ctx: 0,

@@ -35,6 +35,9 @@ pub struct Estimate {
 pub struct ModelReport {
     /// Its file; the first, if it is split.
     pub path: String,
+    /// Its name in Ollama's store, if it was found there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_name: Option<String>,
     /// `general.architecture`.
     pub architecture: String,
     /// `general.name`.

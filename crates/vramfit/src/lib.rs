@@ -216,6 +216,10 @@ pub fn open(path: impl AsRef<Path>) -> Result<Model, Error> {
 /// have a vision tower in the same file, what llama.cpp would load without it.
 pub fn language_model(path: impl AsRef<Path>, header: &Header) -> Result<Model, Error> {
     let path = path.as_ref();
+    if header.architecture() == Some("clip") {
+        let path = path.to_owned();
+        return Err(Error::Projector { path });
+    }
     let malformed = |source: gguf::Error| gguf::OpenError::Malformed {
         path: path.to_owned(),
         source,

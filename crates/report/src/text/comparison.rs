@@ -10,6 +10,7 @@ use crate::text::wrap::{one_line, words};
 pub fn comparison_text(comparison: &Comparison, style: &Style) -> String {
     let path = &comparison.path;
     let file = path.rsplit(['/', '\\']).next().unwrap_or(path);
+    let file = comparison.store_name.as_deref().unwrap_or(file);
     let about = format!(
         "{} · {} · n_ctx {}, {} at once · {}",
         one_line(file),

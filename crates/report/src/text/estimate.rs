@@ -143,6 +143,7 @@ fn misfit(estimate: &Estimate) -> String {
 fn subject(estimate: &Estimate, style: &Style) -> String {
     let (model, run) = (&estimate.model, &estimate.run);
     let file = model.path.rsplit(['/', '\\']).next().unwrap_or(&model.path);
+    let file = model.store_name.as_deref().unwrap_or(file);
     let model = [
         one_line(file),
         model.architecture.clone(),
