@@ -1,5 +1,5 @@
 // mmproj: asks real llama.cpp (v0.5.0, CUDA backend) what a multimodal projector (--mmproj) takes on the GPU it is put
-// on, on GPUs that the stub libraries of vgpu.c play. One JSON object on stdout. libmtmd is not in the prebuilt engine;
+// on, on GPUs that the libraries of crates/vgpu play. One JSON object on stdout. libmtmd is not in the prebuilt engine;
 // its clip.cpp is compiled in here (setup.sh writes the list of its files), so what is measured is its own code.
 //
 //   mmproj FILE [-fa auto|on|off] [--no-offload] [--device CUDA1] [--image-max-tokens N] [--graph FILE]
@@ -19,12 +19,12 @@
 using std::string;
 using std::vector;
 
-template<class F> static F stub_symbol(const char * name) {
+template<class F> static F vgpu_symbol(const char * name) {
     static void * lib = dlopen("libcudart.so.13", RTLD_NOW | RTLD_NOLOAD);
     return lib ? (F) dlsym(lib, name) : nullptr;
 }
-static size_t allocated(int gpu) { auto f = stub_symbol<size_t (*)(int)>("vgpu_allocated"); return f ? f(gpu) : 0; }
-static int gpu_count() { auto f = stub_symbol<int (*)()>("vgpu_count"); return f ? f() : 0; }
+static size_t allocated(int gpu) { auto f = vgpu_symbol<size_t (*)(int)>("vgpu_allocated"); return f ? f(gpu) : 0; }
+static int gpu_count() { auto f = vgpu_symbol<int (*)()>("vgpu_count"); return f ? f() : 0; }
 
 static string LOG;
 static void keep_log(ggml_log_level, const char * text, void *) { LOG += text; }

@@ -67,7 +67,7 @@ impl Case {
     fn environment(&self) -> String {
         let mut line = String::from("VGPU_NO_OOM=1 VGPU=");
         if self.gpus.is_empty() {
-            line += "unused:1GiB:8.6"; // the stub needs one; the flags then say -dev none
+            line += "unused:1GiB:8.6"; // CUDA needs one; the flags then say -dev none
         }
         for (i, gpu) in self.gpus.iter().enumerate() {
             let comma = if i > 0 { "," } else { "" };

@@ -21,9 +21,12 @@ fn kit() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kit")
 }
 
-/// Fetches and builds what the kit needs; the arguments go to setup.sh. Returns its exit code.
+/// Fetches and builds what the kit needs; the arguments go to setup.sh. Returns its exit code. The imaginary CUDA
+/// libraries are those that cargo built with this program.
 pub fn setup(args: &[OsString]) -> Result<i32> {
-    pass_through(Command::new(kit().join("setup.sh")).args(args), "setup.sh")
+    let library = vramfit_vgpu::Install::library().context("the imaginary CUDA libraries")?;
+    let mut command = Command::new(kit().join("setup.sh"));
+    pass_through(command.args(args).env("VGPU_LIBRARY", library), "setup.sh")
 }
 
 /// Runs the kit's driver with these arguments, on this terminal. Returns its exit code. A header-only model, which

@@ -19,7 +19,7 @@ const JOB_LIMIT: Duration = Duration::from_secs(180);
 const PROMPT: usize = 4096;
 /// Tokens of a context that is filled one token at a time.
 const SHORT_PROMPT: usize = 512;
-/// Compute capability and SM counts of cards that have it; the stub's own default comes first.
+/// Compute capability and SM counts of cards that have it; vgpu's own default comes first.
 const KINDS: [(&str, &[u32]); 9] = [
     ("3.7", &[13]),
     ("6.1", &[20, 28]),

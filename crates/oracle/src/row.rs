@@ -20,7 +20,7 @@ pub enum Outcome {
     Crashed,
 }
 
-/// A row, and whether the stub counted the very bytes that the engine reports.
+/// A row, and whether vgpu counted the very bytes that the engine reports.
 pub struct Row {
     /// How it ended.
     pub outcome: Outcome,

@@ -72,9 +72,10 @@ pub(crate) unsafe fn text<'a>(from: *const std::ffi::c_char) -> Option<&'a str> 
     unsafe { std::ffi::CStr::from_ptr(from) }.to_str().ok()
 }
 
-/// Defines exported calls. Each body is a closure's: `?` and `Err(code)` leave the call with that code.
+/// Defines exported calls. Each body is a closure's: `?` and `Err(code)` leave the call with that code. `answer` stands
+/// around it: each interface has its own over [`call`].
 macro_rules! exported {
-    (unknown $unknown:expr; $(
+    (by $answer:path; $(
         $(#[$attribute:meta])*
         fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block
     )*) => {$(
@@ -82,7 +83,7 @@ macro_rules! exported {
         #[unsafe(no_mangle)]
         #[allow(non_snake_case, unused_variables, unused_unsafe, clippy::too_many_arguments)]
         pub unsafe extern "C" fn $name($($argument: $type),*) -> i32 {
-            $crate::guard::call(stringify!($name), $unknown, || {
+            $answer(stringify!($name), || {
                 // SAFETY: what the C interface asks of its callers: pointers are null or point to what they say.
                 unsafe { $body };
                 Ok(())

@@ -13,7 +13,12 @@ use thiserror::Error;
 const LIBRARY: &str = "libvramfit_vgpu.so";
 
 /// The names that programs load it by.
-const NAMES: [&str; 2] = ["libcuda.so.1", "libnvidia-ml.so.1"];
+const NAMES: [&str; 4] = [
+    "libcuda.so.1",
+    "libnvidia-ml.so.1",
+    "libcudart.so.13",
+    "libcublas.so.13",
+];
 
 /// cudarc and others also try the name without a version.
 const MORE_NAMES: [&str; 2] = ["libcuda.so", "libnvidia-ml.so"];
@@ -83,33 +88,8 @@ impl Install {
         })
     }
 
-    /// A copy of the library and links to it, for a folder that outlives the build.
-    ///
-    /// # Errors
-    ///
-    /// As [`Install::new`].
-    pub fn copied(folder: &Path) -> Result<Self, InstallError> {
-        let library = Install::library()?;
-        let copy = folder.join(LIBRARY);
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| InstallError::Io { path, source }
-        };
-        std::fs::create_dir_all(folder).map_err(io(folder))?;
-        // A process that has the old file open keeps it.
-        let new = folder.join(format!("{LIBRARY}.{}", std::process::id()));
-        std::fs::copy(&library, &new).map_err(io(&new))?;
-        std::fs::rename(&new, &copy).map_err(io(&copy))?;
-        for name in NAMES {
-            link(Path::new(LIBRARY), &folder.join(name))?;
-        }
-        Ok(Install {
-            folder: folder.to_owned(),
-            _temporary: None,
-        })
-    }
-
-    /// The built library: beside this program, or in the `deps` folder there.
+    /// The built library: in the `deps` folder beside this program, where cargo puts what a dependency makes (a copy outside
+    /// of it may be older), or right beside it.
     ///
     /// # Errors
     ///
@@ -123,7 +103,7 @@ impl Install {
         let folders: Vec<PathBuf> = [Some(folder), folder.parent()]
             .into_iter()
             .flatten()
-            .flat_map(|folder| [folder.to_owned(), folder.join("deps")])
+            .flat_map(|folder| [folder.join("deps"), folder.to_owned()])
             .collect();
         let found = folders
             .iter()

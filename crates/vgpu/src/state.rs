@@ -84,6 +84,8 @@ pub(crate) struct Live {
     contexts: BTreeMap<usize, Context>,
     /// By place: the primary context's handle and how often it is held.
     primary: BTreeMap<usize, (usize, u32)>,
+    /// By place: the primary context that the runtime holds.
+    runtime: BTreeMap<usize, usize>,
     handles: u64,
     pub pinned: u64,
     pub pinned_peak: u64,
@@ -479,6 +481,16 @@ impl Live {
         Ok(handle)
     }
 
+    /// The same for the runtime, which holds it once, from its first use to its end.
+    pub fn runtime_context(&mut self, place: usize) -> Result<usize, Refusal> {
+        if let Some(handle) = self.runtime.get(&place) {
+            return Ok(*handle);
+        }
+        let handle = self.retain_primary(place)?;
+        self.runtime.insert(place, handle);
+        Ok(handle)
+    }
+
     pub fn release_primary(&mut self, place: usize) -> Result<(), Refusal> {
         let (_, held) = self.primary.get_mut(&place).ok_or(Refusal::Unknown)?;
         *held -= 1;
@@ -490,6 +502,7 @@ impl Live {
 
     /// Ends the primary context however often it is held.
     pub fn reset_primary(&mut self, place: usize) -> Result<(), Refusal> {
+        self.runtime.remove(&place);
         match self.primary.remove(&place) {
             Some((handle, _)) => self.destroy_context(handle),
             None => Ok(()),

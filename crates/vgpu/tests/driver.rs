@@ -1,5 +1,6 @@
 //! The driver as a program meets it: through the dynamic linker, in a process of its own. Codes and rules are those of
 //! NVIDIA's documentation of the driver API.
+#![cfg(target_os = "linux")]
 
 mod common;
 

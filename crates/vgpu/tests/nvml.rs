@@ -1,4 +1,5 @@
 //! NVML as a program meets it, also with several processes on the same GPUs.
+#![cfg(target_os = "linux")]
 
 mod common;
 

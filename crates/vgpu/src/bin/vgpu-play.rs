@@ -1,5 +1,5 @@
-//! A program that knows nothing of imaginary GPUs: it loads `libcuda.so.1` and `libnvidia-ml.so.1` as any would, makes the
-//! calls that it reads from stdin, one a line, and prints what they answer: the code, then values. For tests.
+//! A program that knows nothing of imaginary GPUs: it loads `libcuda.so.1`, `libnvidia-ml.so.1`, `libcudart.so.13` and
+//! `libcublas.so.13` as any would, makes the calls that it reads from stdin, one a line, and prints what they answer: the code, then values. For tests.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -13,6 +13,8 @@ type Answer = Result<String, Box<dyn std::error::Error>>;
 struct Player {
     cuda: Library,
     nvml: Library,
+    runtime: Library,
+    blas: Library,
     /// Contexts and allocations, by the names that the lines give them.
     named: BTreeMap<String, u64>,
 }
@@ -45,6 +47,8 @@ impl Player {
             Ok(Player {
                 cuda: Library::new("libcuda.so.1")?,
                 nvml: Library::new("libnvidia-ml.so.1")?,
+                runtime: Library::new("libcudart.so.13")?,
+                blas: Library::new("libcublas.so.13")?,
                 named: BTreeMap::new(),
             })
         }
@@ -62,10 +66,72 @@ impl Player {
         let [call, arguments @ ..] = &words[..] else {
             return Ok(String::new());
         };
-        match call.strip_prefix("nvml") {
-            Some(_) => self.nvml(call, arguments),
-            None => self.driver(call, arguments),
+        match *call {
+            call if call.starts_with("nvml") => self.nvml(call, arguments),
+            call if call.starts_with("cuda") || call.starts_with("vgpu") => {
+                self.runtime(call, arguments)
+            }
+            "cublasCreate_v2" => Ok(call!(self.blas, call, &mut 0u64 => *mut u64).to_string()),
+            call => self.driver(call, arguments),
         }
+    }
+
+    fn runtime(&mut self, name: &str, arguments: &[&str]) -> Answer {
+        let argument = |at: usize| *arguments.get(at).unwrap_or(&"0");
+        let number = |at: usize| argument(at).parse::<i64>();
+        let (mut a, mut b) = (0u64, 0u64);
+        let device = number(0).unwrap_or(0) as c_int;
+        Ok(match name {
+            "cudaGetDeviceCount" => {
+                let code = call!(self.runtime, name, &mut a => *mut u64);
+                format!("{code} {a}")
+            }
+            "cudaSetDevice" | "vgpu_launches" | "vgpu_mallocs" | "vgpu_allocated"
+            | "vgpu_allocated_2m" | "vgpu_vmm" => {
+                call!(self.runtime, name, device => c_int).to_string()
+            }
+            "cudaGetLastError" | "cudaPeekAtLastError" | "cudaDeviceReset" | "vgpu_count" => {
+                call!(self.runtime, name,).to_string()
+            }
+            "cudaMemGetInfo" => {
+                let code = call!(self.runtime, name, &mut a => *mut u64, &mut b => *mut u64);
+                format!("{code} {a} {b}")
+            }
+            "cudaMalloc" | "cudaMallocHost" => {
+                let code = call!(self.runtime, name, &mut a => *mut u64, number(0)? as u64 => u64);
+                self.named.insert(argument(1).to_owned(), a);
+                code.to_string()
+            }
+            "cudaFree" | "cudaFreeHost" => {
+                call!(self.runtime, name, self.named(argument(0))? => u64).to_string()
+            }
+            "cudaLaunchKernel" => {
+                // dim3 by value: two words, the second of which holds z alone
+                let (xy, one, zero) = (1u64 | 1 << 32, 1u64, 0u64);
+                call!(self.runtime, name, zero => u64, xy => u64, one => u64, xy => u64, one => u64, zero => u64, zero => u64).to_string()
+            }
+            "cudaGetDeviceProperties" => {
+                let mut bytes = [0u8; 1008];
+                let code =
+                    call!(self.runtime, name, bytes.as_mut_ptr() => *mut u8, device => c_int);
+                // Offsets of totalGlobalMem, major, minor, multiProcessorCount and pciBusID in CUDA 13's header.
+                let word = |at: usize| {
+                    bytes
+                        .get(at..at + 4)
+                        .map_or(0, |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]))
+                };
+                let total = u64::from(word(288) as u32) | u64::from(word(292) as u32) << 32;
+                format!(
+                    "{code} {} {total} {}.{} {} {}",
+                    text(&bytes),
+                    word(360),
+                    word(364),
+                    word(384),
+                    word(568)
+                )
+            }
+            _ => Err(format!("no such line: {name}"))?,
+        })
     }
 
     fn driver(&mut self, name: &str, arguments: &[&str]) -> Answer {

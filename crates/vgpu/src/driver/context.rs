@@ -18,7 +18,11 @@ pub(crate) fn current() -> Option<Handle> {
 }
 
 /// Replaces this thread's current context.
-fn set_current(handle: Option<Handle>) {
+pub(crate) fn set_current(handle: Handle) {
+    replace(Some(handle));
+}
+
+fn replace(handle: Option<Handle>) {
     STACK.with(|stack| {
         let mut stack = stack.borrow_mut();
         stack.pop();
@@ -47,7 +51,7 @@ fn known(handle: Handle) -> Result<usize, i32> {
         .ok_or(code::INVALID_CONTEXT)
 }
 
-exported! { unknown code::UNKNOWN;
+exported! { by super::answer;
     fn cuDevicePrimaryCtxRetain(context: *mut Handle, device: Device) {
         let place = place(device)?;
         if context.is_null() {
@@ -109,7 +113,7 @@ exported! { unknown code::UNKNOWN;
             known(context)?;
         }
         started()?;
-        set_current((context != 0).then_some(context));
+        replace((context != 0).then_some(context));
     }
 
     fn cuCtxGetCurrent(context: *mut Handle) {

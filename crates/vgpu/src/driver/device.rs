@@ -83,7 +83,7 @@ pub(crate) fn words(
     })
 }
 
-exported! { unknown code::UNKNOWN;
+exported! { by super::answer;
     fn cuInit(flags: c_uint) {
         let world = world();
         if flags != 0 {

@@ -73,7 +73,7 @@ fn look_up(name: *const c_char, function: *mut *mut c_void, cuda: c_int) -> Resu
     }
 }
 
-exported! { unknown code::UNKNOWN;
+exported! { by super::answer;
     fn cuGetProcAddress(name: *const c_char, function: *mut *mut c_void, cuda: c_int, flags: u64) {
         look_up(name, function, cuda)?;
     }

@@ -19,7 +19,7 @@ fn launch() -> Result<(), i32> {
     Ok(())
 }
 
-exported! { unknown code::UNKNOWN;
+exported! { by super::answer;
     fn cuModuleLoad(module: *mut Handle, path: *const c_char) {
         load(module)?;
     }

@@ -12,10 +12,12 @@ mod transfer;
 
 use std::sync::atomic::Ordering;
 
+use crate::guard;
 use crate::state::{Live, Refusal, World, world};
 
-pub(crate) use context::current;
-pub(crate) use device::shown_name;
+pub(crate) use attributes::of as attribute;
+pub(crate) use context::{current, set_current};
+pub(crate) use device::{shown_name, words};
 
 /// `CUresult` codes.
 pub(crate) mod code {
@@ -35,6 +37,11 @@ pub(crate) mod code {
 pub(crate) type Device = i32;
 pub(crate) type Pointer = u64;
 pub(crate) type Handle = usize;
+
+/// What stands around each call here.
+fn answer(name: &str, body: impl FnOnce() -> Result<(), i32>) -> i32 {
+    guard::call(name, code::UNKNOWN, body)
+}
 
 /// The GPUs, once `cuInit` was called.
 fn started() -> Result<&'static World, i32> {

@@ -12,7 +12,7 @@ fn default_pool(device: Device) -> Result<Handle, i32> {
     Ok(device as Handle + 1)
 }
 
-exported! { unknown code::UNKNOWN;
+exported! { by super::answer;
     fn cuMemAllocAsync(address: *mut Pointer, bytes: usize, stream: Handle) {
         if address.is_null() {
             return Err(code::INVALID_VALUE);

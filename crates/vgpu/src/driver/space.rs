@@ -19,7 +19,7 @@ pub(crate) struct Properties {
     device: c_int,
 }
 
-exported! { unknown code::UNKNOWN;
+exported! { by super::answer;
     fn cuMemGetAllocationGranularity(granularity: *mut usize, properties: *const Properties, option: c_int) {
         started()?;
         put(granularity, GRANULARITY, code::INVALID_VALUE)?;

@@ -23,7 +23,7 @@ fn drop_handle(handle: Handle) -> Result<(), i32> {
     Ok(())
 }
 
-exported! { unknown code::UNKNOWN;
+exported! { by super::answer;
     fn cuStreamCreate(stream: *mut Handle, flags: c_uint) {
         new_handle(stream)?;
     }

@@ -19,7 +19,7 @@ fn host(bytes: usize, to: *mut *mut c_void) -> Result<(), i32> {
     unsafe { put(to, address as *mut c_void, code::INVALID_VALUE) }
 }
 
-exported! { unknown code::UNKNOWN;
+exported! { by super::answer;
     fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) {
         let (_, place) = in_context()?;
         let (free_bytes, total_bytes) = world().free_and_total(place);

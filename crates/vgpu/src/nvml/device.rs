@@ -103,7 +103,7 @@ fn by_bus_id(id: *const c_char, to: *mut Handle) -> Result<(), i32> {
     }
 }
 
-exported! { unknown code::UNKNOWN;
+exported! { by super::answer;
     fn nvmlDeviceGetCount(to: *mut c_uint) {
         count(to)?;
     }

@@ -13,7 +13,7 @@ fn instance_of(handle: Handle) -> Result<Device, i32> {
     Ok(Device { mig: true, ..found })
 }
 
-exported! { unknown code::UNKNOWN;
+exported! { by super::answer;
     fn nvmlDeviceGetMigMode(handle: Handle, current: *mut c_uint, pending: *mut c_uint) {
         let on = device(handle)?.spec.mig.ok_or(code::NOT_SUPPORTED)?;
         put(current, on.into(), code::INVALID_ARGUMENT)?;

@@ -92,7 +92,7 @@ fn v2(pid: c_uint, used: u64, instance: c_uint) -> ProcessV2 {
     }
 }
 
-exported! { unknown code::UNKNOWN;
+exported! { by super::answer;
     fn nvmlDeviceGetComputeRunningProcesses(handle: Handle, count: *mut c_uint, infos: *mut ProcessV1) {
         list(handle, count, infos, v1)?;
     }

@@ -39,7 +39,7 @@ pub extern "C" fn nvmlErrorString(result: c_int) -> *const c_char {
     words(result).as_ptr()
 }
 
-exported! { unknown code::UNKNOWN;
+exported! { by super::answer;
     fn nvmlInit() {
         start()?;
     }
