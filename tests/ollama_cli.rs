@@ -269,6 +269,26 @@ fn what_is_not_exact_is_not_called_so() {
     }
 }
 
+/// Where the graph of a full offload is the larger one, and where memory is held back.
+#[test]
+fn what_is_said_of_the_graph_holds() {
+    let part = |line: &str, path: &Path, env: &[(&str, &str)]| {
+        let said = json(line, path.to_str().unwrap(), env);
+        said["differences"][0].as_str().unwrap().to_string()
+    };
+    let mixtral = gemma("4b").with_file_name("../mixtral-8x7b.Q4_K_M.gguf");
+    let line = "compare MODEL --gpus 10888MiB:cc=8.6 -ub 4096";
+    let said = part(line, &mixtral, &[]);
+    assert!(!said.contains("which fits"), "{said}");
+    assert!(said.contains("in part against"), "{said}");
+
+    let env = [("OLLAMA_GPU_OVERHEAD", "1073741824")];
+    let line = "compare MODEL --gpus 12500MiB:cc=8.6";
+    let said = part(line, &gemma("12b"), &env);
+    assert!(said.contains("1024.0 MiB of it held back"), "{said}");
+    assert!(said.contains("leaves layers on the host"), "{said}");
+}
+
 #[test]
 fn what_has_no_say_is_told() {
     let path = gemma("4b");

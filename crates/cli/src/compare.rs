@@ -86,7 +86,7 @@ fn compare(
         side("ollama-classic --fixed", &fixed, &question.free),
         llama_cpp_side(&exact, gpus, &subjects),
     ];
-    comparison.differences = differences(&comparison.sides, &classic, &fixed, &question.free);
+    comparison.differences = differences(&comparison.sides, &classic, &fixed, &question);
     comparison.notes = vec![format!(
         "ollama-classic: the estimate and the rules of {}; --fixed: whether everything fits is tested with the \
          graph of a full offload",
@@ -206,19 +206,19 @@ fn differences(
     sides: &[SideReport],
     classic: &Decision,
     fixed: &Decision,
-    free: &[u64],
+    question: &Question,
 ) -> Vec<String> {
     let [a, b, exact] = sides else {
         return Vec::new();
     };
-    if free.is_empty() {
+    if question.free.is_empty() {
         return vec!["no GPU was given, so there is nothing to place".to_string()];
     }
     if sides.iter().all(|side| on(side) == NOWHERE) {
         return vec!["they agree: nothing goes on a GPU".to_string()];
     }
     vec![
-        by_the_graph(a, b, classic, fixed, free),
+        by_the_graph(a, b, classic, fixed, question),
         by_the_rest(b, exact),
     ]
 }
@@ -229,7 +229,7 @@ fn by_the_graph(
     b: &SideReport,
     classic: &Decision,
     fixed: &Decision,
-    free: &[u64],
+    question: &Question,
 ) -> String {
     let (t, f) = (
         fixed.taken.estimate.formula.partial,
@@ -251,20 +251,27 @@ fn by_the_graph(
     let same = |attempt: &&Attempt| attempt.gpus == taken.gpus;
     let tried = classic.rejected.iter().find(same);
     match (tried, taken.gpus.as_slice()) {
-        (Some(tried), &[gpu]) => {
+        (Some(tried), &[gpu]) if taken.estimate.fully_loaded => {
             let graph = tried.estimate.graph;
             let full = taken.estimate.required_partial;
             let tested = full
                 .saturating_sub(graph.full)
                 .saturating_add(graph.partial.max(graph.full));
+            let free = question.free.get(gpu).copied().unwrap_or(0);
+            let free = match question.settings.overhead_bytes {
+                0 => format!("{} free", mib(free)),
+                held => format!("{} free and {} of it held back", mib(free), mib(held)),
+            };
+            let instead = match classic.taken.gpus == taken.gpus {
+                true => "leaves layers on the host".to_string(),
+                false => format!("puts layers on {} instead", on(a)),
+            };
             format!(
-                "CUDA{gpu} alone, {} free: ollama-classic tests whether everything fits with the graph of a partial \
-                 offload, {}, comes to {}, and puts layers on {} instead. A full offload has a graph of {}: {} in \
-                 all, which fits. The term is the graph, {} against {}",
-                mib(free.get(gpu).copied().unwrap_or(0)),
+                "CUDA{gpu} alone, {free}: ollama-classic tests whether everything fits with the graph of a partial \
+                 offload, {}, comes to {}, and {instead}. A full offload has a graph of {}: {} in all, which fits. \
+                 The term is the graph, {} against {}",
                 mib(t),
                 mib(tested),
-                on(a),
                 mib(f),
                 mib(full),
                 mib(t),
