@@ -15,6 +15,7 @@
 //! The catalogue, its ambiguous names and the overhead observations are data (`*.tsv` beside this
 //! file), read once and checked row by row in the tests.
 
+mod by_hand;
 mod bytes;
 mod catalogue;
 mod facts;
@@ -27,6 +28,7 @@ mod probe;
 mod profiles;
 mod support;
 
+pub use by_hand::GpuError;
 pub use bytes::{ByteSize, BytesError, format_bytes, parse_bytes};
 pub use catalogue::{Architecture, COLUMNS, Card, Source, catalogue, list_cards};
 pub use gpus::{DEFAULT_COMPUTE_CAPABILITY, GPUS_HELP, Gpus, GpusError, MAX_DEVICES};

@@ -18,6 +18,21 @@ pub trait Store {
     fn compact(&mut self, state: &State) -> Result<(), StoreError>;
 }
 
+/// A store that is chosen while the program runs.
+impl<S: Store + ?Sized> Store for Box<S> {
+    fn append(&mut self, after: u64, events: &[Event]) -> Result<(), StoreError> {
+        (**self).append(after, events)
+    }
+
+    fn read(&mut self, after: u64) -> Result<Tail, StoreError> {
+        (**self).read(after)
+    }
+
+    fn compact(&mut self, state: &State) -> Result<(), StoreError> {
+        (**self).compact(state)
+    }
+}
+
 /// What a store has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tail {

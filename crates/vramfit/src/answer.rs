@@ -19,6 +19,16 @@ pub struct Answer {
     pub estimate: Estimate,
 }
 
+impl Answer {
+    /// A placement beside its [`document`].
+    pub fn new(placement: Placement, estimate: Estimate) -> Answer {
+        Answer {
+            placement,
+            estimate,
+        }
+    }
+}
+
 /// Finds a placement of `model`, read from `path`, on `gpus`, with what belongs beside it by `settings`.
 ///
 /// ```

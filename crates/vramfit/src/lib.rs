@@ -69,6 +69,7 @@ mod classic_placement;
 mod host;
 mod reserve;
 pub mod settings;
+mod status;
 
 use std::path::{Path, PathBuf};
 
@@ -87,6 +88,7 @@ pub use answer::{Answer, answer, document, explanation};
 pub use classic_placement::{classic_placement, classic_verdict};
 pub use host::{Host, LoadRequest, Reserved};
 pub use settings::{AdapterFile, MmprojFile, Resolved, Settings, TensorOverride};
+pub use status::Status;
 pub use vramfit_arch::clip::{ImageTokens, Projector};
 pub use vramfit_arch::{Model, Pooling};
 pub use vramfit_devices::{GpuList, Gpus, NoProbe, Probe};
@@ -133,6 +135,9 @@ pub enum Error {
     /// The list of GPUs cannot be read.
     #[error("--gpus: {0}")]
     Gpus(#[from] devices::GpusError),
+    /// A GPU cannot be as described.
+    #[error(transparent)]
+    Gpu(#[from] devices::GpuError),
     /// This machine's GPUs cannot be found.
     #[error(transparent)]
     Probe(#[from] devices::ProbeError),

@@ -201,6 +201,11 @@ impl MmprojFile {
 }
 
 impl Settings {
+    /// The JSON Schema (draft 2020-12) of [`Settings::from_json`].
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(Settings).to_value()
+    }
+
     /// Reads a JSON object; what it does not know is an error that lists what there is. An empty text is all
     /// defaults.
     pub fn from_json(text: &str) -> Result<Settings, Error> {

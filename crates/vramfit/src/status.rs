@@ -1,0 +1,128 @@
+//! Errors for those who cannot match on an enum: a word for each kind, and what else is known, in JSON.
+
+use serde_json::{Value, json};
+
+use crate::{Error, estimate, ledger};
+
+/// What kind of error it is. Its word is stable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Status {
+    /// The caller's mistake: a size of 0, a GPU named twice.
+    InvalidArgument,
+    /// A file cannot be read, or is no GGUF.
+    Open,
+    /// The file is sound, but no model that can be sized; or an adapter or projector is not for this model.
+    Model,
+    /// The list of GPUs cannot be read, a GPU cannot be as described, or this machine's cannot be found.
+    Gpus,
+    /// A setting is not one that there is, or cannot be for these GPUs.
+    Settings,
+    /// llama.cpp refuses these settings.
+    Refused,
+    /// Would fit on these GPUs, but not now: try again when something has been released.
+    FullNow,
+    /// As [`Status::FullNow`], but reservations are still starting or leaving: try again when they have.
+    FullPending,
+    /// Would not fit even if every GPU were empty.
+    NeverFits,
+    /// The host has no such GPU.
+    UnknownGpu,
+    /// No such reservation, or it has been released.
+    UnknownReservation,
+    /// The ledger has moved on too often meanwhile: try again.
+    StalePlan,
+    /// What is to be replaced has not been released yet.
+    Waits,
+    /// The engine took more than there is room for: unload it and release the reservation.
+    TookTooMuch,
+    /// Not in this phase of the reservation.
+    Phase,
+    /// No GPU is needed with these settings: there is nothing to reserve.
+    NoGpu,
+    /// The journal did not take it, or cannot be read.
+    Store,
+    /// Something else.
+    Other,
+}
+
+impl Status {
+    /// In one word, such as `full_now`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Status::InvalidArgument => "invalid_argument",
+            Status::Open => "open",
+            Status::Model => "model",
+            Status::Gpus => "gpus",
+            Status::Settings => "settings",
+            Status::Refused => "refused",
+            Status::FullNow => "full_now",
+            Status::FullPending => "full_pending",
+            Status::NeverFits => "never_fits",
+            Status::UnknownGpu => "unknown_gpu",
+            Status::UnknownReservation => "unknown_reservation",
+            Status::StalePlan => "stale_plan",
+            Status::Waits => "waits",
+            Status::TookTooMuch => "took_too_much",
+            Status::Phase => "phase",
+            Status::NoGpu => "no_gpu",
+            Status::Store => "store",
+            Status::Other => "other",
+        }
+    }
+
+    fn of_ledger(error: &ledger::Error) -> Status {
+        use ledger::Error;
+        match error {
+            Error::FullNow(_) => Status::FullNow,
+            Error::FullPending { .. } => Status::FullPending,
+            Error::NeverFits(_) => Status::NeverFits,
+            Error::UnknownGpu(_) | Error::UnknownHost(_) => Status::UnknownGpu,
+            Error::UnknownReservation(_) => Status::UnknownReservation,
+            Error::StalePlan { .. } => Status::StalePlan,
+            Error::Waits { .. } => Status::Waits,
+            Error::TookTooMuch { .. } => Status::TookTooMuch,
+            Error::Phase { .. } | Error::NoRequest(_) => Status::Phase,
+            Error::NoSize | Error::GpuTwice(_) | Error::TwoHosts(..) => Status::InvalidArgument,
+            Error::Store(_) => Status::Store,
+            _ => Status::Other,
+        }
+    }
+}
+
+impl Error {
+    /// What kind of error it is.
+    pub fn status(&self) -> Status {
+        match self {
+            Error::Open(_) => Status::Open,
+            Error::Model { .. } | Error::Projector { .. } => Status::Model,
+            Error::Gpus(_) | Error::Gpu(_) | Error::Probe(_) => Status::Gpus,
+            Error::Settings { .. } => Status::Settings,
+            Error::Plan(estimate::Error::Refused(_)) => Status::Refused,
+            Error::Plan(_) => Status::Model,
+            Error::NeverFits { .. } => Status::NeverFits,
+            Error::NoGpu { .. } => Status::NoGpu,
+            Error::Ledger(error) => Status::of_ledger(error),
+        }
+    }
+
+    /// What else is known, as an object: the `decision` that refused a reservation, those that are `pending` or
+    /// `leaving`, what is `short`.
+    pub fn details(&self) -> Value {
+        use ledger::Error as Ledger;
+        let Error::Ledger(error) = self else {
+            return json!({});
+        };
+        match error {
+            Ledger::FullNow(decision) | Ledger::NeverFits(decision) => {
+                json!({ "decision": decision })
+            }
+            Ledger::FullPending { pending, decision } => {
+                json!({ "pending": pending, "decision": decision })
+            }
+            Ledger::Waits { leaving, .. } => json!({ "leaving": leaving }),
+            Ledger::TookTooMuch { short, .. } => json!({ "short": short }),
+            _ => json!({}),
+        }
+    }
+}
