@@ -11,6 +11,10 @@ pub(crate) fn by_bus(devices: &[Spec]) -> Vec<usize> {
 
 /// Places in the list of the GPUs that CUDA shows; a GPU's number in CUDA is its place here. Without
 /// `CUDA_DEVICE_ORDER` the driver guesses which is fastest: the list itself stands for what came of that.
+///
+/// The rules are those of NVIDIA's CUDA programming guide (environment variables) and, where it is silent, what PyTorch
+/// has found of the driver (`test_cuda_nvml_based_avail.py`): indices are read as `strtoul` does, the first entry says
+/// whether all are indices or UUIDs, and a GPU that is named twice hides all.
 pub(crate) fn by_cuda(devices: &[Spec], order: Option<&str>, visible: Option<&str>) -> Vec<usize> {
     let all = match order {
         Some("PCI_BUS_ID") => by_bus(devices),
@@ -19,35 +23,51 @@ pub(crate) fn by_cuda(devices: &[Spec], order: Option<&str>, visible: Option<&st
     let Some(visible) = visible else {
         return all;
     };
+    let kind = ["GPU-", "MIG-"]
+        .into_iter()
+        .find(|prefix| visible.trim_start().starts_with(prefix));
     let mut shown: Vec<usize> = Vec::new();
     for entry in visible.split(',').map(str::trim) {
+        let place = match kind {
+            Some(prefix) if entry.starts_with(prefix) => by_uuid(devices, &all, entry),
+            Some(_) => None,
+            None => index(entry).and_then(|index| all.get(index).copied()),
+        };
         // What follows an entry that names no GPU is not looked at.
-        let Some(place) = place(devices, &all, entry) else {
+        let Some(place) = place else {
             break;
         };
         if shown.contains(&place) {
-            return Vec::new(); // a GPU twice: the driver shows none
+            return Vec::new();
         }
         shown.push(place);
     }
     shown
 }
 
-/// An index in CUDA's order, a UUID of a card or of its MIG instance, or the beginning of one that is nobody else's.
-fn place(devices: &[Spec], all: &[usize], entry: &str) -> Option<usize> {
-    if let Ok(index) = entry.parse::<i64>() {
-        return all.get(usize::try_from(index).ok()?).copied();
-    }
-    if !entry.starts_with("GPU-") && !entry.starts_with("MIG-") {
-        return None;
-    }
-    let entry = entry.to_ascii_lowercase();
+/// The number that an entry begins with.
+fn index(entry: &str) -> Option<usize> {
+    let (negative, digits) = match entry.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, entry.strip_prefix('+').unwrap_or(entry)),
+    };
+    let end = digits
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(digits.len());
+    let number: usize = digits.get(..end)?.parse().ok()?;
+    (!negative || number == 0).then_some(number)
+}
+
+/// The GPU whose UUID, or whose MIG instance's, begins so; none where several do.
+fn by_uuid(devices: &[Spec], all: &[usize], entry: &str) -> Option<usize> {
     let meant = |place: &&usize| {
         devices.get(**place).is_some_and(|device| {
-            [device.uuid_text(), device.mig_uuid_text()]
-                .iter()
-                .zip([true, device.mig_is_on()])
-                .any(|(uuid, shown)| shown && uuid.to_ascii_lowercase().starts_with(&entry))
+            let names = [
+                device.mig_uuid_text(),
+                format!("MIG-{}/0/0", device.uuid_text()),
+            ];
+            device.uuid_text().starts_with(entry)
+                || device.mig_is_on() && names.iter().any(|name| name.starts_with(entry))
         })
     };
     let mut found = all.iter().filter(meant);
@@ -76,15 +96,29 @@ mod tests {
             (None, Some(""), vec![]),
             (None, Some("-1"), vec![]),
             (None, Some("1,7,0"), vec![1]),
-            (None, Some("1,-1,0"), vec![1]),
+            (None, Some("0,2,-1,1"), vec![0, 2]),
             (None, Some("NoDevFiles"), vec![]),
             (None, Some(" 2 , 1"), vec![2, 1]),
-            (None, Some("1,1"), vec![]),
+            (None, Some("2, +1, -0, 5"), vec![2, 1, 0]),
+            (None, Some("1gpu2,2ampere"), vec![1, 2]),
+            (None, Some("2,1,two,one"), vec![2, 1]),
+            (None, Some("one,two,0"), vec![]),
+            (None, Some("0,1,1"), vec![]),
             (None, Some("GPU-cccc"), vec![2]),
-            (None, Some("GPU-CCCCCCCC,0"), vec![2, 0]),
+            (None, Some("GPU-cccc, 0"), vec![2]),
+            (None, Some("0,GPU-cccc"), vec![0]),
             (None, Some("GPU-aaaa"), vec![]),
+            (None, Some("GPU-cccc,GPU-aaaa,GPU-aaaab"), vec![2]),
             (None, Some("GPU-aaaab,GPU-aaaaa"), vec![1, 0]),
+            (None, Some("GPU-123,GPU-cccc"), vec![]),
+            (None, Some("GPU-cccc,GPU-aaaab,GPU-ccccc"), vec![]),
             (None, Some("MIG-33cccccc"), vec![2]),
+            (
+                None,
+                Some("MIG-GPU-cccccccc-0000-0000-0000-000000000003/0/0"),
+                vec![2],
+            ),
+            (None, Some("MIG-55"), vec![]),
             (None, Some("cccc"), vec![]),
         ] {
             assert_eq!(
