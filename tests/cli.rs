@@ -273,6 +273,34 @@ fn a_projector_is_counted_on_its_gpu() {
     assert_eq!(host["devices"][0]["projector_bytes"], 0);
     assert!(host["devices"][2]["projector_bytes"].as_u64() > Some(800_000_000));
 
+    // llama.cpp's handlers run in the order of the command line: the later one counts
+    for (order, index, flag) in [
+        (
+            "--mmproj-device CUDA1 --no-mmproj-offload",
+            2,
+            "--no-mmproj-offload",
+        ),
+        (
+            "--no-mmproj-offload --mmproj-device CUDA1",
+            1,
+            "--mmproj-device",
+        ),
+        ("--mmproj-device none --mmproj-offload", 0, "--mmproj"),
+        (
+            "--mmproj-offload --mmproj-device none",
+            2,
+            "--no-mmproj-offload",
+        ),
+    ] {
+        let json = json_of(GEMMA, &flags(order));
+        for device in 0..3 {
+            let bytes = json["devices"][device]["projector_bytes"].as_u64();
+            assert_eq!(bytes > Some(800_000_000), device == index, "{order}");
+        }
+        let command = json["command"].as_array().unwrap();
+        assert!(command.contains(&json!(flag)), "{order}: {command:?}");
+    }
+
     // too large for the GPU of the projector, though the model alone would fit
     let tight = format!(
         "--gpus 9GiB,512MiB -c 4096 --mmproj {}",

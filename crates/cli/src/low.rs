@@ -31,6 +31,19 @@ pub struct LowArgs {
     pub profiles: Option<(PathBuf, bool)>,
     /// Entries of `-ot` that stand before `-cmoe` and `-ncmoe`, where the order is known.
     pub overrides_before_experts: Option<usize>,
+    /// `--mmproj-offload`, or its opposite, is said behind `--mmproj-device`: of the two the last counts.
+    pub offload_behind_device: bool,
+}
+
+/// Whether the switch of a projector's offload stands behind its device. What the environment says comes first, and
+/// there the switch before the device.
+fn offload_behind_device(matches: &ArgMatches) -> bool {
+    let last = |id: &str| match matches.value_source(id) {
+        Some(ValueSource::CommandLine) => matches.indices_of(id).and_then(Iterator::last),
+        _ => None,
+    };
+    let switches = ["mmproj-offload", "no-mmproj-offload"];
+    switches.into_iter().filter_map(last).max() > last("mmproj-device")
 }
 
 /// How many entries of `-ot` stand before the first of `-cmoe` and `-ncmoe`.
@@ -55,6 +68,7 @@ impl LowArgs {
     ) -> Result<LowArgs, String> {
         let mut low = LowArgs {
             overrides_before_experts: before_experts(matches),
+            offload_behind_device: offload_behind_device(matches),
             ..LowArgs::default()
         };
         for flag in FLAGS.iter().filter(|flag| flag.id() != "model") {

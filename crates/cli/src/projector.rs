@@ -35,21 +35,11 @@ impl ProjectorFile {
                 flags.extend([format!("--{id}"), said.text.clone()]);
             }
         }
-        let mut on_host = low.switch("mmproj-offload") == Some(false);
-        let mut device = None;
+        let (on_host, device) = place(low, n_gpus)?;
         if on_host {
             flags.push("--no-mmproj-offload".to_string());
-        } else if let Some(said) = low.value("mmproj-device") {
-            let text = said.text.trim();
-            flags.extend(["--mmproj-device".to_string(), text.to_string()]);
-            let index = text.strip_prefix("CUDA").and_then(|n| n.parse().ok());
-            match index.filter(|&d| d < n_gpus) {
-                Some(index) => device = Some(index),
-                None if text == "none" => on_host = true,
-                None => {
-                    return Err(format!("{}: '{text}' is none of the GPUs given", said.by));
-                }
-            }
+        } else if let Some(index) = device {
+            flags.extend(["--mmproj-device".to_string(), format!("CUDA{index}")]);
         }
         Ok(Some(ProjectorFile {
             path: file.text.clone().into(),
@@ -86,4 +76,24 @@ impl ProjectorFile {
         }
         Ok((plan, notes))
     }
+}
+
+/// Whether a projector stays on the host, and otherwise on which GPU it was asked for: as llama.cpp does, what is
+/// said last counts.
+fn place(low: &LowArgs, n_gpus: usize) -> Result<(bool, Option<usize>), String> {
+    let switch = low.switch("mmproj-offload");
+    let Some(said) = low.value("mmproj-device") else {
+        return Ok((switch == Some(false), None));
+    };
+    let text = said.text.trim();
+    let index = text.strip_prefix("CUDA").and_then(|n| n.parse().ok());
+    let device = index.filter(|&d| d < n_gpus);
+    if device.is_none() && text != "none" {
+        return Err(format!("{}: '{text}' is none of the GPUs given", said.by));
+    }
+    let on_host = match switch.filter(|_| low.offload_behind_device) {
+        Some(offload) => !offload,
+        None => device.is_none(),
+    };
+    Ok((on_host, device))
 }
