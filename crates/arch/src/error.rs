@@ -53,6 +53,11 @@ pub enum Error {
         /// As the file names it.
         name: String,
     },
+    /// A multimodal projector where a model should be.
+    #[error(
+        "CLIP cannot be used as main model: this file is a multimodal projector, use it beside its model (--mmproj)"
+    )]
+    ProjectorAsModel,
     /// A file that is no multimodal projector.
     #[error(
         "'{architecture}' is the architecture of a model, not of a multimodal projector (clip)"

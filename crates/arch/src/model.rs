@@ -82,6 +82,9 @@ impl Model {
     }
 
     fn load_as(header: &Header, name: &str, architecture: &'static Architecture) -> Result<Model> {
+        if name == crate::clip::ARCHITECTURE {
+            return Err(Error::ProjectorAsModel);
+        }
         let keys = Keys::new(header, name, architecture.constants);
         let mut hparams = Hparams::load(&keys)?;
         (architecture.hparams)(&keys, &mut hparams)?;
