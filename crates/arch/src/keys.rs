@@ -79,6 +79,13 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// Of a key that has to be there.
+    pub fn missing(&self, key: &str) -> Error {
+        Error::MissingKey {
+            key: self.full(key),
+        }
+    }
+
     /// [`int`](Self::int), where 0 means the same as absent.
     pub fn positive(&self, key: &str, max: i64) -> Result<Option<i64>> {
         Ok(self.int(key, max)?.filter(|&n| n > 0))
@@ -86,9 +93,7 @@ impl<'a> Keys<'a> {
 
     /// A positive integer that must be there.
     pub fn require(&self, key: &str, max: i64) -> Result<i64> {
-        let n = self.int(key, max)?.ok_or_else(|| Error::MissingKey {
-            key: self.full(key),
-        })?;
+        let n = self.int(key, max)?.ok_or_else(|| self.missing(key))?;
         if n == 0 {
             return Err(Error::KeyRange {
                 key: self.full(key),

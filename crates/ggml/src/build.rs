@@ -271,13 +271,6 @@ impl Graph {
         self.new_tensor(Op::Argmax, Type::I32, [n, 1, 1, 1], &[a])
     }
 
-    /// What a filter `w` sees at each place of `x` (`ggml_im2col`, one dimension), with so many zeros
-    /// on both sides that a filter of odd length sees as many places as there are.
-    pub fn im2col(&mut self, w: TensorId, x: TensorId) -> TensorId {
-        let pad = self[w].ne[0] / 2;
-        self.im2col_1d(w, x, 1, pad)
-    }
-
     /// `a` repeated to the shape `ne`.
     pub fn repeat(&mut self, a: TensorId, ne: [i64; 4]) -> TensorId {
         let ty = self[a].ty;
@@ -347,6 +340,12 @@ impl Graph {
         t
     }
 
+    /// Indices of each row in the order of its elements.
+    pub fn argsort(&mut self, a: TensorId) -> TensorId {
+        let ne = self[a].ne;
+        self.new_tensor(Op::Argsort, Type::I32, ne, &[a])
+    }
+
     /// Indices of the `k` largest of each row: a view of a full argsort.
     pub fn argsort_top_k(&mut self, a: TensorId, k: i64) -> TensorId {
         let ne = self[a].ne;
@@ -357,7 +356,7 @@ impl Graph {
                 b: [k, ne[1], ne[2], ne[3]],
             });
         }
-        let sorted = self.new_tensor(Op::Argsort, Type::I32, ne, &[a]);
+        let sorted = self.argsort(a);
         let nb = self[sorted].nb;
         self.view_4d(sorted, [k, ne[1], ne[2], ne[3]], [nb[1], nb[2], nb[3]])
     }
@@ -447,88 +446,6 @@ impl Graph {
         self.new_tensor(Op::Arange, Type::F32, [n, 1, 1, 1], &[])
     }
 
-    /// The largest of each `n` elements of a row.
-    pub fn pool_rows(&mut self, a: TensorId, n: i64) -> TensorId {
-        let ne = self[a].ne;
-        let ne = [ne[0] / n.max(1), ne[1], ne[2], ne[3]];
-        self.new_tensor(Op::Pool2d, Type::F32, ne, &[a])
-    }
-
-    /// The mean of each `n` elements of a row.
-    pub fn pool_1d(&mut self, a: TensorId, n: i64) -> TensorId {
-        let ne = self[a].ne;
-        let ne = [ne[0] / n.max(1), ne[1], ne[2], ne[3]];
-        self.new_tensor(Op::Pool1d, Type::F32, ne, &[a])
-    }
-
-    /// The mean of each square of `n` by `n` elements.
-    pub fn pool_2d(&mut self, a: TensorId, n: i64) -> TensorId {
-        let (ne, n) = (self[a].ne, n.max(1));
-        let ne = [ne[0] / n, ne[1] / n, ne[2], ne[3]];
-        self.new_tensor(Op::Pool2d, Type::F32, ne, &[a])
-    }
-
-    /// The first two dimensions stretched to those of `ne` (`ggml_interpolate`).
-    pub fn interpolate(&mut self, a: TensorId, ne: [i64; 4]) -> TensorId {
-        let ty = self[a].ty;
-        if ty != Type::F32 {
-            let a = self[a].ne;
-            let op = Op::Upscale;
-            self.fail(GraphError::Shapes { op, a, b: ne });
-        }
-        self.new_tensor(Op::Upscale, ty, ne, &[a])
-    }
-
-    /// Zeros behind each dimension, as many as `by` says.
-    pub fn pad_by(&mut self, a: TensorId, by: [i64; 4]) -> TensorId {
-        let (ty, mut ne) = (self[a].ty, self[a].ne);
-        ne.iter_mut()
-            .zip(by)
-            .for_each(|(n, more)| *n = n.saturating_add(more));
-        self.new_tensor(Op::Pad, ty, ne, &[a])
-    }
-
-    /// What each step of a two-dimensional convolution sees, in a row: an image `[w, h, c, n]` and a kernel
-    /// `[kw, kh, c, ..]` give `[kw kh c, w', h', n]`.
-    pub fn im2col_2d(
-        &mut self,
-        kernel: TensorId,
-        x: TensorId,
-        stride: [i64; 2],
-        pad: [i64; 2],
-        ty: Type,
-    ) -> TensorId {
-        let (k, i) = (self[kernel].ne, self[x].ne);
-        let [w, h] = [0, 1].map(|d| conv_size(i[d], k[d], stride[d], pad[d]));
-        if k[2] != i[2] || w <= 0 || h <= 0 {
-            let op = Op::Im2col;
-            self.fail(GraphError::Shapes { op, a: k, b: i });
-        }
-        let row = k[0].saturating_mul(k[1]).saturating_mul(k[2]);
-        self.new_tensor(Op::Im2col, ty, [row, w, h, i[3]], &[kernel, x])
-    }
-
-    /// The type that `ggml_conv_1d` and `ggml_conv_2d` spread an input in.
-    pub fn conv_type(&self, kernel: TensorId) -> Type {
-        match self[kernel].ty {
-            Type::BF16 => Type::F32,
-            _ => Type::F16,
-        }
-    }
-
-    /// The same along one dimension: `[t, c]` and `[k, c, ..]` give `[k c, t']`.
-    pub fn im2col_1d(&mut self, kernel: TensorId, x: TensorId, stride: i64, pad: i64) -> TensorId {
-        let ty = self.conv_type(kernel);
-        let (k, i) = (self[kernel].ne, self[x].ne);
-        let n = conv_size(i[0], k[0], stride, pad);
-        if k[1] != i[1] || i[3] != 1 || n <= 0 {
-            let op = Op::Im2col;
-            self.fail(GraphError::Shapes { op, a: k, b: i });
-        }
-        let ne = [k[0].saturating_mul(k[1]), n, i[2], 1];
-        self.new_tensor(Op::Im2col, ty, ne, &[kernel, x])
-    }
-
     /// The sum of each row.
     pub fn sum_rows(&mut self, a: TensorId) -> TensorId {
         self.rows_to_one(Op::SumRows, a)
@@ -600,12 +517,4 @@ impl Graph {
     pub fn name_step(&mut self, t: TensorId, name: &'static str) {
         self.set_label(t, Label::Step(name));
     }
-}
-
-/// `ggml_calc_conv_output_size` without dilation.
-fn conv_size(n: i64, kernel: i64, stride: i64, pad: i64) -> i64 {
-    n.saturating_add(pad.saturating_mul(2))
-        .saturating_sub(kernel)
-        .div_euclid(stride.max(1))
-        .saturating_add(1)
 }

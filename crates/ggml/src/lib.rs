@@ -8,6 +8,7 @@
 mod alloc;
 mod backend;
 mod build;
+mod conv;
 pub mod cuda;
 mod graph;
 mod op;

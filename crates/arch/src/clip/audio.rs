@@ -1,8 +1,91 @@
 //! Towers for sounds.
 
-use super::graph::{NormKind, TowerGraph, Vit, plain};
-use super::hparams::Activation;
+use super::blocks::Vit;
+use super::graph::{NormKind, TowerGraph, plain};
+use super::hparams::{Activation, MAX_QUERY, TowerHparams};
+use super::kinds::{ProjectorKind, kind};
+use crate::Result;
+use crate::keys::Keys;
 use vramfit_ggml::{Glu, Op, TensorId, Unary};
+
+fn stacks(keys: &Keys<'_>, hp: &mut TowerHparams) -> Result<()> {
+    hp.activation = Activation::GeluErf;
+    let factor = keys.int("audio.projector.stack_factor", MAX_QUERY)?;
+    hp.stack_factor = factor.unwrap_or(0);
+    Ok(())
+}
+
+pub(super) static KINDS: &[ProjectorKind] = &[
+    kind(
+        "ultravox",
+        stacks,
+        &[
+            "a.conv1d.1.+",
+            "a.conv1d.2.+",
+            "mm.a.mlp.1.weight",
+            "mm.a.mlp.2.weight",
+            "mm.a.norm_pre.weight",
+            "mm.a.norm_mid.weight",
+        ],
+        ultravox,
+    ),
+    kind(
+        "qwen2a",
+        stacks,
+        &["a.conv1d.1.+", "a.conv1d.2.+", "mm.a.fc.+"],
+        qwen2a,
+    ),
+    kind(
+        "voxtral",
+        stacks,
+        &[
+            "a.conv1d.1.+",
+            "a.conv1d.2.+",
+            "mm.a.mlp.1.weight",
+            "mm.a.mlp.2.weight",
+        ],
+        voxtral,
+    ),
+    kind(
+        "musicflamingo",
+        stacks,
+        &[
+            "a.conv1d.1.+",
+            "a.conv1d.2.+",
+            "mm.a.mlp.1.+",
+            "mm.a.mlp.2.+",
+        ],
+        music_flamingo,
+    ),
+    kind(
+        "meralion",
+        stacks,
+        &[
+            "a.conv1d.1.+",
+            "a.conv1d.2.+",
+            "mm.a.mlp.0.+",
+            "mm.a.mlp.1.+",
+            "mm.a.mlp.2.+",
+            "mm.a.mlp.3.+",
+            "mm.a.norm_pre.+",
+        ],
+        meralion,
+    ),
+    kind(
+        "glma",
+        stacks,
+        &[
+            "a.conv1d.1.+",
+            "a.conv1d.2.+",
+            "mm.a.mlp.1.+",
+            "mm.a.mlp.2.+",
+            "mm.a.norm_pre.+",
+            "v.boi",
+            "v.eoi",
+        ],
+        glma,
+    ),
+];
 
 /// Whisper's encoder: two convolutions over time, then a transformer.
 fn whisper(b: &mut TowerGraph<'_>, halved: bool) -> TensorId {

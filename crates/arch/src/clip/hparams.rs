@@ -9,8 +9,13 @@ const MAX_WIDTH: i64 = 1 << 20;
 const MAX_LAYERS: i64 = 512;
 const MAX_HEADS: i64 = 1 << 16;
 const MAX_IMAGE: i64 = 8192;
-const MAX_PATCH: i64 = 65535;
+pub(super) const MAX_PATCH: i64 = 65535;
+const MAX_MEL_BINS: i64 = 256;
+const MAX_STACK: i64 = 512;
 pub(super) const MAX_PIXELS: i64 = i32::MAX as i64;
+pub(super) const MAX_QUERY: i64 = 1 << 16;
+pub(super) const SCALE_FACTOR: &str = "vision.projector.scale_factor";
+pub(super) const SPATIAL_MERGE: &str = "vision.spatial_merge_size";
 const WARMUP_FRAMES: i64 = 3000;
 
 /// Activation of a feed-forward network (`ffn_op_type`).
@@ -93,6 +98,44 @@ pub struct TowerHparams {
     pub stack_factor: i64,
     /// Limits by the user.
     pub tokens: ImageTokens,
+    /// Experts that a patch is sent to.
+    pub n_expert_used: i64,
+    /// Pixels, or patches, a side of a window of attention.
+    pub window: i64,
+    /// One number a layer: which patches it sees.
+    pub modes: Vec<i64>,
+    /// The stack of layers beside the tower's own: SAM's, a Q-former's, or of a transformer behind it.
+    pub second: Stack,
+    /// What a Q-former reads and asks for.
+    pub qformer: QFormer,
+    /// Entries of each codebook.
+    pub codebooks: Vec<i64>,
+    /// Frames that are looked at together.
+    pub chunk: i64,
+    /// Frames that a convolution over time sees.
+    pub conv_kernel: i64,
+}
+
+/// A stack of layers beside the tower's own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stack {
+    /// Layers.
+    pub n_layer: usize,
+    /// Heads.
+    pub n_head: i64,
+    /// Width.
+    pub n_embd: i64,
+}
+
+/// Queries that look at windows of what a tower computes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct QFormer {
+    /// Patches a side of a window, or frames.
+    pub window: i64,
+    /// Queries a side of a window, or by how much frames become fewer.
+    pub query: i64,
+    /// For each block: negative where its queries are averages.
+    pub offsets: Vec<i64>,
 }
 
 impl TowerHparams {
@@ -100,6 +143,7 @@ impl TowerHparams {
     pub(super) fn load(
         keys: &Keys<'_>,
         modality: Modality,
+        type_name: &str,
         tokens: ImageTokens,
     ) -> Result<TowerHparams> {
         let prefix = modality.name();
@@ -138,7 +182,12 @@ impl TowerHparams {
             }
             Modality::Audio => {
                 hp.patch_size = 1;
-                hp.warmup = [WARMUP_FRAMES, keys.require("audio.num_mel_bins", 256)?];
+                // Gemma 4's unified tower reads the waveform itself, whatever the key says.
+                let most = match type_name {
+                    "gemma4ua" => MAX_WIDTH,
+                    _ => MAX_MEL_BINS,
+                };
+                hp.warmup = [WARMUP_FRAMES, keys.require("audio.num_mel_bins", most)?];
             }
         }
         Ok(hp)
@@ -169,6 +218,19 @@ impl TowerHparams {
             .saturating_mul(side.saturating_mul(side))
             .min(MAX_PIXELS);
         self.warmup = [pixels.isqrt(); 2];
+    }
+
+    /// A layer's number for each of them; the engine insists that there are as many.
+    pub(super) fn read_modes(&mut self, keys: &Keys<'_>, key: &str) -> Result<()> {
+        let modes = keys.array(key, self.n_layer, 0)?;
+        self.modes = modes.ok_or_else(|| keys.missing(key))?;
+        Ok(())
+    }
+
+    /// How many layers a second stack has.
+    pub(super) fn read_second(&mut self, keys: &Keys<'_>, key: &str) -> Result<()> {
+        self.second.n_layer = keys.int(key, MAX_STACK)?.unwrap_or(0) as usize;
+        Ok(())
     }
 
     /// Whether the result of layer `il` is among those stacked.

@@ -2,9 +2,21 @@
 //! beside the model, each with a graph of its own.
 
 mod audio;
+mod blocks;
+mod conformer;
+mod convnext;
+mod frames;
+mod gemma;
 mod graph;
 mod hparams;
 mod kinds;
+mod llava;
+mod minicpm;
+mod mobilenet;
+mod native;
+mod qformer;
+mod qwen;
+mod sam;
 mod tensors;
 mod vision;
 
@@ -14,7 +26,7 @@ use std::collections::BTreeMap;
 use vramfit_ggml::{BufferType, Graph, Type};
 use vramfit_gguf::Header;
 
-pub use hparams::{Activation, ImageTokens, TowerHparams};
+pub use hparams::{Activation, ImageTokens, QFormer, Stack, TowerHparams};
 pub use kinds::ProjectorKind;
 
 /// `general.architecture` of a projector's file.
@@ -145,7 +157,7 @@ impl Tower {
             (name, _) => name,
         };
         let kind = ProjectorKind::find(type_name).unwrap_or(ProjectorKind::UNKNOWN);
-        let mut hparams = TowerHparams::load(keys, modality, tokens)?;
+        let mut hparams = TowerHparams::load(keys, modality, type_name, tokens)?;
         (kind.hparams)(keys, &mut hparams)?;
         let mut tower = Tower {
             modality,

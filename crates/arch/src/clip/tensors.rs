@@ -1,6 +1,6 @@
 //! Which tensors of its file a tower loads: clip.cpp asks by name, and leaves the others in the file.
 
-use super::{Modality, Tower};
+use super::{Modality, Tower, TowerHparams};
 
 /// Asked for by every tower, those without a prefix by both of a file.
 const COMMON: [&str; 6] = [
@@ -59,15 +59,32 @@ pub(super) fn is_loaded(tower: &Tower, name: &str) -> bool {
     COMMON.contains(&name)
         || rest.is_some_and(own)
         || is_deepstack(tower, name)
-        || tower.kind.tensors.iter().any(|asked| matches(asked, name))
+        || tower
+            .kind
+            .tensors
+            .iter()
+            .any(|asked| matches(&tower.hparams, asked, name))
 }
 
-/// `asked` with a `+` for weight and bias.
-fn matches(asked: &str, name: &str) -> bool {
-    match asked.strip_suffix('+') {
-        Some(stem) => matches!(name.strip_prefix(stem), Some("weight" | "bias")),
-        None => asked == name,
-    }
+/// `asked` with a `+` for weight and bias, `*`, `#` and `?` for numbers of layers.
+fn matches(hp: &TowerHparams, asked: &str, name: &str) -> bool {
+    let Some(at) = asked.find(['*', '#', '?', '+']) else {
+        return asked == name;
+    };
+    let (before, after) = asked.split_at(at);
+    let (Some(rest), Some(sign)) = (name.strip_prefix(before), after.chars().next()) else {
+        return false;
+    };
+    let after = &after[1..];
+    let n_layer = match sign {
+        '+' => return matches!(rest, "weight" | "bias"),
+        '*' => hp.n_layer,
+        '#' => hp.second.n_layer,
+        _ => usize::MAX,
+    };
+    let end = rest.find('.').unwrap_or(rest.len());
+    let (number, rest) = rest.split_at(end);
+    number.parse().is_ok_and(|il: usize| il < n_layer) && matches(hp, after, rest)
 }
 
 fn is_of_layer(tower: &Tower, rest: &str) -> bool {
@@ -92,6 +109,6 @@ fn is_deepstack(tower: &Tower, name: &str) -> bool {
         il.parse().is_ok_and(|il: usize| il < tower.hparams.n_layer)
             && ["norm.+", "fc1.+", "fc2.+"]
                 .iter()
-                .any(|asked| matches(asked, part))
+                .any(|asked| matches(&tower.hparams, asked, part))
     })
 }

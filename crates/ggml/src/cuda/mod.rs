@@ -162,7 +162,9 @@ impl Cuda {
             }
             Op::SsmScan => supports_ssm_scan(a.ne, src(3).ne, src(4).ne),
             Op::GroupNorm => a.is_contiguous(),
-            Op::Im2col => a.is_contiguous() && src(1).is_contiguous(),
+            Op::Im2col | Op::Conv2d => a.is_contiguous() && src(1).is_contiguous(),
+            Op::Conv2dDw => a.ty == Type::F32,
+            Op::Roll => a.ty == Type::F32 && a.is_contiguous(),
             Op::SsmConv => a.ne[1] % 128 == 0,
             Op::Rope | Op::RopeBack => a.nb[0] == a.ty.type_size() && a.is_contiguous_from(2),
             Op::SumRows | Op::Mean => a.ty == Type::F32 && a.has_contiguous_rows(),
