@@ -369,6 +369,10 @@ fn variables_set_the_defaults_and_flags_go_first() {
         "16384",
     );
     check("", &[("OLLAMA_NUM_PARALLEL", "2")], "n_seq_max", "2");
+    // The context is that of one request, whoever says how many there are.
+    check("-np 4", &[context], "n_ctx", "32768");
+    check("-np 2 -c 4096", &[context], "n_ctx", "4096");
+    check("", &[("OLLAMA_NUM_PARALLEL", "2")], "n_ctx", "8192");
     // Four requests are tried first.
     check("", &[], "n_seq_max", "4");
     let small = [
@@ -452,6 +456,10 @@ fn models_of_the_store_are_inputs() {
     assert!(said["notes"].to_string().contains("[3.3 GiB 8.6 GiB]"));
     let said = json("compare ollama:gemma3:12b --gpus k80x2 -c 4096", "", &env);
     assert_eq!(layers(&said["sides"][1]), [49, 0]);
+    let two = [env[0], ("OLLAMA_NUM_PARALLEL", "2")];
+    let notes = json(classic, "", &two)["notes"].to_string();
+    let expected = "num_ctx (Modelfile) 2048 for each request";
+    assert!(notes.contains(expected), "{notes}");
     // For llama.cpp: its language model, with a note that says so.
     let said = json("ollama:gemma3:12b --gpus k80x2", "", &env);
     assert_eq!(

@@ -79,17 +79,11 @@ impl Ollama {
             }
         };
         let text = |n: u64| n.to_string();
-        let parallel = variables.num_parallel;
-        default("parallel", parallel.map(text), "OLLAMA_NUM_PARALLEL");
-        // Ollama counts the context of one request, llama.cpp that of all.
-        let of_all = |n: u64| n.saturating_mul(parallel.unwrap_or(1)).to_string();
         default(
-            "ctx-size",
-            parameters.num_ctx.map(of_all),
-            "num_ctx (Modelfile)",
+            "parallel",
+            variables.num_parallel.map(text),
+            "OLLAMA_NUM_PARALLEL",
         );
-        let context = variables.context_length.or(parallel.map(|_| CONTEXT));
-        default("ctx-size", context.map(of_all), "OLLAMA_CONTEXT_LENGTH");
         for id in ["batch-size", "ubatch-size"] {
             default(id, parameters.num_batch.map(text), NUM_BATCH);
         }
@@ -98,6 +92,7 @@ impl Ollama {
         let fused = variables.flash_attention;
         let on_off = |on: bool| if on { "on" } else { "off" }.to_string();
         default("flash-attn", fused.map(on_off), "OLLAMA_FLASH_ATTENTION");
+        set.extend(context(low, parameters.num_ctx, variables.context_length));
         let is_fused = low.value("flash-attn").and_then(|said| truth(&said.text)) == Some(true);
         self.cache_type(low, is_fused, &mut set);
         set.dedup();
@@ -139,6 +134,26 @@ impl Ollama {
             }
         }
     }
+}
+
+/// Sets the context and says so. Ollama counts that of one request, llama.cpp that of all.
+fn context(low: &mut LowArgs, num_ctx: Option<u64>, variable: Option<u64>) -> Option<String> {
+    let parallel = low
+        .value("parallel")
+        .and_then(|said| said.text.parse().ok());
+    let parallel = parallel.filter(|&n: &u64| n > 0);
+    let (n, by) = match (num_ctx, variable, parallel) {
+        (Some(n), _, _) => (n, "num_ctx (Modelfile)"),
+        (None, Some(n), _) => (n, "OLLAMA_CONTEXT_LENGTH"),
+        (None, None, Some(_)) => (CONTEXT, "context by default"),
+        (None, None, None) => return None,
+    };
+    let of_all = n.saturating_mul(parallel.unwrap_or(1));
+    let is_new = low.add_default("ctx-size", of_all.to_string(), by);
+    is_new.then(|| match parallel {
+        Some(2..) => format!("{by} {n} for each request"),
+        _ => format!("{by} {n}"),
+    })
 }
 
 /// The file that `path` names: itself, or the model of the store.
