@@ -341,8 +341,19 @@ fn the_host_alone_and_projectors() {
             refused.err
         );
     }
-    let two = format!("{path} {path} --gpus k80 --engine ollama-classic");
-    let refused = call(&two, "", &[]);
+    // Several models are a line each, the projector's says what it is.
+    let folder = format!("{path} {} --engine ollama-classic", projector.display());
+    let lines = call(&format!("{folder} --gpus k80 --json"), "", &[]);
+    let lines: Vec<Value> = (lines.out.lines())
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0]["engine"].as_str().unwrap().starts_with("ollama37"));
+    assert!(
+        lines[1]["error"].to_string().contains("(mmproj)"),
+        "{lines:?}"
+    );
+    let refused = call(&format!("compare {path} {path} --gpus k80"), "", &[]);
     assert!(
         refused.err.contains("one model at a time"),
         "{}",

@@ -6,14 +6,11 @@ use vramfit::classic::{
     CacheType, Decision, Facts, Gpu, Rules, Settings as ClassicSettings, Version, schedule,
     tower_bytes,
 };
-use vramfit::report::{Estimate, LayoutWord, Subject, Sure, VerdictWord, estimate_text};
+use vramfit::report::{Estimate, LayoutWord, Subject, Sure};
 use vramfit::{ENGINE, Error, FlashAttention, Header, Model, RunConfig, classic_placement};
 
-use crate::estimate::message;
-use crate::exit::Exit;
 use crate::low::LowArgs;
 use crate::ollama::{NUM_BATCH, Ollama, STORED_PROJECTOR};
-use crate::printer::Printer;
 use crate::settings::Settings;
 
 /// Older than this, Ollama has no build but its fork's.
@@ -50,30 +47,21 @@ pub struct Subjects {
 }
 
 impl Subjects {
-    /// Reads the model at `path` and its projectors: that of `--mmproj`, else those of the store. The error is one
-    /// line.
-    pub fn open(path: &Path, low: &LowArgs, ollama: &Ollama) -> Result<Subjects, String> {
-        let open = |path: &Path| Header::open(path).map_err(|error| error.to_string());
-        let at = |error: &dyn std::fmt::Display| {
-            format!(
-                "{}: {error}",
-                vramfit::report::one_line(&path.to_string_lossy())
-            )
-        };
-        let header = open(path)?;
-        let model = vramfit::language_model(path, &header).map_err(|error| error.to_string())?;
-        let projectors: Vec<Header> = projectors(low, ollama)
-            .into_iter()
-            .map(open)
-            .collect::<Result<_, _>>()?;
-        let facts = Facts::read(&header, &projectors).map_err(|error| at(&error))?;
-        let tower_bytes = tower_bytes(&header);
-        let tower = vramfit::tower(path, &header).map_err(|error| error.to_string())?;
+    /// Reads the model at `path` and its projectors: that of `--mmproj`, else those of the store.
+    pub fn open(path: &Path, low: &LowArgs, ollama: &Ollama) -> Result<Subjects, Error> {
+        let header = Header::open(path)?;
+        let model = vramfit::language_model(path, &header)?;
+        let projectors = projectors(low, ollama).into_iter().map(Header::open);
+        let projectors: Vec<Header> = projectors.collect::<Result<_, _>>()?;
+        let facts = Facts::read(&header, &projectors).map_err(|source| Error::Classic {
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(Subjects {
             facts,
             model,
-            tower,
-            tower_bytes,
+            tower: vramfit::tower(path, &header)?,
+            tower_bytes: tower_bytes(&header),
         })
     }
 }
@@ -214,41 +202,17 @@ fn num_batch(low: &LowArgs, run: &RunConfig) -> u64 {
         .unwrap_or(ClassicSettings::default().batch)
 }
 
-/// Estimates and prints. The error is one line.
-pub fn run(
-    low: &LowArgs,
+/// What Ollama decides about the model at `path`.
+pub fn document(
     path: &Path,
+    low: &LowArgs,
     settings: &Settings,
     ollama: &Ollama,
-    printer: &mut Printer,
-) -> Result<Exit, String> {
+) -> Result<Estimate, Error> {
     let subjects = Subjects::open(path, low, ollama)?;
     let question = Question::new(low, settings, ollama, &subjects);
     let fixed = low.is_on("fixed");
     let decision = question.decide(&subjects.facts, question.parallel, fixed);
-    let estimate = document(
-        path, settings, ollama, &subjects, &question, &decision, fixed,
-    )
-    .map_err(|error| message(path, &error))?;
-    match printer.json {
-        true => printer.json(&estimate, false)?,
-        false => printer.print(&estimate_text(&estimate, &printer.style))?,
-    }
-    Ok(match estimate.verdict {
-        VerdictWord::Fits => Exit::Fits,
-        _ => Exit::DoesNotFit,
-    })
-}
-
-fn document(
-    path: &Path,
-    settings: &Settings,
-    ollama: &Ollama,
-    subjects: &Subjects,
-    question: &Question,
-    decision: &Decision,
-    fixed: bool,
-) -> Result<Estimate, Error> {
     let gpus = &settings.gpus.devices;
     // A frame for settings that have no say here: what llama.cpp would not take must not stop it.
     let mut run = RunConfig::default();
@@ -259,7 +223,7 @@ fn document(
         &run,
         gpus,
         &question.free,
-        decision,
+        &decision,
         &rules,
     )?;
     let notes = settings.notes.iter().chain(&question.notes);

@@ -46,7 +46,7 @@ fn compare(
     mut settings: Settings,
     ollama: &Ollama,
 ) -> Result<Comparison, String> {
-    let subjects = Subjects::open(path, low, ollama)?;
+    let subjects = Subjects::open(path, low, ollama).map_err(|error| error.to_string())?;
     let question = Question::new(low, &settings, ollama, &subjects);
     // Ollama reckons with its variables by itself, llama.cpp has to be told.
     settings.obey(&ollama.variables);

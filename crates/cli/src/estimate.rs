@@ -78,7 +78,8 @@ pub fn tower_note(is_counted: bool, tower_bytes: u64) -> String {
     )
 }
 
-fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {
+/// What becomes of the model at `path`.
+pub fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {
     let Planned { model, placement } = plan(path, settings)?;
     let mut notes = settings.notes.clone();
     if !settings.ctx_given {
@@ -107,12 +108,20 @@ fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {
     Ok(estimate)
 }
 
-/// Estimates and prints. The error, for one model alone, is one line.
-pub fn run(inputs: &Inputs, settings: &Settings, printer: &mut Printer) -> Result<Exit, String> {
+/// An engine's answer about the model at a path.
+pub type Engine<'a> = dyn Fn(&Path) -> Result<Estimate, Error> + Sync + 'a;
+
+/// Asks `engine` and prints. The error, for one model alone, is one line.
+pub fn run(
+    inputs: &Inputs,
+    n_gpus: usize,
+    engine: &Engine,
+    printer: &mut Printer,
+) -> Result<Exit, String> {
     if !inputs.many
         && let [path] = inputs.models.as_slice()
     {
-        let estimate = document(path, settings).map_err(|error| message(path, &error))?;
+        let estimate = engine(path).map_err(|error| message(path, &error))?;
         if printer.json {
             printer.json(&estimate, false)?;
         } else {
@@ -120,7 +129,7 @@ pub fn run(inputs: &Inputs, settings: &Settings, printer: &mut Printer) -> Resul
         }
         return Ok(exit_of(&estimate));
     }
-    many(&inputs.models, settings, printer)
+    many(&inputs.models, n_gpus, engine, printer)
 }
 
 fn exit_of(estimate: &Estimate) -> Exit {
@@ -142,22 +151,24 @@ pub fn message(path: &Path, error: &Error) -> String {
 }
 
 /// One line each; a bad file does not stop the rest.
-fn many(paths: &[PathBuf], settings: &Settings, printer: &mut Printer) -> Result<Exit, String> {
+fn many(
+    paths: &[PathBuf],
+    n_gpus: usize,
+    engine: &Engine,
+    printer: &mut Printer,
+) -> Result<Exit, String> {
     let progress = Progress::new(paths.len());
     let outcomes: Vec<Result<Estimate, Error>> = paths
         .par_iter()
         .map(|path| {
-            let outcome = document(path, settings);
+            let outcome = engine(path);
             progress.one_more();
             outcome
         })
         .collect();
     progress.clear();
     if !printer.json {
-        printer.print(&summary_heading(
-            settings.gpus.devices.len(),
-            &printer.style,
-        ))?;
+        printer.print(&summary_heading(n_gpus, &printer.style))?;
     }
     let (mut exit, mut n_failed) = (Exit::Fits, 0);
     for (path, outcome) in paths.iter().zip(&outcomes) {

@@ -115,20 +115,21 @@ fn model_command(matches: &ArgMatches, task: Task) -> Result<Exit, String> {
         settings.obey(&ollama.variables);
     }
     let inputs = inputs::inputs(&low.models)?;
-    let one = || match inputs.models.as_slice() {
-        [path] if !inputs.many => Ok(path.as_path()),
-        _ => Err("Ollama's estimates are made for one model at a time".to_string()),
-    };
+    let n_gpus = settings.gpus.devices.len();
     match task {
         Task::Compare if low.is_on("fixed") => {
             Err("--fixed: compare shows both forms without being asked".to_string())
         }
-        Task::Compare => compare::run(&low, one()?, settings, &ollama, &mut printer),
+        Task::Compare => match inputs.models.as_slice() {
+            [path] if !inputs.many => compare::run(&low, path, settings, &ollama, &mut printer),
+            _ => Err("compare takes one model at a time".to_string()),
+        },
         Task::Explain if is_classic => Err(
             "explain is about llama.cpp's buffers; --engine ollama-classic has none".to_string(),
         ),
         Task::Estimate if is_classic => {
-            classic::run(&low, one()?, &settings, &ollama, &mut printer)
+            let engine = |path: &Path| classic::document(path, &low, &settings, &ollama);
+            estimate::run(&inputs, n_gpus, &engine, &mut printer)
         }
         _ if low.is_on("fixed") => {
             Err("--fixed: only --engine ollama-classic has a fixed form".to_string())
@@ -139,7 +140,8 @@ fn model_command(matches: &ArgMatches, task: Task) -> Result<Exit, String> {
         Task::Explain => explain::run(&inputs, &settings, matches.get_flag("all"), &mut printer),
         Task::Estimate => {
             settings.notes.extend(ollama.notes);
-            estimate::run(&inputs, &settings, &mut printer)
+            let engine = |path: &Path| estimate::document(path, &settings);
+            estimate::run(&inputs, n_gpus, &engine, &mut printer)
         }
     }
 }

@@ -132,6 +132,14 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// Ollama's estimator has nothing to go by.
+    #[error("{}: {source}", report::one_line(&path.to_string_lossy()))]
+    Classic {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: classic::Error,
+    },
     /// The list of GPUs cannot be read.
     #[error("--gpus: {0}")]
     Gpus(#[from] devices::GpusError),

@@ -95,7 +95,7 @@ impl Error {
     pub fn status(&self) -> Status {
         match self {
             Error::Open(_) => Status::Open,
-            Error::Model { .. } | Error::Projector { .. } => Status::Model,
+            Error::Model { .. } | Error::Projector { .. } | Error::Classic { .. } => Status::Model,
             Error::Gpus(_) | Error::Gpu(_) | Error::Probe(_) => Status::Gpus,
             Error::Settings { .. } => Status::Settings,
             Error::Plan(estimate::Error::Refused(_)) => Status::Refused,
