@@ -2,7 +2,8 @@
 
 use std::ffi::c_int;
 
-use crate::state::{Counters, world};
+use crate::state::Counters;
+use crate::world::world;
 
 fn of(device: c_int, what: impl Fn(&Counters) -> u64) -> usize {
     let place = world().cuda_place(device);

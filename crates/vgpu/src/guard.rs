@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::state::world;
+use crate::world::world;
 
 /// Runs a call's body, which answers a code where it fails. `unknown` is what a panic is called.
 pub(crate) fn call(name: &str, unknown: i32, body: impl FnOnce() -> Result<(), i32>) -> i32 {

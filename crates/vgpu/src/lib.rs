@@ -20,5 +20,6 @@ mod shared;
 mod spec;
 mod state;
 mod visible;
+mod world;
 
 pub use install::{Install, InstallError};

@@ -135,6 +135,53 @@ fn processes_see_each_other_until_they_are_killed() {
 }
 
 #[test]
+fn processes_together_never_take_more_than_there_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let state = folder.path().join("state");
+    let environment = [("VGPU_STATE", state.to_str().expect("a path"))];
+    let mut players: Vec<Player> = (0..4)
+        .map(|_| Player::start("Small:5000:7.5", &environment))
+        .collect();
+    for player in &mut players {
+        player.check(&[
+            ("cuInit", "0"),
+            ("cuDevicePrimaryCtxRetain 0 c", "0"),
+            ("cuCtxSetCurrent c", "0"),
+        ]);
+    }
+    for player in &mut players {
+        for _ in 0..30 {
+            player.say("cuMemAlloc_v2 100 a"); // all at once; the answers are looked at later
+        }
+    }
+    let answers: Vec<String> = players
+        .iter()
+        .flat_map(|player| {
+            (0..30).map(|_| player.answer(Duration::from_secs(60)).expect("an answer"))
+        })
+        .collect();
+    assert_eq!(answers.iter().filter(|answer| *answer == "0").count(), 50);
+    assert_eq!(answers.iter().filter(|answer| *answer == "2").count(), 70);
+}
+
+#[test]
+fn a_file_that_is_no_state_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("notes.txt");
+    std::fs::write(&file, "something of somebody's").expect("a file");
+    let mut player = Player::start(
+        "T4:1GiB:7.5",
+        &[("VGPU_STATE", file.to_str().expect("a path"))],
+    );
+    player.say("cuInit");
+    assert_eq!(player.child.wait().expect("it ends").code(), Some(65));
+    assert_eq!(
+        std::fs::read_to_string(&file).expect("the file"),
+        "something of somebody's"
+    );
+}
+
+#[test]
 fn without_a_common_state_a_process_sees_itself_alone() {
     let mut player = Player::start("2*T4:1000MiB:7.5:context=100MiB", &[]);
     player.check(&[

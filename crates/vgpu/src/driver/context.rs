@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_uint, c_void};
 
 use super::{Device, Handle, code, in_context, place, refused, started};
 use crate::guard::{exported, put};
-use crate::state::world;
+use crate::world::world;
 
 thread_local! {
     /// This thread's contexts; the last is current.

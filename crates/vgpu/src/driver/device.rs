@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{Device, attributes, code, place, started};
 use crate::guard::{exported, put, put_text, text};
 use crate::spec::{Spec, pci_of_text};
-use crate::state::world;
+use crate::world::world;
 
 fn spec(device: Device) -> Result<&'static Spec, i32> {
     world().spec(place(device)?).ok_or(code::INVALID_DEVICE)

@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 use super::{Handle, code, in_context};
 use crate::guard::{exported, put};
 use crate::memory;
-use crate::state::world;
+use crate::world::world;
 
 fn load(module: *mut Handle) -> Result<(), i32> {
     in_context()?;

@@ -13,7 +13,8 @@ mod transfer;
 use std::sync::atomic::Ordering;
 
 use crate::guard;
-use crate::state::{Live, Refusal, World, world};
+use crate::state::{Live, Refusal};
+use crate::world::{World, world};
 
 pub(crate) use attributes::of as attribute;
 pub(crate) use context::{current, set_current};

@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_ulonglong, c_void};
 use super::{Pointer, code, place, refused, started};
 use crate::guard::{exported, put};
 use crate::memory;
-use crate::state::world;
+use crate::world::world;
 
 /// A real driver's granularity, minimum and recommended alike.
 pub(crate) const GRANULARITY: usize = 2 << 20;

@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_uint, c_void};
 
 use super::{Device, Handle, Pointer, allocate, code, free, in_context, refused, started};
 use crate::guard::{exported, put};
-use crate::state::world;
+use crate::world::world;
 
 fn host(bytes: usize, to: *mut *mut c_void) -> Result<(), i32> {
     in_context()?;

@@ -6,7 +6,7 @@ use super::{Handle, MIG, code, device, devices, since, started};
 use crate::driver::shown_name;
 use crate::guard::{exported, put, put_text, text};
 use crate::spec::pci_of_text;
-use crate::state::world;
+use crate::world::world;
 
 /// `nvmlPciInfo_t`, of which the first form lacks the last text.
 #[repr(C)]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::guard;
 use crate::spec::Spec;
-use crate::state::{World, world};
+use crate::world::{World, world};
 
 /// `nvmlReturn_t` codes.
 pub(crate) mod code {

@@ -4,7 +4,7 @@ use std::ffi::c_uint;
 
 use super::{Handle, code, device, since};
 use crate::guard::{exported, put};
-use crate::state::world;
+use crate::world::world;
 
 /// What NVML writes for a number that it does not know.
 const NOT_AVAILABLE: u64 = u64::MAX;

@@ -6,7 +6,7 @@ use super::properties::Properties;
 use super::{DEVICE, LAST, code, here, place, started};
 use crate::driver::{attribute, words};
 use crate::guard::{exported, put, put_text};
-use crate::state::world;
+use crate::world::world;
 
 /// The version of the runtime that is played, as `libcudart.so.13` says it.
 const RUNTIME: c_int = 13000;

@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_uint, c_void};
 use super::{DEVICE, Handle, code, here, place};
 use crate::guard::{exported, put};
 use crate::spec::Spec;
-use crate::state::world;
+use crate::world::world;
 
 /// `dim3`
 #[repr(C)]

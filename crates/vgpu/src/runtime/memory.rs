@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_uint, c_void};
 
 use super::{Handle, code, here, refused, started};
 use crate::guard::{exported, put};
-use crate::state::world;
+use crate::world::world;
 
 fn allocate(to: *mut *mut c_void, bytes: usize, call: &str) -> Result<(), i32> {
     // SAFETY: `put` tests for null; else it is the caller's promise.

@@ -13,7 +13,8 @@ use std::sync::atomic::Ordering;
 
 use crate::driver;
 use crate::guard;
-use crate::state::{Refusal, World, world};
+use crate::state::Refusal;
+use crate::world::{World, world};
 
 /// `cudaError_t` codes.
 pub(crate) mod code {
