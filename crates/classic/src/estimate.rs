@@ -22,7 +22,7 @@ pub enum Version {
     /// goes with the output layer. The source of that day is not at hand: these rules are what its
     /// notes (CLAUDE.md of dogkeeper886/ollama37) say, and they give the split and the sizes of its log.
     /// They were taken back on the next day. Builds before and after hand out layers in turn, as
-    /// [`Version::Upstream`] does; from November 2025 on they multiply the graphs by 3.5, later by 2.5,
+    /// [`Version::Upstream`] does; later ones multiply the graphs by 3.5 or 2.5 besides (its llm/memory.go),
     /// which is not modelled.
     K80Fork,
 }

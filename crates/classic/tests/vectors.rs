@@ -255,6 +255,7 @@ fn gemma3_12b_is_split_over_two_dies_that_it_does_not_need() {
     let one = &d.rejected[0].estimate;
     let with_partial = one.required_full;
     assert_eq!(one.layers_offload, 48);
+    assert_eq!(human(one.required_partial), "8.6 GiB");
     assert_eq!(
         format!("{:.3}", with_partial as f64 / (1u64 << 30) as f64),
         "11.166"

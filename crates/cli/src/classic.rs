@@ -173,7 +173,8 @@ fn version(low: &LowArgs, gpus: &[vramfit::Device], notes: &mut Vec<String>) -> 
         _ if gpus.iter().any(|gpu| gpu.compute_capability.0 < OLDEST) => {
             notes.push(
                 "those rules of ollama37 were in force on 29 and 30 October 2025; its builds before and after hand \
-                 out layers in turn: --ollama-rules upstream"
+                 out layers in turn (--ollama-rules upstream -np 1), later ones with graphs multiplied by 3.5 or 2.5, which \
+                 is not modelled"
                     .to_string(),
             );
             Version::K80Fork
