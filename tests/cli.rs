@@ -217,7 +217,10 @@ fn malformed_files_are_refused_on_one_line() {
 #[test]
 fn errors_say_what_to_do() {
     let check = |flags: &str, expected: &str| refused(&run(GEMMA, flags), expected);
-    check("", "name them instead: `--gpus k80x2`");
+    // Also on a machine with GPUs.
+    let hidden =
+        answer(estimate(&[fixture(GEMMA).to_str().unwrap()]).env("CUDA_VISIBLE_DEVICES", ""));
+    refused(&hidden, "name them instead: `--gpus k80x2`");
     check("--gpus k81", "did you mean k80");
     check(
         "--gpus k80 -fa off -ctv q8_0",

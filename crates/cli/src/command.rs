@@ -68,17 +68,35 @@ pub fn command_without_help() -> Command {
         )
         .subcommand(
             Command::new("gpus")
-                .about("List the GPUs that --gpus knows by name")
-                .arg(Arg::new("FILTER").help("any part of a name or generation")),
+                .about("Show this machine's GPUs, and those that --gpus knows by name")
+                .arg(
+                    Arg::new("FILTER")
+                        .help("any part of a name or generation: those of the catalogue alone")
+                        .conflicts_with_all(["here", "probe-timeout", "probe-context"]),
+                )
+                .arg(switch("here", "this machine's alone; no GPU is an error").conflicts_with("catalogue"))
+                .arg(switch("catalogue", "the catalogue alone"))
+                .arg(switch("json", "as JSON (`estimate schema gpus` describes it)"))
+                .arg(
+                    Arg::new("probe-timeout")
+                        .long("probe-timeout")
+                        .value_name("SECONDS")
+                        .allow_negative_numbers(true)
+                        .help("how long the driver may take to answer (default 20)"),
+                )
+                .arg(switch(
+                    "probe-context",
+                    "where NVML cannot say what is free, ask from inside a short-lived CUDA context, which takes memory meanwhile",
+                )),
         )
         .subcommand(
             Command::new("schema")
                 .about("Print the JSON Schema of what --json prints")
                 .arg(
                     Arg::new("OF")
-                        .help("the estimate, explain's or compare's output, or a failed model's line")
+                        .help("the estimate, explain's, compare's or gpus' output, or a failed model's line")
                         .default_value("estimate")
-                        .value_parser(["estimate", "explain", "compare", "error"]),
+                        .value_parser(["estimate", "explain", "compare", "gpus", "error"]),
                 ),
         )
         .subcommand(
@@ -91,6 +109,13 @@ pub fn command_without_help() -> Command {
                 ),
         )
         .subcommand(Command::new("man").about("Print the man page (roff)"))
+}
+
+fn switch(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .action(ArgAction::SetTrue)
+        .help(help)
 }
 
 fn file(name: &'static str, help: &'static str) -> Arg {

@@ -140,6 +140,10 @@ pub const FLAGS: &[Flag] = &[
 
     Flag { long: "--gpus", takes: One("SPEC"), group: Placement,
         help: "the GPUs, see below (default auto)", ..NO },
+    Flag { long: "--probe-timeout", takes: One("SECONDS"), group: Placement,
+        help: "how long this machine's driver may take to answer --gpus auto (default 20)", ..NO },
+    Flag { long: "--probe-context", group: Placement,
+        help: "where NVML cannot say what is free on this machine's GPUs, ask from inside a short-lived CUDA context, which takes memory meanwhile", ..NO },
     Flag { long: "--profile", takes: One("FILE"), group: Placement,
         help: "what CUDA was measured to take, as `estimate calibrate` learns it (default $VRAMFIT_PROFILES, else overhead.json in the user's data folder)", ..NO },
     Flag { long: "--engine", takes: One("WHICH"), choices: &["llama.cpp", "ollama-classic"], group: Placement,

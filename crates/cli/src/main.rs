@@ -13,12 +13,14 @@ mod estimate;
 mod exit;
 mod explain;
 mod flags;
+mod gpus;
 mod help;
 mod inputs;
 mod low;
 mod ollama;
 mod placement;
 mod printer;
+mod probe;
 mod projector;
 mod settings;
 mod tools;
@@ -38,6 +40,7 @@ use printer::Printer;
 use settings::Settings;
 
 fn main() -> ExitCode {
+    vramfit::answer_probe();
     let exit = run(std::env::args_os()).unwrap_or_else(|message| {
         let line = vramfit::report::one_line(&message);
         // Where standard error is closed too, the exit code has to do.
@@ -73,7 +76,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Exit, String> {
             path(sub, "output"),
             sub.get_flag("keep-tokens"),
         ),
-        Some(("gpus", sub)) => tools::gpus(text(sub, "FILTER")),
+        Some(("gpus", sub)) => gpus::run(sub),
         Some(("schema", sub)) => tools::print_schema(text(sub, "OF")),
         Some(("completions", sub)) => tools::completions(sub),
         Some(("man", _)) => tools::man(),

@@ -6,13 +6,13 @@ use vramfit::arch::CpuRepack;
 use vramfit::devices::{Card, Host, Profiles, flash_attention};
 use vramfit::ollama::Variables;
 use vramfit::{
-    ENGINE, FlashAttention, GpuList, Gpus, LayoutMode, NoProbe, Outputs, Policy, Pooling, Prefer,
-    RunConfig, Type,
+    ENGINE, FlashAttention, GpuList, LayoutMode, Outputs, Policy, Pooling, Prefer, RunConfig, Type,
 };
 
 use crate::adapters::AdapterFiles;
 use crate::low::{LowArgs, Said, truth};
 use crate::placement;
+use crate::probe;
 use crate::projector::ProjectorFile;
 
 /// Everything but the models.
@@ -46,11 +46,10 @@ impl Settings {
     /// The error is one line and names the flag or variable at fault.
     pub fn new(low: &LowArgs) -> Result<Settings, String> {
         let mut run = run(low)?;
-        let text = low.value("gpus").map_or("auto", |said| &said.text);
-        let gpus = text.parse::<Gpus>().map_err(|e| format!("--gpus: {e}"))?;
-        let mut gpus = gpus.resolve(&NoProbe).map_err(|e| e.to_string())?;
+        let mut gpus = probe::gpus(low)?;
+        let driver = gpus.driver().map(str::to_owned);
         let host = Host {
-            driver: None,
+            driver: driver.as_deref(),
             build: ENGINE.name,
         };
         profiles(low)?.apply(&mut gpus.devices, &host);

@@ -1,15 +1,15 @@
-//! The small commands: strip, gpus, schema, completions, man.
+//! The small commands: strip, schema, completions, man.
 
 use std::path::Path;
 
 use clap::ArgMatches;
 use vramfit::Header;
-use vramfit::devices::{COLUMNS, list_cards};
 use vramfit::gguf::{Length, StripOptions, strip_file};
 use vramfit::report::{SchemaOf, one_line, schema};
 
 use crate::command::command;
 use crate::exit::Exit;
+use crate::gpus::Gpus;
 use crate::printer::Printer;
 
 /// `estimate strip MODEL -o FILE`
@@ -24,52 +24,14 @@ pub fn strip(model: &Path, output: &Path, keep_tokens: bool) -> Result<Exit, Str
     Ok(Exit::Fits)
 }
 
-/// `estimate gpus [FILTER]`
-pub fn gpus(filter: &str) -> Result<Exit, String> {
-    let cards = list_cards(filter);
-    if cards.is_empty() {
-        return Err(format!(
-            "no GPU in the catalogue has '{}' in its name; any card can be given by its size, as in \
-             --gpus 24GiB:cc=8.6",
-            one_line(filter)
-        ));
-    }
-    let mut printer = Printer::plain();
-    let rows: Vec<_> = cards.iter().map(|card| card.row()).collect();
-    let headings = COLUMNS.map(str::to_string);
-    let table = || std::iter::once(&headings).chain(&rows);
-    let mut widths = [0; COLUMNS.len()];
-    for row in table() {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    // Columns that the terminal has no room for are left out, the last first.
-    let mut shown = COLUMNS.len();
-    while shown > 3
-        && widths.iter().take(shown).sum::<usize>() + 2 * (shown - 1) > printer.style.width
-    {
-        shown -= 1;
-    }
-    let mut text = String::new();
-    for row in table() {
-        let cells = row.iter().zip(widths).take(shown).enumerate();
-        let line: Vec<String> = cells
-            .map(|(i, (cell, width))| match (2..6).contains(&i) {
-                true => format!("{cell:>width$}"),
-                false => format!("{cell:<width$}"),
-            })
-            .collect();
-        text += line.join("  ").trim_end();
-        text.push('\n');
-    }
-    printer.print(&text)?;
-    Ok(Exit::Fits)
-}
-
 /// `estimate schema [OF]`
 pub fn print_schema(of: &str) -> Result<Exit, String> {
     let of = match of {
+        "gpus" => {
+            let schema = schemars::schema_for!(Gpus);
+            Printer::plain().json(&schema, false)?;
+            return Ok(Exit::Fits);
+        }
         "explain" => SchemaOf::Explain,
         "compare" => SchemaOf::Compare,
         "error" => SchemaOf::Error,

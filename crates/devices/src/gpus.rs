@@ -8,7 +8,7 @@ use crate::facts::Facts;
 use crate::list::{GpuEntry, GpuList, Note};
 use crate::lookup::{UnknownCard, find_card, shortened, squash};
 use crate::options::Options;
-use crate::probe::{Probe, ProbeError};
+use crate::probe::{Pick, Probe, ProbeError};
 use vramfit_ggml::ComputeCapability;
 
 /// The most devices one text may name.
@@ -19,7 +19,8 @@ pub const DEFAULT_COMPUTE_CAPABILITY: ComputeCapability = ComputeCapability::new
 
 /// What `--gpus` takes, for a help text.
 pub const GPUS_HELP: &str = "\
-auto                  the GPUs of this machine
+auto                  the GPUs of this machine, as CUDA shows them now
+auto:0,2              some of them, by CUDA's number or UUID (auto:GPU-8f3e)
 none                  no GPU, everything on the CPU
 k80x2                 two devices of a card in the catalogue (`estimate gpus` lists them);
                       2xk80 and 2*k80 are the same
@@ -38,7 +39,8 @@ A device is what CUDA counts as one: a K80 board is k80x2.";
 /// A read `--gpus` text.
 ///
 /// ```text
-/// gpus   = "auto" | "none" | entry { "," entry }
+/// gpus   = "auto" [ ":" pick { "," pick } ] | "none" | entry { "," entry }
+/// pick   = index | uuid                                              (the start of a UUID is enough)
 /// entry  = [ count ("x" | "*") ] what | what [ ("x" | "*") count ]   then { ":" option }
 /// what   = a card's name | size
 /// option = "free=" (size | percent "%") | ("total=" | "size=") size
@@ -52,6 +54,8 @@ A device is what CUDA counts as one: a K80 board is k80x2.";
 pub enum Gpus {
     /// Whatever a probe finds.
     Auto,
+    /// These of the GPUs that a probe finds, in this order.
+    AutoPicked(Vec<Pick>),
     /// These devices; empty for `none`.
     List(GpuList),
 }
@@ -60,7 +64,8 @@ impl Gpus {
     /// The devices; `auto` asks the probe, the rest is known.
     pub fn resolve(self, probe: &dyn Probe) -> Result<GpuList, ProbeError> {
         match self {
-            Self::Auto => GpuList::probed(probe),
+            Self::Auto => Ok(probe.machine()?.list()),
+            Self::AutoPicked(picks) => probe.machine()?.picked(&picks),
             Self::List(list) => Ok(list),
         }
     }
@@ -77,6 +82,10 @@ pub enum GpusError {
     EmptyEntry(String),
     #[error("'{0}' stands alone; it cannot be mixed with other GPUs or take options")]
     NotAlone(String),
+    #[error(
+        "'{0}' is not one of this machine's GPUs; write auto:0,2 or auto:GPU-8f3e (the start of a UUID)"
+    )]
+    Pick(String),
     #[error(transparent)]
     UnknownCard(#[from] UnknownCard),
     #[error("'{0}' has a count on both sides; keep one")]
@@ -128,6 +137,9 @@ impl FromStr for Gpus {
             "none" => return Ok(Self::List(GpuList::default())),
             _ => {}
         }
+        if let Some(picks) = picks_of(text) {
+            return read_picks(picks).map(Self::AutoPicked);
+        }
         let mut reader = Reader::default();
         for entry in text.split(',') {
             if entry.trim().is_empty() {
@@ -136,6 +148,21 @@ impl FromStr for Gpus {
             reader.entry(entry.trim())?;
         }
         Ok(Self::List(reader.list))
+    }
+}
+
+/// What follows `auto:`.
+fn picks_of(text: &str) -> Option<&str> {
+    let (head, picks) = text.split_once(':')?;
+    (squash(head) == "auto").then_some(picks)
+}
+
+fn read_picks(picks: &str) -> Result<Vec<Pick>, GpusError> {
+    let read = |pick: &str| Pick::read(pick.trim()).ok_or_else(|| GpusError::Pick(shortened(pick)));
+    let picks: Vec<Pick> = picks.split(',').map(read).collect::<Result<_, _>>()?;
+    match picks.get(MAX_DEVICES) {
+        Some(one_more) => Err(GpusError::TooMany(one_more.to_string())),
+        None => Ok(picks),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The GPUs a plan is made for: a catalogue of NVIDIA cards as the driver reports them, the
-//! `--gpus` language over it, and what CUDA itself takes on a card before llama.cpp allocates
-//! anything.
+//! `--gpus` language over it, a probe of the machine's own GPUs ([`Probe`]), and what CUDA itself takes
+//! on a card before llama.cpp allocates anything.
 //!
 //! ```
 //! use vramfit_devices::{Gpus, NoProbe};
@@ -35,7 +35,10 @@ pub use gpus::{DEFAULT_COMPUTE_CAPABILITY, GPUS_HELP, Gpus, GpusError, MAX_DEVIC
 pub use list::{GpuEntry, GpuList, Note};
 pub use lookup::{CardMatch, UnknownCard, Variant, find_card};
 pub use overhead::{Basis, Figure, context, driver_reserve, overhead};
-pub use probe::{NoProbe, Probe, ProbeError};
+pub use probe::{
+    ChildProbe, DEFAULT_TIMEOUT, DriverProbe, FreeFrom, FreeMemory, Machine, NoProbe, Pick, Probe,
+    ProbeError, ProbeNote, ProbedDevice, ProcessUse, answer_probe,
+};
 pub use profiles::{
     CONSISTENT_WITHIN_BYTES, Host, MARGIN_BYTES, PROFILES_VARIABLE, Profile, Profiles,
     ProfilesError, profiles_path,

@@ -1,11 +1,12 @@
 //! What a `--gpus` text comes to: devices, how each part of the text expanded, and what had to be assumed.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
 use crate::bytes::format_bytes;
 use crate::catalogue::Card;
-use crate::probe::{Probe, ProbeError};
+use crate::probe::ProbeNote;
 use vramfit_ggml::ComputeCapability;
 use vramfit_plan::Device;
 
@@ -22,30 +23,19 @@ pub struct GpuList {
 }
 
 impl GpuList {
-    /// What the probe finds, all as one entry.
-    pub fn probed(probe: &dyn Probe) -> Result<Self, ProbeError> {
-        let devices = probe.devices()?;
-        let entries = vec![GpuEntry {
-            text: "auto".to_owned(),
-            devices: 0..devices.len(),
-            card: None,
-            boards: Vec::new(),
-        }];
-        let notes = vec![Note::Probed {
-            count: devices.len(),
-        }];
-        Ok(Self {
-            devices,
-            entries,
-            notes,
-        })
-    }
-
     /// Which physical board the device at `index` sits on, counted from 0 over the boards that carry
     /// several devices; `None` for a card that is a board of its own.
     pub fn board(&self, index: usize) -> Option<u32> {
         let entry = self.entries.iter().find(|e| e.devices.contains(&index))?;
         entry.boards.get(index - entry.devices.start).copied()
+    }
+
+    /// The driver's version, where the devices are this machine's and it is known.
+    pub fn driver(&self) -> Option<&str> {
+        self.notes.iter().find_map(|note| match note {
+            Note::Probed { driver, .. } => driver.as_deref(),
+            _ => None,
+        })
     }
 
     /// What llama.cpp calls the device at `index`: `CUDA0`.
@@ -72,7 +62,7 @@ pub struct GpuEntry {
     pub text: String,
     /// Which of the list's devices it became.
     pub devices: Range<usize>,
-    /// The card it named; none for one given by size, and for `auto`.
+    /// The card it named, or that a probe found; none for one given by size.
     pub card: Option<&'static Card>,
     /// The board of each of its devices; empty for cards that are boards of their own.
     pub boards: Vec<u32>,
@@ -84,8 +74,13 @@ impl GpuEntry {
         let count = self.devices.len();
         let devices = if count == 1 { "device" } else { "devices" };
         let boards = match self.card {
-            Some(card) if card.dies_per_board > 1 => {
-                format!(", {}", boards(count, card.dies_per_board as usize))
+            Some(card) if card.dies_per_board > 1 && !self.boards.is_empty() => {
+                let dies = card.dies_per_board as usize;
+                // Those of a machine need not fill their boards.
+                match BTreeSet::from_iter(&self.boards).len() {
+                    n if n == count.div_ceil(dies) => format!(", {}", boards(count, dies)),
+                    n => format!(", on {n} boards"),
+                }
             }
             _ => String::new(),
         };
@@ -151,7 +146,18 @@ pub enum Note {
     Probed {
         /// How many.
         count: usize,
+        /// Where their figures are from.
+        source: String,
+        /// The driver's version, where it is known.
+        driver: Option<String>,
     },
+    /// Some of this machine's GPUs, or in another order, so that their numbers are not those of the machine.
+    Picked {
+        /// For `CUDA_VISIBLE_DEVICES`.
+        visible: String,
+    },
+    /// Something that the probe could not find out, or that is not as usual.
+    Probe(ProbeNote),
 }
 
 impl fmt::Display for Note {
@@ -189,8 +195,23 @@ impl fmt::Display for Note {
                 "{text}: {bytes} bytes, or {} MiB, each; cards are sized in MiB and GiB",
                 bytes >> 20
             ),
-            Self::Probed { count: 1 } => f.write_str("auto: 1 device found on this machine"),
-            Self::Probed { count } => write!(f, "auto: {count} devices found on this machine"),
+            Self::Probed {
+                count,
+                source,
+                driver,
+            } => {
+                let devices = if *count == 1 { "device" } else { "devices" };
+                write!(f, "auto: {count} {devices} found on this machine, {source}")?;
+                match driver {
+                    Some(driver) => write!(f, "; driver {driver}"),
+                    None => Ok(()),
+                }
+            }
+            Self::Picked { visible } => write!(
+                f,
+                "CUDA0 and so on are the GPUs picked: start llama-server with CUDA_VISIBLE_DEVICES={visible}"
+            ),
+            Self::Probe(note) => note.fmt(f),
         }
     }
 }

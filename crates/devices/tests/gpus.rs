@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use vramfit_devices::{
-    Allowance, ComputeCapability, Device, GPUS_HELP, GpuList, Gpus, MAX_DEVICES, NoProbe, Probe,
+    ComputeCapability, Device, GPUS_HELP, GpuList, Gpus, MAX_DEVICES, Machine, NoProbe, Probe,
     ProbeError, find_card, list_cards, parse_bytes,
 };
 
@@ -211,28 +211,25 @@ fn errors_say_what_to_do() {
 
 #[test]
 fn auto_asks_the_probe() {
-    struct Two;
-    impl Probe for Two {
-        fn devices(&self) -> Result<Vec<Device>, ProbeError> {
-            let p40 = Device {
-                name: "Tesla P40".to_owned(),
-                total_bytes: 23_040 << 20,
-                free_bytes: 23_040 << 20,
-                compute_capability: ComputeCapability(610),
-                sm_count: Some(30),
-                integrated: false,
-                overhead: Allowance::new(0, "measured"),
-            };
-            Ok(vec![p40; 2])
+    struct Found;
+    impl Probe for Found {
+        fn machine(&self) -> Result<Machine, ProbeError> {
+            let found = r#"{"driver": "535.1", "cuda": "12.2", "notes": [], "devices": [{
+                "cuda_index": 0, "name": "Tesla P40", "total_bytes": 25617956864, "compute_capability": "6.1",
+                "free": {"bytes": 20000000000, "from": "nvml"}, "integrated": false, "is_mig": false}]}"#;
+            Ok(serde_json::from_str(found).unwrap())
         }
     }
-    let list = "Auto".parse::<Gpus>().unwrap().resolve(&Two).unwrap();
-    assert_eq!(list.devices.len(), 2);
+    let list = "Auto".parse::<Gpus>().unwrap().resolve(&Found).unwrap();
+    assert_eq!(list.devices[0].free_bytes, 20_000_000_000);
+    assert_eq!(list.devices[0].sm_count, Some(30), "of the catalogue");
     assert_eq!(
         list.notes[0].to_string(),
-        "auto: 2 devices found on this machine"
+        "auto: 1 device found on this machine, total from CUDA, free from NVML; driver 535.1"
     );
-    assert_eq!(list.entries[0].description(), "auto: 2 devices");
+    let entry = &list.entries[0];
+    assert_eq!(entry.description(), "Tesla P40 of this machine: 1 device");
+    assert_eq!(entry.card.unwrap().key, "p40");
     let failed = ProbeError::Failed("no driver".to_owned()).to_string();
     assert!(failed.contains("no driver") && failed.contains("--gpus 24GiB"));
 }

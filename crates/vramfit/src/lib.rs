@@ -91,7 +91,7 @@ pub use settings::{AdapterFile, MmprojFile, Resolved, Settings, TensorOverride};
 pub use status::Status;
 pub use vramfit_arch::clip::{ImageTokens, Projector};
 pub use vramfit_arch::{Model, Pooling};
-pub use vramfit_devices::{GpuList, Gpus, NoProbe, Probe};
+pub use vramfit_devices::{ChildProbe, GpuList, Gpus, Machine, NoProbe, Probe, answer_probe};
 pub use vramfit_estimate::{
     Breakdown, EngineProfile, FlashAttention, Layout, MemoryBytes, Outputs, Peak, ProjectorConfig,
     Refusal, RunConfig, RunConfigBuilder,
@@ -330,7 +330,7 @@ pub fn projector_plan(
 }
 
 /// The GPUs of a `--gpus` text: `k80x2`, `24GiB`, `rtx3060:free=9GiB`, `none`. For `auto` a probe is
-/// needed: see [`Gpus::resolve`].
+/// needed: see [`probed_gpus`].
 pub fn gpus(text: &str) -> Result<Vec<Device>, Error> {
     Ok(gpu_list(text)?.devices)
 }
@@ -338,6 +338,18 @@ pub fn gpus(text: &str) -> Result<Vec<Device>, Error> {
 /// As [`gpus`], with what was assumed of them.
 pub fn gpu_list(text: &str) -> Result<GpuList, Error> {
     Ok(text.parse::<Gpus>()?.resolve(&NoProbe)?)
+}
+
+/// As [`gpu_list`], where `auto`, or `auto:0,2` for some of them, is what `probe` finds on this machine:
+///
+/// ```no_run
+/// vramfit::answer_probe(); // first of all in `main`, see `devices::ChildProbe`
+/// let gpus = vramfit::probed_gpus("auto", &vramfit::ChildProbe::this_program()?)?;
+/// println!("{} bytes free on CUDA0", gpus.devices[0].free_bytes);
+/// # Ok::<(), vramfit::Error>(())
+/// ```
+pub fn probed_gpus(text: &str, probe: &dyn Probe) -> Result<GpuList, Error> {
+    Ok(text.parse::<Gpus>()?.resolve(probe)?)
 }
 
 /// Finds a placement of `model` on `gpus`.
