@@ -145,8 +145,8 @@ fn context(low: &mut LowArgs, num_ctx: Option<u64>, variable: Option<u64>) -> Op
     let (n, by) = match (num_ctx, variable, parallel) {
         (Some(n), _, _) => (n, "num_ctx (Modelfile)"),
         (None, Some(n), _) => (n, "OLLAMA_CONTEXT_LENGTH"),
-        (None, None, Some(_)) => (CONTEXT, "context by default"),
-        (None, None, None) => return None,
+        (None, None, Some(2..)) => (CONTEXT, "context by default"),
+        (None, None, _) => return None,
     };
     let of_all = n.saturating_mul(parallel.unwrap_or(1));
     let is_new = low.add_default("ctx-size", of_all.to_string(), by);
