@@ -107,7 +107,7 @@ impl Pair {
             config.layout = self.beside().settings(&own, draft)?.1;
             if !self.target.has("-ts") {
                 config.layout.tensor_split.clear();
-                config.free_bytes = gpus.iter().map(|gpu| gpu.total_bytes).collect();
+                config.free_bytes = own.iter().map(|gpu| gpu.total_bytes).collect();
             }
         }
         config.devices = gpus

@@ -17,7 +17,7 @@ use crate::settings::Settings;
 const OLDEST: u32 = 500;
 
 /// Flags of llama.cpp for which Ollama has no word.
-const WITHOUT_SAY: [&str; 14] = [
+const WITHOUT_SAY: [&str; 16] = [
     "cache-type-v",
     "kv-offload",
     "swa-full",
@@ -26,6 +26,8 @@ const WITHOUT_SAY: [&str; 14] = [
     "control-vector",
     "control-vector-scaled",
     "mmproj-offload",
+    "spec-draft-model",
+    "spec-type",
     "tensor-split",
     "split-mode",
     "main-gpu",

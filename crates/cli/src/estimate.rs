@@ -24,6 +24,8 @@ pub struct Planned {
     pub model: Model,
     /// Where it goes.
     pub placement: Placement,
+    /// llama-server's flags for a draft.
+    pub draft_flags: Vec<String>,
 }
 
 /// Reads and places one model.
@@ -55,9 +57,21 @@ pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
         policy.projector = Some(plan);
         notes.extend(about);
     }
+    let mut draft_flags = Vec::new();
+    if let Some(file) = &settings.draft {
+        let draft = file.resolve(&model, &settings.gpus)?;
+        run.role.n_draft = draft.n_verified;
+        policy.draft = draft.plan;
+        draft_flags = draft.flags;
+        notes.extend(draft.notes);
+    }
     let mut placement = vramfit::plan(&model, &run, gpus, &policy)?;
     placement.notes.extend(notes);
-    Ok(Planned { model, placement })
+    Ok(Planned {
+        model,
+        placement,
+        draft_flags,
+    })
 }
 
 /// What to say of Ollama's own models with a vision tower in the same file.
@@ -80,7 +94,11 @@ pub fn tower_note(is_counted: bool, tower_bytes: u64) -> String {
 
 /// What becomes of the model at `path`.
 pub fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {
-    let Planned { model, placement } = plan(path, settings)?;
+    let Planned {
+        model,
+        placement,
+        draft_flags,
+    } = plan(path, settings)?;
     let mut notes = settings.notes.clone();
     if !settings.ctx_given {
         let n = model.hparams.n_ctx_train;
@@ -93,6 +111,7 @@ pub fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {
     }
     let mut flags = settings.adapters.flags.clone();
     flags.extend(settings.projector.iter().flat_map(|p| p.flags.clone()));
+    flags.extend(draft_flags);
     let subject = Subject {
         path,
         model: &model,

@@ -15,7 +15,9 @@ use crate::settings::Settings;
 const SHOWN: usize = 12;
 
 fn document(path: &Path, settings: &Settings) -> Result<Explanation, vramfit::Error> {
-    let Planned { model, placement } = plan(path, settings)?;
+    let Planned {
+        model, placement, ..
+    } = plan(path, settings)?;
     let peaks = vramfit::explain(&model, &placement)?;
     let devices = &placement.layout_devices;
     Ok(Explanation::new(path, &model, &ENGINE, &peaks, devices))

@@ -9,6 +9,7 @@ mod argv;
 mod classic;
 mod command;
 mod compare;
+mod draft;
 mod estimate;
 mod exit;
 mod explain;

@@ -6,7 +6,7 @@ use crate::low::{LowArgs, Said};
 use crate::settings::{number, text_of};
 
 /// `-ngl all`: above the layers of any model.
-const ALL_LAYERS: u32 = 9999;
+pub const ALL_LAYERS: u32 = 9999;
 
 /// What the user has decided, on a machine of `n_gpus`.
 pub fn pinned(low: &LowArgs, n_gpus: usize) -> Result<Pinned, String> {
@@ -51,7 +51,7 @@ fn main_of(said: &Said, mode: Option<SplitMode>, used: usize) -> Result<usize, S
     Ok(main)
 }
 
-fn gpu_layers(said: &Said) -> Result<Option<u32>, String> {
+pub fn gpu_layers(said: &Said) -> Result<Option<u32>, String> {
     match said.text.as_str() {
         "auto" => return Ok(None),
         "all" => return Ok(Some(ALL_LAYERS)),
@@ -106,7 +106,7 @@ fn names(n_gpus: usize) -> String {
     }
 }
 
-fn devices(said: &Said, n_gpus: usize) -> Result<Vec<usize>, String> {
+pub fn devices(said: &Said, n_gpus: usize) -> Result<Vec<usize>, String> {
     if said.text == "none" {
         return Ok(Vec::new());
     }
@@ -127,7 +127,7 @@ fn devices(said: &Said, n_gpus: usize) -> Result<Vec<usize>, String> {
     Ok(devices)
 }
 
-fn tensor_override(said: &Said, text: &str, n_gpus: usize) -> Result<Override, String> {
+pub fn tensor_override(said: &Said, text: &str, n_gpus: usize) -> Result<Override, String> {
     let by = said.by;
     let Some((pattern, buffer)) = text.split_once('=') else {
         return Err(format!(

@@ -6,10 +6,12 @@ use vramfit::arch::CpuRepack;
 use vramfit::devices::{Card, Host, Profiles, flash_attention};
 use vramfit::ollama::Variables;
 use vramfit::{
-    ENGINE, FlashAttention, GpuList, LayoutMode, Outputs, Policy, Pooling, Prefer, RunConfig, Type,
+    DraftFile, ENGINE, FlashAttention, GpuList, LayoutMode, Outputs, Policy, Pooling, Prefer,
+    RunConfig, Type,
 };
 
 use crate::adapters::AdapterFiles;
+use crate::draft;
 use crate::low::{LowArgs, Said, truth};
 use crate::placement;
 use crate::probe;
@@ -37,6 +39,8 @@ pub struct Settings {
     pub adapters: AdapterFiles,
     /// A multimodal projector.
     pub projector: Option<ProjectorFile>,
+    /// A draft.
+    pub draft: Option<DraftFile>,
 }
 
 /// The number of slots that llama-server takes by itself.
@@ -61,8 +65,10 @@ impl Settings {
             prefer: prefer(low)?,
             pinned: placement::pinned(low, gpus.devices.len())?,
             projector: None,
+            draft: None,
         };
         let projector = ProjectorFile::new(low, gpus.devices.len())?;
+        let draft = draft::draft_file(low, gpus.devices.len())?;
         let mut notes: Vec<String> = gpus.notes.iter().map(ToString::to_string).collect();
         let card = card_without_flash_attention(low, &gpus);
         if card.is_some() {
@@ -97,6 +103,7 @@ impl Settings {
             ctx_given: low.value("ctx-size").is_some(),
             adapters: AdapterFiles::new(low)?,
             projector,
+            draft,
         })
     }
 }

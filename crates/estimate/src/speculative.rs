@@ -75,6 +75,8 @@ pub struct SpeculativeConfig {
     pub kind: DraftKind,
     /// `--spec-draft-n-max`.
     pub n_draft: u32,
+    /// Most tokens that other ways of drafting have the target check at once (n-grams); 0 for none.
+    pub n_verified: u32,
     /// Drafts are chosen on the device (off: `--no-spec-draft-backend-sampling`).
     pub device_sampling: bool,
     /// `-ctkd`.
@@ -84,8 +86,8 @@ pub struct SpeculativeConfig {
     /// Where the draft goes: `-ngld`, `-otd`, and `-ts` of the target. Not read where the draft is a context on
     /// the target itself.
     pub layout: Layout,
-    /// Free bytes of the target's devices before anything is loaded. Without `-ts` llama.cpp spreads the draft by what
-    /// the target leaves of them; empty where the shares are given.
+    /// Free bytes of the draft's devices before anything is loaded. Without `-ts` llama.cpp spreads the draft by what
+    /// the target leaves of them; empty where that is not known.
     pub free_bytes: Vec<u64>,
     /// For each device of the target, which of the draft's it is (`-devd`).
     pub devices: Vec<Option<usize>>,
@@ -97,6 +99,7 @@ impl SpeculativeConfig {
         SpeculativeConfig {
             kind,
             n_draft: 3,
+            n_verified: 0,
             device_sampling: true,
             type_k: Type::F16,
             type_v: Type::F16,
@@ -107,6 +110,27 @@ impl SpeculativeConfig {
             },
             free_bytes: Vec::new(),
             devices: (0..target.devices.len()).map(Some).collect(),
+        }
+    }
+
+    /// The target's settings: tokens to verify, states to go back to, layers that the draft reads.
+    pub fn target_run(&self, run: &RunConfig, target: &Model, draft: Option<&Model>) -> RunConfig {
+        let reads = draft.filter(|_| !matches!(self.kind, DraftKind::Simple | DraftKind::Mtp));
+        let ids = reads.map_or(&[][..], |d| &d.hparams.target_layers);
+        let n_layer = target.hparams.n_layer();
+        // EAGLE-3 takes the last layer's output from the embeddings instead.
+        let is_read = |&il: &usize| self.kind != DraftKind::Eagle3 || il < n_layer;
+        RunConfig {
+            role: Role {
+                n_draft: self.n_draft.max(self.n_verified),
+                n_rollback: match self.kind {
+                    DraftKind::Simple => 0,
+                    _ => self.n_draft,
+                },
+                tapped: ids.iter().copied().filter(is_read).collect(),
+                ..Role::default()
+            },
+            ..run.clone()
         }
     }
 }
@@ -143,19 +167,31 @@ impl SpeculativeUse {
         config: &SpeculativeConfig,
         profile: &EngineProfile,
     ) -> Result<SpeculativeUse, Error> {
+        let run = config.target_run(run, target, draft);
+        Ok(SpeculativeUse {
+            target: Breakdown::estimate(target, &run, layout, profile)?,
+            draft: Self::draft(target, &run, layout, draft, config, profile)?,
+        })
+    }
+
+    /// The draft alone, beside a target whose settings [`SpeculativeConfig::target_run`] has made.
+    pub fn draft(
+        target: &Model,
+        run: &RunConfig,
+        layout: &Layout,
+        draft: Option<&Model>,
+        config: &SpeculativeConfig,
+        profile: &EngineProfile,
+    ) -> Result<Breakdown, Error> {
         let settings = Self::settings(target, run, layout, draft, config, profile)?;
-        let (run, own) = (&settings.target, &settings.draft);
-        let beside = &settings.draft_layout;
+        let (own, beside) = (&settings.draft, &settings.draft_layout);
         let mut used = Breakdown::estimate(draft.unwrap_or(target), own, beside, profile)?;
         if draft.is_none() {
             used.devices.iter_mut().for_each(|d| d.model = 0);
             used.host.model = 0;
             used.host_repacked_bytes = 0;
         }
-        Ok(SpeculativeUse {
-            target: Breakdown::estimate(target, run, layout, profile)?,
-            draft: used,
-        })
+        Ok(used)
     }
 
     /// The settings of both contexts, each of which can be looked at by itself.
@@ -167,7 +203,7 @@ impl SpeculativeUse {
         config: &SpeculativeConfig,
         profile: &EngineProfile,
     ) -> Result<SpeculativeSettings, Error> {
-        let run = target_run(run, target, draft, config);
+        let run = config.target_run(run, target, draft);
         let context = Context::new(target, &run, layout, profile)?;
         Ok(SpeculativeSettings {
             draft: draft_run(&run, &context, draft.unwrap_or(target), config)?,
@@ -177,32 +213,6 @@ impl SpeculativeUse {
             },
             target: run,
         })
-    }
-}
-
-/// The target's settings: tokens to verify, states to go back to, layers that the draft reads.
-pub(crate) fn target_run(
-    run: &RunConfig,
-    target: &Model,
-    draft: Option<&Model>,
-    config: &SpeculativeConfig,
-) -> RunConfig {
-    let reads = draft.filter(|_| !matches!(config.kind, DraftKind::Simple | DraftKind::Mtp));
-    let ids = reads.map_or(&[][..], |d| &d.hparams.target_layers);
-    let n_layer = target.hparams.n_layer();
-    // EAGLE-3 takes the last layer's output from the embeddings instead.
-    let is_read = |&il: &usize| config.kind != DraftKind::Eagle3 || il < n_layer;
-    RunConfig {
-        role: Role {
-            n_draft: config.n_draft,
-            n_rollback: match config.kind {
-                DraftKind::Simple => 0,
-                _ => config.n_draft,
-            },
-            tapped: ids.iter().copied().filter(is_read).collect(),
-            ..Role::default()
-        },
-        ..run.clone()
     }
 }
 
@@ -223,13 +233,15 @@ fn draft_layout(
     first.role.tapped.clear();
     let taken = Breakdown::estimate(target, &first, layout, profile)?;
     own.tensor_split = vec![0.0; own.devices.len()];
-    for (i, free) in config.free_bytes.iter().enumerate() {
-        let left = free.saturating_sub(taken.devices.get(i).map_or(0, |d| d.sum()));
-        if let Some(Some(at)) = config.devices.get(i)
-            && let Some(share) = own.tensor_split.get_mut(*at)
-        {
-            *share = left as f32;
-        }
+    for (i, (share, free)) in own
+        .tensor_split
+        .iter_mut()
+        .zip(&config.free_bytes)
+        .enumerate()
+    {
+        let at = config.devices.iter().position(|&own| own == Some(i));
+        let used = at.and_then(|at| taken.devices.get(at));
+        *share = free.saturating_sub(used.map_or(0, |d| d.sum())) as f32;
     }
     Ok(own)
 }

@@ -2,7 +2,8 @@
 
 use crate::fit::{Problem, Scored, required_bytes};
 use crate::{
-    Certainty, Device, DevicePlacement, Placement, ProjectorShare, Rejected, Verdict, flags,
+    Certainty, Device, DevicePlacement, DraftPlacement, Placement, ProjectorShare, Rejected,
+    Verdict, flags,
 };
 use vramfit_estimate::Error;
 use vramfit_ggml::BufferType;
@@ -18,13 +19,14 @@ pub(crate) fn placement(problem: &Problem, scored: Scored) -> Result<Placement, 
     let projector = problem.policy.projector.as_ref();
     let share = |i: usize| projector.and_then(|p| p.on(listed, i));
     let place = |(i, device)| device_placement(&scored, &layout_devices, i, device, share(i));
+    let devices = problem.devices.iter().enumerate().map(place).collect();
     let of_projector = projector.map(|p| match p.gpu(listed).and_then(share) {
         Some(share) => share.host,
         None => p.host.host,
     });
     Ok(Placement {
         verdict,
-        devices: problem.devices.iter().enumerate().map(place).collect(),
+        devices,
         projector_host: of_projector.unwrap_or_default(),
         host: b.host,
         host_layers: b
@@ -34,6 +36,10 @@ pub(crate) fn placement(problem: &Problem, scored: Scored) -> Result<Placement, 
             .filter_map(host_layers)
             .collect(),
         run: problem.run.clone(),
+        draft: scored.draft.map(|d| DraftPlacement {
+            breakdown: d.breakdown,
+            devices: d.devices,
+        }),
         layout: scored.layout,
         breakdown: scored.breakdown,
         layout_devices,
@@ -52,6 +58,7 @@ pub(crate) fn unused(index: usize, device: &Device) -> DevicePlacement {
         memory: Default::default(),
         projector: Default::default(),
         projector_is_guess: false,
+        draft: Default::default(),
         runtime_bytes: 0,
         runtime_certainty: Certainty::Modelled,
         overhead_bytes: 0,
@@ -69,7 +76,8 @@ fn device_placement(
 ) -> DevicePlacement {
     let mut placement = unused(index, device);
     let at = used.iter().position(|&d| d == index);
-    if at.is_none() && projector.is_none() {
+    let draft = scored.draft.as_ref().and_then(|d| d.on(index));
+    if at.is_none() && projector.is_none() && draft.is_none() {
         return placement;
     }
     if let Some(at) = at {
@@ -86,12 +94,18 @@ fn device_placement(
         placement.runtime_bytes = placement.runtime_bytes.saturating_add(share.runtime_bytes);
         is_bound |= share.runtime_is_bound;
     }
+    if let Some((memory, runtime)) = draft {
+        placement.draft = memory;
+        placement.runtime_bytes = placement.runtime_bytes.saturating_add(runtime.sum());
+        is_bound |= runtime.is_bound;
+    }
     if is_bound {
         placement.runtime_certainty = Certainty::Bound;
     }
     placement.overhead_bytes = device.overhead.bytes;
     let required = required_bytes(device, &placement.memory, placement.runtime_bytes)
-        .saturating_add(placement.projector.sum());
+        .saturating_add(placement.projector.sum())
+        .saturating_add(placement.draft.sum());
     placement.required_bytes = required;
     placement.headroom_bytes = placement.headroom_bytes.saturating_sub_unsigned(required);
     placement

@@ -1,7 +1,8 @@
 //! One option: which GPUs, how many layers on each, what stays on the host; scored by the exact
 //! estimate against free memory.
 
-use crate::{Device, OverrideTarget, Policy, Shortfall, SplitMode};
+use crate::draft::DraftUse;
+use crate::{Device, DraftPlan, OverrideTarget, Policy, Shortfall, SplitMode};
 use regex::Regex;
 use std::cell::Cell;
 use vramfit_arch::{Model, TensorOverride};
@@ -69,6 +70,8 @@ pub(crate) struct Scored {
     pub candidate: Candidate,
     pub layout: Layout,
     pub breakdown: Breakdown,
+    /// What a draft takes beside it.
+    pub draft: Option<DraftUse>,
     /// With all allowances, a GPU in use each.
     pub required: Vec<u64>,
     pub shortfalls: Vec<Shortfall>,
@@ -137,6 +140,24 @@ pub(crate) fn required_bytes(device: &Device, memory: &MemoryBytes, runtime_byte
 
 fn regex(pattern: &str) -> Option<Regex> {
     Regex::new(pattern).ok()
+}
+
+/// Overrides of a draft on the GPUs `devices`.
+pub(crate) fn draft_overrides(
+    problem: &Problem,
+    plan: &DraftPlan,
+    devices: &[usize],
+) -> Result<Vec<TensorOverride>, Error> {
+    let mut overrides = problem.tensor_overrides(&plan.overrides, devices)?;
+    let n_layer = plan.model.as_ref().map_or(0, |m| m.hparams.n_layer_all);
+    let layers = (plan.n_cpu_moe as usize).min(n_layer);
+    let all = plan.cpu_moe.then(|| EXPERTS.to_string());
+    let some = (0..layers).map(|il| format!(r"blk\.{il}{EXPERTS}"));
+    let buffer = BufferType::HOST;
+    let to_host =
+        |pattern: String| regex(&pattern).map(|pattern| TensorOverride { pattern, buffer });
+    overrides.extend(all.into_iter().chain(some).filter_map(to_host));
+    Ok(overrides)
 }
 
 impl<'a> Problem<'a> {
@@ -231,7 +252,7 @@ impl<'a> Problem<'a> {
         self.calls.set(self.calls.get() + 1);
         let layout = self.layout(&candidate)?;
         let breakdown = Breakdown::estimate(self.model, self.run, &layout, self.profile)?;
-        Ok(self.judge(candidate, layout, breakdown))
+        self.judge(candidate, layout, breakdown)
     }
 
     /// Everything on the host; no GPU in use but those that overrides send tensors to.
@@ -244,16 +265,39 @@ impl<'a> Problem<'a> {
     }
 
     /// The breakdown of a candidate's layout, against what is free.
-    pub fn judge(&self, candidate: Candidate, layout: Layout, breakdown: Breakdown) -> Scored {
+    pub fn judge(
+        &self,
+        candidate: Candidate,
+        layout: Layout,
+        breakdown: Breakdown,
+    ) -> Result<Scored, Error> {
+        let mut scored = Scored {
+            candidate,
+            layout,
+            breakdown,
+            draft: None,
+            required: Vec::new(),
+            shortfalls: Vec::new(),
+        };
+        scored.draft = self.draft_use(&scored)?;
+        self.hold_against_free(&mut scored);
+        Ok(scored)
+    }
+
+    fn hold_against_free(&self, scored: &mut Scored) {
         let mut required = Vec::new();
         let mut shortfalls = Vec::new();
+        let (candidate, breakdown) = (&scored.candidate, &scored.breakdown);
+        let of_draft = |device| scored.draft.as_ref().map_or(0, |d| d.bytes(device));
         for (i, device) in candidate.used().into_iter().enumerate() {
             let (Some(d), Some(memory)) = (self.devices.get(device), breakdown.devices.get(i))
             else {
                 continue;
             };
             let runtime = breakdown.runtime.get(i).map_or(0, |r| r.sum());
-            let beside = self.projector_bytes(&candidate.listed, device);
+            let beside = self
+                .projector_bytes(&candidate.listed, device)
+                .saturating_add(of_draft(device));
             let required_bytes = required_bytes(d, memory, runtime).saturating_add(beside);
             required.push(required_bytes);
             if required_bytes > d.free_bytes {
@@ -265,30 +309,34 @@ impl<'a> Problem<'a> {
                 });
             }
         }
-        shortfalls.extend(self.projector_shortfall(&candidate));
-        Scored {
-            candidate,
-            layout,
-            breakdown,
-            required,
-            shortfalls,
-        }
+        shortfalls.extend(self.shortfalls_beside(scored));
+        (scored.required, scored.shortfalls) = (required, shortfalls);
     }
 
-    /// A GPU that the model leaves alone may be too small for the projector.
-    fn projector_shortfall(&self, candidate: &Candidate) -> Option<Shortfall> {
-        let projector = self.policy.projector.as_ref()?;
-        let device = projector.gpu(&candidate.listed)?;
-        let d = self.devices.get(device)?;
-        let required_bytes = self
-            .projector_bytes(&candidate.listed, device)
-            .saturating_add(d.overhead.bytes);
-        let is_short = required_bytes > d.free_bytes && !candidate.used().contains(&device);
-        is_short.then_some(Shortfall {
-            device,
-            required_bytes,
-            free_bytes: d.free_bytes,
-        })
+    /// GPUs that the model leaves alone may be too small for the projector or the draft.
+    fn shortfalls_beside(&self, scored: &Scored) -> Vec<Shortfall> {
+        let candidate = &scored.candidate;
+        let projector = self.policy.projector.as_ref();
+        let mut beside: Vec<usize> = Vec::new();
+        beside.extend(projector.and_then(|p| p.gpu(&candidate.listed)));
+        beside.extend(scored.draft.iter().flat_map(|d| d.devices.clone()));
+        beside.sort_unstable();
+        beside.dedup();
+        beside.retain(|d| !candidate.used().contains(d));
+        let short = |device: usize| {
+            let d = self.devices.get(device)?;
+            let of_draft = scored.draft.as_ref().map_or(0, |d| d.bytes(device));
+            let bytes = self
+                .projector_bytes(&candidate.listed, device)
+                .saturating_add(of_draft);
+            let required_bytes = bytes.saturating_add(d.overhead.bytes);
+            (bytes > 0 && required_bytes > d.free_bytes).then_some(Shortfall {
+                device,
+                required_bytes,
+                free_bytes: d.free_bytes,
+            })
+        };
+        beside.into_iter().filter_map(short).collect()
     }
 
     /// A candidate on just these GPUs, listed as the pinned flags ask.

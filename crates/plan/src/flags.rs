@@ -112,14 +112,19 @@ fn layout_flags(args: &mut Args, problem: &Problem, scored: &Scored) {
             args.value("-mg", main);
         }
     }
-    let shares = match pinned.shares() {
-        Some(given) => given.to_vec(),
-        None if candidate.used().len() > 1 => shares(scored),
-        None => Vec::new(),
-    };
+    let shares = shares_of(problem, scored);
     if !shares.is_empty() {
         let shares: Vec<String> = shares.iter().map(f32::to_string).collect();
         args.value("-ts", shares.join(","));
+    }
+}
+
+/// What `-ts` says, for the model and for a draft beside it; empty where it is not given.
+pub(crate) fn shares_of(problem: &Problem, scored: &Scored) -> Vec<f32> {
+    match problem.policy.pinned.shares() {
+        Some(given) => given.to_vec(),
+        None if scored.candidate.used().len() > 1 => shares(scored),
+        None => Vec::new(),
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod answer;
 mod device;
+mod draft;
 mod engine;
 mod fit;
 mod fixes;
@@ -23,7 +24,10 @@ mod subsets;
 mod words;
 
 pub use device::{Allowance, Device};
-pub use placement::{Certainty, DevicePlacement, Fix, Placement, Rejected, Shortfall, Verdict};
+pub use draft::DraftPlan;
+pub use placement::{
+    Certainty, DevicePlacement, DraftPlacement, Fix, Placement, Rejected, Shortfall, Verdict,
+};
 pub use policy::{
     LayoutMode, Override, OverrideTarget, Pinned, Policy, Prefer, ProjectorPlan, ProjectorShare,
     SplitMode,
@@ -32,7 +36,7 @@ pub use policy::{
 use fit::Problem;
 use std::cell::Cell;
 use vramfit_arch::Model;
-use vramfit_estimate::{EngineProfile, Error, RunConfig};
+use vramfit_estimate::{DraftKind, EngineProfile, Error, RunConfig};
 
 /// GPUs that llama.cpp can use at once: its scheduler takes 16 backends (`GGML_SCHED_MAX_BACKENDS`),
 /// and the CPU is one of them.
@@ -47,6 +51,18 @@ pub fn plan(
     profile: &EngineProfile,
 ) -> Result<Placement, Error> {
     let calls = Cell::new(0);
+    let (mut loaded, mut beside) = (std::borrow::Cow::Borrowed(model), None);
+    if let Some(draft) = &policy.draft {
+        if draft.kind == DraftKind::Mtp && !model.loads_mtp {
+            loaded = std::borrow::Cow::Owned(model.clone().with_mtp());
+        }
+        beside = Some(
+            draft
+                .config()
+                .target_run(run, &loaded, draft.model.as_deref()),
+        );
+    }
+    let (model, run) = (&*loaded, beside.as_ref().unwrap_or(run));
     let seen = &devices[..devices.len().min(MAX_DEVICES)];
     let problem = Problem {
         model,

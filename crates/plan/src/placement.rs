@@ -37,6 +37,8 @@ pub struct DevicePlacement {
     pub projector: MemoryBytes,
     /// The projector's type is not known: its compute buffer is a guess.
     pub projector_is_guess: bool,
+    /// Buffers of a draft (speculative decoding): exact.
+    pub draft: MemoryBytes,
     /// Runtime pool and cuBLAS workspace: modelled.
     pub runtime_bytes: u64,
     /// How sure `runtime_bytes` is.
@@ -90,6 +92,15 @@ pub struct Rejected {
     pub fixes: Vec<Fix>,
 }
 
+/// Where a draft goes.
+#[derive(Clone, Debug)]
+pub struct DraftPlacement {
+    /// What it takes, its devices in the order llama.cpp uses them. Of a second context on the model no weights.
+    pub breakdown: Breakdown,
+    /// Index (into the GPUs given) of each of its devices.
+    pub devices: Vec<usize>,
+}
+
 /// Where everything goes.
 #[derive(Clone, Debug)]
 pub struct Placement {
@@ -101,6 +112,8 @@ pub struct Placement {
     pub host: MemoryBytes,
     /// What a multimodal projector takes of host memory.
     pub projector_host: MemoryBytes,
+    /// A draft, with its own context.
+    pub draft: Option<DraftPlacement>,
     /// Layers on the host, ascending.
     pub host_layers: Vec<usize>,
     /// The estimate behind it, its devices in the order llama.cpp uses them.

@@ -145,4 +145,6 @@ pub struct Policy {
     pub pinned: Pinned,
     /// A multimodal projector.
     pub projector: Option<ProjectorPlan>,
+    /// Speculative decoding with a draft.
+    pub draft: Option<crate::DraftPlan>,
 }

@@ -166,7 +166,7 @@ impl Search<'_> {
             let scored = match known {
                 Some(s) => self
                     .problem
-                    .judge(candidate, s.layout.clone(), s.breakdown.clone()),
+                    .judge(candidate, s.layout.clone(), s.breakdown.clone())?,
                 None => self.splitter.score(candidate)?,
             };
             let list = if scored.fits() {

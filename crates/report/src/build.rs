@@ -136,6 +136,9 @@ fn gpu(devices: &[Device], placed: &DevicePlacement, bounded: Bounded) -> Device
         compute_bytes: placed.memory.compute,
         projector_bytes: placed.projector.sum(),
         projector_compute_bytes: placed.projector.compute,
+        draft_bytes: placed.draft.sum(),
+        draft_context_bytes: placed.draft.context,
+        draft_compute_bytes: placed.draft.compute,
         runtime_bytes: placed.runtime_bytes,
         overhead_bytes: placed.overhead_bytes,
         overhead_low_bytes: source.map_or(0, |d| d.overhead.low_bytes),
@@ -153,6 +156,9 @@ fn host(policy: &Policy, placement: &Placement) -> DeviceReport {
     if guesses && placement.projector_host.sum() > 0 {
         guess(&mut certainty);
     }
+    let of_draft = placement.draft.as_ref();
+    let draft = of_draft.map_or(MemoryBytes::default(), |d| d.breakdown.host);
+    let draft_repacked = of_draft.map_or(0, |d| d.breakdown.host_repacked_bytes);
     let MemoryBytes {
         model,
         context,
@@ -171,12 +177,20 @@ fn host(policy: &Policy, placement: &Placement) -> DeviceReport {
         compute_bytes: compute,
         projector_bytes: placement.projector_host.sum(),
         projector_compute_bytes: placement.projector_host.compute,
+        draft_bytes: draft.sum(),
+        draft_context_bytes: draft.context,
+        draft_compute_bytes: draft.compute,
         runtime_bytes: 0,
         overhead_bytes: 0,
         overhead_low_bytes: 0,
         overhead_source: None,
-        repacked_bytes: placement.breakdown.host_repacked_bytes,
-        required_bytes: (placement.host.sum()).saturating_add(placement.projector_host.sum()),
+        repacked_bytes: placement
+            .breakdown
+            .host_repacked_bytes
+            .saturating_add(draft_repacked),
+        required_bytes: (placement.host.sum())
+            .saturating_add(placement.projector_host.sum())
+            .saturating_add(draft.sum()),
         headroom_bytes: None,
         certainty,
     }

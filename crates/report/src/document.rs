@@ -207,6 +207,15 @@ pub struct DeviceReport {
     /// Of `projector_bytes`, its compute buffers.
     #[serde(default)]
     pub projector_compute_bytes: u64,
+    /// A draft beside the model, or a second context on it (speculative decoding): weights, cache and compute buffers.
+    #[serde(default)]
+    pub draft_bytes: u64,
+    /// Of `draft_bytes`, its cache.
+    #[serde(default)]
+    pub draft_context_bytes: u64,
+    /// Of `draft_bytes`, its compute buffers.
+    #[serde(default)]
+    pub draft_compute_bytes: u64,
     /// CUDA's pool of temporary buffers and cuBLAS's workspace.
     pub runtime_bytes: u64,
     /// CUDA's context, modules and cuBLAS, and what the driver keeps where that is not known; at most this.
@@ -219,7 +228,7 @@ pub struct DeviceReport {
     /// Host weights that ggml-cpu copies into an order of its own, beside the mapped file. llama.cpp
     /// does not count them, nor does `required_bytes`; 0 for a GPU.
     pub repacked_bytes: u64,
-    /// Sum of weights, caches, compute, projector, runtime and overhead: what nvidia-smi would show for the process.
+    /// Sum of weights, caches, compute, projector, draft, runtime and overhead: what nvidia-smi would show for the process.
     pub required_bytes: u64,
     /// Free less required, below 0 what is missing; null for the host.
     pub headroom_bytes: Option<i64>,
@@ -300,20 +309,31 @@ impl DeviceReport {
         self.required_bytes > 0
     }
 
-    /// Weights, and what adapters and a projector add to them.
+    /// Weights, and what adapters, a projector and a draft add to them.
     pub fn weight_bytes(&self) -> u64 {
         let projector = self
             .projector_bytes
             .saturating_sub(self.projector_compute_bytes);
+        let draft = self
+            .draft_bytes
+            .saturating_sub(self.draft_context_bytes)
+            .saturating_sub(self.draft_compute_bytes);
         self.model_bytes
             .saturating_add(self.adapter_bytes)
             .saturating_add(projector)
+            .saturating_add(draft)
     }
 
-    /// Compute buffers, those of a projector included.
+    /// Caches, that of a draft included.
+    pub fn all_context_bytes(&self) -> u64 {
+        self.context_bytes.saturating_add(self.draft_context_bytes)
+    }
+
+    /// Compute buffers, those of a projector and of a draft included.
     pub fn all_compute_bytes(&self) -> u64 {
         self.compute_bytes
             .saturating_add(self.projector_compute_bytes)
+            .saturating_add(self.draft_compute_bytes)
     }
 
     /// What CUDA takes beside llama.cpp's buffers.

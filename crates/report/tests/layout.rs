@@ -56,6 +56,7 @@ fn placement(model: &Model) -> Placement {
         memory,
         projector: MemoryBytes::default(),
         projector_is_guess: false,
+        draft: MemoryBytes::default(),
         runtime_bytes: 64 * MIB,
         runtime_certainty: Certainty::Modelled,
         overhead_bytes: 192 * MIB,
@@ -68,6 +69,7 @@ fn placement(model: &Model) -> Placement {
         memory: MemoryBytes::default(),
         projector: MemoryBytes::default(),
         projector_is_guess: false,
+        draft: MemoryBytes::default(),
         runtime_bytes: 0,
         overhead_bytes: 0,
         required_bytes: 0,
@@ -80,6 +82,7 @@ fn placement(model: &Model) -> Placement {
         devices: vec![used, unused],
         host,
         projector_host: MemoryBytes::default(),
+        draft: None,
         host_layers: Vec::new(),
         breakdown: Breakdown {
             params: run.resolve(model).unwrap(),

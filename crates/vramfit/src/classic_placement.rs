@@ -102,6 +102,7 @@ fn device(gpu: usize, free: u64, share: Share) -> DevicePlacement {
             ..MemoryBytes::default()
         },
         projector_is_guess: false,
+        draft: MemoryBytes::default(),
         runtime_bytes: share.layer_buffer,
         runtime_certainty: Certainty::Modelled,
         overhead_bytes: share.minimum,

@@ -87,22 +87,22 @@ pub use vramfit_report as report;
 pub use answer::{Answer, answer, document, explanation};
 pub use classic_placement::{classic_placement, classic_verdict};
 pub use host::{Host, LoadRequest, Reserved};
-pub use settings::{AdapterFile, MmprojFile, Resolved, Settings, TensorOverride};
+pub use settings::{AdapterFile, DraftFile, MmprojFile, Resolved, Settings, TensorOverride};
 pub use status::Status;
 pub use vramfit_arch::clip::{ImageTokens, Projector};
 pub use vramfit_arch::{Model, Pooling};
 pub use vramfit_devices::{ChildProbe, GpuList, Gpus, Machine, NoProbe, Probe, answer_probe};
 pub use vramfit_estimate::{
-    Breakdown, EngineProfile, FlashAttention, Layout, MemoryBytes, Outputs, Peak, ProjectorConfig,
-    Refusal, RunConfig, RunConfigBuilder,
+    Breakdown, DraftKind, EngineProfile, FlashAttention, Layout, MemoryBytes, Outputs, Peak,
+    ProjectorConfig, Refusal, RunConfig, RunConfigBuilder, SpeculativeConfig, SpeculativeUse,
 };
 pub use vramfit_ggml::{ComputeCapability, Type};
 pub use vramfit_gguf::Header;
 pub use vramfit_ledger::{Grant, Journal, Ledger, ReservationId, Share, Stale, Volatile};
 pub use vramfit_plan::{
-    Allowance, Certainty, Device, DevicePlacement, Fix, LayoutMode, Override, OverrideTarget,
-    Pinned, Placement, Policy, Prefer, ProjectorPlan, ProjectorShare, Rejected, Shortfall,
-    SplitMode, Verdict,
+    Allowance, Certainty, Device, DevicePlacement, DraftPlacement, DraftPlan, Fix, LayoutMode,
+    Override, OverrideTarget, Pinned, Placement, Policy, Prefer, ProjectorPlan, ProjectorShare,
+    Rejected, Shortfall, SplitMode, Verdict,
 };
 
 /// The engine build that [`plan`] and [`explain`] speak of.

@@ -22,7 +22,7 @@ fn parts(device: &DeviceReport) -> [u64; 6] {
     [
         total - free,
         device.weight_bytes(),
-        device.context_bytes,
+        device.all_context_bytes(),
         device.all_compute_bytes(),
         device.cuda_bytes(),
         free.saturating_sub(device.required_bytes),

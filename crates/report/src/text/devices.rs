@@ -46,7 +46,7 @@ fn rows(estimate: &Estimate, decimals: usize) -> Vec<Row> {
                 n => n.to_string(),
             },
             cell(d.weight_bytes()),
-            cell(d.context_bytes),
+            cell(d.all_context_bytes()),
             cell(d.all_compute_bytes()),
             cell(d.cuda_bytes()),
             cell(d.required_bytes),

@@ -1,5 +1,6 @@
 //! Settings as a document: what programs in other languages, and servers, are told in JSON.
 
+mod draft;
 mod resolve;
 mod words;
 
@@ -9,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vramfit_report::{LayoutWord, PreferWord, SplitWord};
 
+pub use draft::{DraftFile, ResolvedDraft};
 pub use resolve::Resolved;
 pub use words::{CacheType, FlashWord, GpuId, GpuLayers, PoolingWord};
 
@@ -124,6 +126,9 @@ pub struct Settings {
     /// `--mmproj`: a multimodal projector, which is loaded beside the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mmproj: Option<MmprojFile>,
+    /// Speculative decoding: `-md`, `--spec-type`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draft: Option<DraftFile>,
 }
 
 /// Tensors that go elsewhere than their layer.

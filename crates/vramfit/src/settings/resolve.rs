@@ -28,14 +28,14 @@ pub struct Resolved {
     pub notes: Vec<String>,
 }
 
-fn wrong(what: &'static str, why: impl Into<String>) -> Error {
+pub(super) fn wrong(what: &'static str, why: impl Into<String>) -> Error {
     Error::Settings {
         what,
         why: why.into(),
     }
 }
 
-fn set<T>(slot: &mut T, value: Option<T>) {
+pub(super) fn set<T>(slot: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *slot = value;
     }
@@ -55,6 +55,7 @@ impl Settings {
                 prefer: self.prefer.map_or(Prefer::default(), prefer),
                 pinned: self.pinned(n_gpus)?,
                 projector: None,
+                draft: None,
             },
             flags: Vec::new(),
             notes: self.notes(model, gpus),
@@ -73,6 +74,13 @@ impl Settings {
         self.adapters(model, &mut resolved)?;
         if let Some(file) = &self.mmproj {
             file.resolve(gpus, &mut resolved)?;
+        }
+        if let Some(file) = &self.draft {
+            let draft = file.resolve(model, gpus)?;
+            resolved.run.role.n_draft = draft.n_verified;
+            resolved.policy.draft = draft.plan;
+            resolved.flags.extend(draft.flags);
+            resolved.notes.extend(draft.notes);
         }
         Ok(resolved)
     }
@@ -287,18 +295,26 @@ fn index(id: GpuId, n_gpus: usize, what: &'static str) -> Result<usize, Error> {
 }
 
 fn devices(ids: &[GpuId], n_gpus: usize) -> Result<Vec<usize>, Error> {
+    devices_named("devices", ids, n_gpus)
+}
+
+pub(super) fn devices_named(
+    what: &'static str,
+    ids: &[GpuId],
+    n_gpus: usize,
+) -> Result<Vec<usize>, Error> {
     let mut devices = Vec::new();
     for id in ids {
-        let index = index(*id, n_gpus, "devices")?;
+        let index = index(*id, n_gpus, what)?;
         if devices.contains(&index) {
-            return Err(wrong("devices", format!("CUDA{index} is named twice")));
+            return Err(wrong(what, format!("CUDA{index} is named twice")));
         }
         devices.push(index);
     }
     Ok(devices)
 }
 
-fn tensor_override(given: &TensorOverride, n_gpus: usize) -> Result<Override, Error> {
+pub(super) fn tensor_override(given: &TensorOverride, n_gpus: usize) -> Result<Override, Error> {
     let buffer = given.buffer.as_str();
     let target = match buffer {
         "CPU" => OverrideTarget::Host,

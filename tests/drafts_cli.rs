@@ -1,0 +1,173 @@
+//! `-md` and `--spec-type` through the program: the figures of the real engine, and the same by settings in JSON.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types
+)] // tests read files and may panic
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../fixtures")
+        .join(path)
+}
+
+/// What the program prints, or its error.
+fn estimate(model: &str, args: &[&str]) -> Result<Value, String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_estimate"));
+    let model = fixture(&format!("gguf/{model}"));
+    let output = command.env_clear().arg(model).args(args).arg("--json");
+    let output = output.output().unwrap();
+    match output.stdout.is_empty() {
+        false => Ok(serde_json::from_slice(&output.stdout).unwrap()),
+        true => Err(String::from_utf8(output.stderr).unwrap()),
+    }
+}
+
+/// `CUDA0=1/2/3` of one context's figures in the truth table.
+fn figures(cell: &str, device: &str) -> [u64; 3] {
+    let prefix = format!("{device}=");
+    let word = cell.split(' ').find_map(|w| w.strip_prefix(&prefix));
+    let numbers: Vec<u64> = word
+        .unwrap()
+        .split('/')
+        .map(|n| n.parse().unwrap())
+        .collect();
+    numbers.try_into().unwrap()
+}
+
+/// The first case of every pair: all layers on one GPU.
+#[test]
+fn the_program_says_what_the_engine_took() {
+    let table = fixture("truth/drafts-llama.cpp-v0.5.0.tsv");
+    let text = std::fs::read_to_string(table).unwrap();
+    let mut n = 0;
+    for line in text.lines() {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let [target, draft, gpus, flags, ..] = columns[..] else {
+            continue;
+        };
+        let plain = "-ngl 99 -c 4096 -fa on -np 2 --n-outputs 8 --spec-type ";
+        let (Some(kind), false) = (flags.strip_prefix(plain), gpus.contains(',')) else {
+            continue;
+        };
+        let (bytes, cc) = gpus.split_once(':').unwrap();
+        let gpu = format!("{}GiB:cc={cc}", bytes.parse::<u64>().unwrap() >> 30);
+        let draft = fixture(&format!("gguf/{draft}"));
+        let mut args = vec!["--gpus", &gpu, "-ngl", "99", "-c", "4096", "-fa", "on"];
+        args.extend(["-np", "2", "--spec-type", kind]);
+        if draft.is_file() {
+            args.extend(["-md", draft.to_str().unwrap()]);
+        }
+        let json = estimate(target, &args).unwrap();
+        let device = &json["devices"][0];
+        let number = |key: &str| device[key].as_u64().unwrap();
+        let own = ["model_bytes", "context_bytes", "compute_bytes"].map(number);
+        assert_eq!(own, figures(columns[12], "CUDA0"), "{line}");
+        let [weights, cache, compute] = figures(columns[22], "CUDA0");
+        let beside = ["draft_bytes", "draft_context_bytes", "draft_compute_bytes"].map(number);
+        assert_eq!(
+            beside,
+            [weights + cache + compute, cache, compute],
+            "{line}"
+        );
+        n += 1;
+    }
+    assert!(n >= 20, "{n} pairs");
+}
+
+#[test]
+fn a_draft_may_have_gpus_of_its_own() {
+    let draft = fixture("gguf/llama-3.2-1b.Q4_K_M.gguf");
+    let draft = draft.to_str().unwrap();
+    let args = ["--gpus", "24GiB,8GiB", "-md", draft, "-devd", "CUDA1"];
+    let json = estimate("llama-3.1-8b.Q4_K_M.gguf", &args).unwrap();
+    let [first, second] = [0, 1].map(|i| &json["devices"][i]);
+    assert_eq!(first["draft_bytes"], 0);
+    assert_eq!(second["model_bytes"], 0);
+    assert!(second["draft_bytes"].as_u64() > Some(799_862_912));
+    let words: Vec<&str> = json["command"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    let command = words.join(" ");
+    assert!(
+        command.contains("--spec-type draft-simple -devd CUDA1"),
+        "{command}"
+    );
+}
+
+#[test]
+fn n_grams_raise_the_outputs_alone() {
+    let args = ["--gpus", "24GiB", "--spec-type", "ngram-mod"];
+    let json = estimate("llama-3.1-8b.Q4_K_M.gguf", &args).unwrap();
+    assert_eq!(json["run"]["n_outputs"], 65); // ngram_mod.n_max is 64
+    assert_eq!(json["devices"][0]["draft_bytes"], 0);
+}
+
+#[test]
+fn what_cannot_be_is_said() {
+    let eagle = fixture("gguf/drafts/eagle3.gguf");
+    let eagle = eagle.to_str().unwrap();
+    let check = |args: &[&str], expected: &str| {
+        let args = [&["--gpus", "2x24GiB"], args].concat();
+        let error = estimate("llama-3.1-8b.Q4_K_M.gguf", &args).unwrap_err();
+        assert!(error.contains(expected), "{args:?}: {error}");
+    };
+    check(&["--spec-type", "draft-simple"], "needs a draft model");
+    check(
+        &["--spec-type", "draft-mtp"],
+        "no layers for multi-token prediction",
+    );
+    check(&["--spec-type", "draft"], "'draft' is none of draft-simple");
+    check(&["-md", eagle, "-devd", "CUDA1"], "leave out -devd");
+    check(&["-md", eagle, "-devd", "CUDA2"], "no GPU of --gpus");
+    let alone = estimate("drafts/eagle3.gguf", &["--gpus", "24GiB"]).unwrap_err();
+    assert!(
+        alone.contains("give the target as the model and this file with -md"),
+        "{alone}"
+    );
+}
+
+#[test]
+fn flags_and_settings_are_the_same_document() {
+    let draft = fixture("gguf/drafts/eagle3.gguf");
+    let draft = draft.to_str().unwrap();
+    let path = fixture("gguf/llama-3.1-8b.Q4_K_M.gguf");
+    let check = |flags: &str, settings: Value| {
+        let args: Vec<&str> = ["--gpus", "2x24GiB"]
+            .into_iter()
+            .chain(flags.split(' '))
+            .collect();
+        let expected = estimate("llama-3.1-8b.Q4_K_M.gguf", &args).unwrap();
+        let settings = vramfit::Settings::from_json(&settings.to_string()).unwrap();
+        let gpus = vramfit::gpu_list("2x24GiB").unwrap();
+        let model = vramfit::open(&path).unwrap();
+        let answer = vramfit::answer(&path, &model, &gpus, &settings).unwrap();
+        let text = serde_json::to_string(&answer.estimate).unwrap();
+        let seen: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(seen, expected, "{flags}");
+    };
+    check(&format!("-md {draft}"), json!({"draft": {"path": draft}}));
+    check(
+        &format!(
+            "-md {draft} --spec-type draft-eagle3 --spec-draft-n-max 5 -ngld 1 -ctkd q8_0 -ctvd q8_0 -fa on \
+             --no-spec-draft-backend-sampling -otd ffn=CPU -cmoed -ncmoed 1 -devd CUDA0,CUDA1"
+        ),
+        json!({"flash_attention": true, "draft": {
+            "path": draft, "type": "draft-eagle3", "n_max": 5, "n_gpu_layers": 1, "type_k": "q8_0", "type_v": "q8_0",
+            "backend_sampling": false, "overrides": [{"pattern": "ffn", "buffer": "CPU"}], "cpu_moe": true,
+            "n_cpu_moe": 1, "devices": ["CUDA0", "CUDA1"],
+        }}),
+    );
+    check(
+        "--spec-type ngram-cache",
+        json!({"draft": {"type": "ngram-cache"}}),
+    );
+}
