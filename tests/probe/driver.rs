@@ -104,7 +104,7 @@ fn hidden_gpus_are_told_from_none() {
 
 #[test]
 fn two_dies_of_a_k80_are_planned_for_as_the_catalogues() {
-    let k80 = "2*Tesla K80:11441MiB:3.7:sms=13:vmm=0";
+    let k80 = "2*Tesla K80:11441MiB:3.7:sms=13:vmm=0:board=768";
     let machine = Machine::new(k80).env("VGPU_DRIVER", "470.256.02");
     let found = machine.probe();
     assert_eq!(
@@ -115,6 +115,7 @@ fn two_dies_of_a_k80_are_planned_for_as_the_catalogues() {
     // Before 510 NVML does not tell what the driver keeps.
     assert_eq!(each(&found, "reserved_bytes"), [Value::Null, Value::Null]);
     assert_eq!(found["devices"][0]["free"]["bytes"], 11_441 * MIB);
+    assert_eq!(each(&found, "board"), [0, 0]);
     assert_eq!(found["notes"], json!([]));
 
     let model = fixture("gguf/gemma-3-12b.Q4_K_M.gguf");
@@ -128,7 +129,7 @@ fn two_dies_of_a_k80_are_planned_for_as_the_catalogues() {
     assert!(said(&probed).contains("no published build has flash attention for Tesla K80"));
     assert_eq!(
         probed["gpus"].take(),
-        json!(["Tesla K80 of this machine: 2 devices"])
+        json!(["Tesla K80 of this machine: 2 devices, one board"])
     );
     named["gpus"].take();
     probed["notes"].take();

@@ -29,20 +29,18 @@ fn alive(marker: &str) -> Vec<i32> {
     found
 }
 
-/// Waits until so many are alive, for a minute, which is to say for ever.
-fn wait_for(marker: &str, n: usize) -> Vec<i32> {
+/// Waits, for a minute, which is to say for ever.
+fn wait_until(is_so: impl Fn() -> bool) {
     let start = Instant::now();
-    loop {
-        let found = alive(marker);
-        if found.len() == n {
-            return found;
-        }
-        assert!(
-            start.elapsed() < Duration::from_secs(60),
-            "{found:?} instead of {n}"
-        );
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(60), "it never comes");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Waits until so many are alive.
+fn wait_for(marker: &str, n: usize) {
+    wait_until(|| alive(marker).len() == n);
 }
 
 fn marked(gpus: &str, name: &str) -> (Machine, String) {
@@ -248,7 +246,38 @@ fn a_probe_whose_pipe_ends_is_gone() {
         .unwrap();
     wait_for(&marker, 1);
     drop(child.stdin.take());
+    wait_for(&marker, 0);
     assert!(!child.wait().unwrap().success());
+}
+
+/// And the kernel here, with a pipe that somebody else holds open.
+#[test]
+fn a_probe_whose_parent_is_gone_is_killed() {
+    let (machine, marker) = marked(T4, "kernel");
+    let machine = machine.env("VGPU_HANG", "cuInit");
+    let program = env!("CARGO_BIN_EXE_estimate");
+    let script = format!("exec 3<&0; '{program}' --vramfit-probe-child $$ <&3 & read end");
+    let mut shell = Command::new("/bin/sh");
+    shell.env_clear();
+    let mut parent = machine
+        .play(&mut shell)
+        .args(["-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let held = parent.stdin.take();
+    wait_for(&marker, 2);
+    // It asks the kernel first, then loads the driver.
+    let has_driver = |pid: &i32| {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"));
+        maps.is_ok_and(|maps| maps.contains("vramfit_vgpu"))
+    };
+    wait_until(|| alive(&marker).iter().any(has_driver));
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    wait_for(&marker, 0);
+    drop(held);
 }
 
 #[test]

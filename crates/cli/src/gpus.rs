@@ -165,7 +165,7 @@ fn machine_text(machine: &Machine, width: usize, lines: usize) -> String {
     );
     let mut notes: Vec<String> = machine.devices.iter().filter_map(users).collect();
     notes.extend(machine.devices.iter().filter_map(unknown_card));
-    notes.extend(machine.notes.iter().map(ToString::to_string));
+    notes.extend(machine.note_texts());
     if !notes.is_empty() {
         text.push('\n');
     }

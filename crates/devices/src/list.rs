@@ -157,7 +157,12 @@ pub enum Note {
         visible: String,
     },
     /// Something that the probe could not find out, or that is not as usual.
-    Probe(ProbeNote),
+    Probe {
+        /// What it is.
+        note: ProbeNote,
+        /// The devices that it is about, as the list numbers them; none for the whole machine.
+        devices: Vec<u32>,
+    },
 }
 
 impl fmt::Display for Note {
@@ -211,7 +216,7 @@ impl fmt::Display for Note {
                 f,
                 "CUDA0 and so on are the GPUs picked: start llama-server with CUDA_VISIBLE_DEVICES={visible}"
             ),
-            Self::Probe(note) => note.fmt(f),
+            Self::Probe { note, devices } => f.write_str(&note.of(devices)),
         }
     }
 }

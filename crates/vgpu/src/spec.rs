@@ -40,7 +40,7 @@ pub(crate) enum SpecError {
     #[error("bad device '{0}' in VGPU (want name:SIZE:CC)")]
     Device(String),
     #[error(
-        "bad field '{0}' in VGPU (want free=, sms=, vmm=, smem=, integrated=, uuid=, pci=, context=, reserved=, granularity= or mig=)"
+        "bad field '{0}' in VGPU (want free=, sms=, vmm=, smem=, integrated=, uuid=, pci=, context=, reserved=, granularity=, mig= or board=)"
     )]
     Field(String),
     #[error("bad size '{0}' (want a number and KiB, MiB, GiB, TiB, MB or GB)")]
@@ -81,6 +81,8 @@ pub(crate) struct Spec {
     pub granularity: u64,
     /// MIG is on and the card is one instance; `None` where the card has no MIG.
     pub mig: Option<bool>,
+    /// The number of a board that carries several GPUs; `None` for a card of its own.
+    pub board: Option<u32>,
 }
 
 impl Spec {
@@ -147,6 +149,7 @@ impl Spec {
             reserved_bytes: 0,
             granularity: 1,
             mig: MIG_CAPABLE.contains(&number).then_some(false),
+            board: None,
         })
     }
 
@@ -170,6 +173,7 @@ impl Spec {
             "reserved" => self.reserved_bytes = size_of_text(value)?,
             "granularity" => self.granularity = size_of_text(value)?.max(1),
             "mig" => self.mig = Some(flag()?),
+            "board" => self.board = Some(value.parse().map_err(|_| bad())?),
             _ => return Err(bad()),
         }
         Ok(())
@@ -349,7 +353,7 @@ mod tests {
     fn a_list_of_devices_with_every_key() {
         let list = "2*Tesla K80:11441MiB:3.7, A100:40GiB:8.0:free=38GiB:sms=98:vmm=0:smem=48KiB:integrated=1:\
                     uuid=GPU-01234567-89ab-cdef-0123-456789abcdef:pci=0000:3b:00.0:context=169MiB:\
-                    reserved=1GiB:granularity=2MiB:mig=1";
+                    reserved=1GiB:granularity=2MiB:mig=1:board=768";
         let devices = devices(list).expect("a valid list");
         assert_eq!(devices.len(), 3);
         let k80 = &devices[1];
@@ -369,6 +373,7 @@ mod tests {
             (169 << 20, 1 << 30)
         );
         assert_eq!((a100.granularity, a100.mig), (2 << 20, Some(true)));
+        assert_eq!((k80.board, a100.board), (None, Some(768)));
     }
 
     #[test]

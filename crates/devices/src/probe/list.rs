@@ -8,6 +8,7 @@ use vramfit_plan::Device;
 
 use super::error::ProbeError;
 use super::machine::{Machine, ProbedDevice};
+use super::notes::ProbeNote;
 use crate::facts::Facts;
 use crate::list::{GpuEntry, GpuList, Note};
 use crate::lookup::find_card;
@@ -90,6 +91,28 @@ impl ProbedDevice {
 }
 
 impl Machine {
+    /// The devices' names for a ledger, which outlive a restart: UUIDs, `CUDA0` for one that has none.
+    pub fn ids(&self) -> Vec<String> {
+        let id = |device: &ProbedDevice| match &device.uuid {
+            Some(uuid) => uuid.clone(),
+            None => format!("CUDA{}", device.cuda_index),
+        };
+        self.devices.iter().map(id).collect()
+    }
+
+    /// What is free of each device, bytes; all of it, where that is not known.
+    pub fn free_bytes(&self) -> Vec<u64> {
+        let free =
+            |device: &ProbedDevice| device.free.map_or(device.total_bytes, |free| free.bytes);
+        self.devices.iter().map(free).collect()
+    }
+
+    /// Its notes as sentences, each once, whatever number of devices it is about.
+    pub fn note_texts(&self) -> Vec<String> {
+        let gathered = ProbeNote::gathered(&self.notes, Some).into_iter();
+        gathered.map(|(note, devices)| note.of(&devices)).collect()
+    }
+
     /// All its devices, in CUDA's order.
     pub fn list(&self) -> GpuList {
         self.listed(self.devices.iter().collect())
@@ -149,12 +172,13 @@ impl Machine {
             source: Vec::from_iter(sources).join("; "),
             driver: self.driver.clone(),
         });
-        let shown = |device: u32| devices.iter().any(|d| d.cuda_index == device);
-        let about = self
-            .notes
-            .iter()
-            .filter(|note| note.device().is_none_or(shown));
-        list.notes.extend(about.cloned().map(Note::Probe));
+        let index = |device: u32| {
+            let at = devices.iter().position(|d| d.cuda_index == device);
+            at.and_then(|at| u32::try_from(at).ok())
+        };
+        let about = ProbeNote::gathered(&self.notes, index).into_iter();
+        list.notes
+            .extend(about.map(|(note, devices)| Note::Probe { note, devices }));
         for device in devices {
             let at = list.devices.len();
             list.devices.push(device.device());
@@ -270,9 +294,43 @@ mod tests {
     }
 
     #[test]
-    fn notes_of_other_devices_are_left_out() {
-        let about = |text: &str| notes(&read(text).unwrap()).concat().contains("CUDA2: NVML");
-        assert!(about("auto"));
-        assert!(!about("auto:0"));
+    fn notes_are_numbered_as_the_list_is() {
+        let about = |text: &str, of: &str| notes(&read(text).unwrap()).concat().contains(of);
+        assert!(about("auto", "CUDA2: NVML knows"));
+        assert!(about("auto:2", "CUDA0: NVML knows"));
+        assert!(!about("auto:0", "NVML knows"));
+    }
+
+    #[test]
+    fn a_note_of_several_devices_is_said_once() {
+        let mut machine = Three.machine().unwrap();
+        let unknown = |device| ProbeNote::FreeUnknown {
+            device,
+            why: "no NVML".to_owned(),
+        };
+        let no_nvml = ProbeNote::NoNvml {
+            why: "gone".to_owned(),
+        };
+        machine.notes = vec![no_nvml, unknown(0), unknown(1), unknown(2)];
+        let texts = machine.note_texts();
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert!(texts[1].starts_with("CUDA0, CUDA1, CUDA2: what is free is not known (no NVML)"));
+    }
+
+    #[test]
+    fn a_ledger_is_given_uuids_and_what_is_free() {
+        let mut machine = Three.machine().unwrap();
+        (machine.devices[1].free, machine.devices[2].uuid) = (None, None);
+        let uuid = k80(0, None).uuid.unwrap();
+        assert_eq!(
+            (&machine.ids()[0], machine.ids()[2].as_str()),
+            (&uuid, "CUDA2")
+        );
+        let mib: Vec<u64> = machine
+            .free_bytes()
+            .iter()
+            .map(|bytes| bytes >> 20)
+            .collect();
+        assert_eq!(mib, [10_000, 11_441, 10_000]);
     }
 }

@@ -171,7 +171,7 @@ impl Look<'_> {
         Ok(None)
     }
 
-    /// Says so where a variable hides GPUs; MIG instances are not what NVML counts.
+    /// Says so where GPUs are hidden; MIG instances are not what NVML counts.
     fn note_hidden(
         &mut self,
         devices: &[ProbedDevice],
@@ -179,7 +179,7 @@ impl Look<'_> {
         nvml_gpus: Option<u32>,
     ) {
         let shown = u32::try_from(devices.len()).unwrap_or(u32::MAX);
-        if let (Some(visible), Some(all)) = (visible, nvml_gpus)
+        if let Some(all) = nvml_gpus
             && shown < all
             && devices.iter().all(|device| !device.is_mig)
         {

@@ -60,8 +60,8 @@ pub enum ProbeNote {
         shown: u32,
         /// Those that NVML sees.
         all: u32,
-        /// `CUDA_VISIBLE_DEVICES`.
-        visible: String,
+        /// `CUDA_VISIBLE_DEVICES`, where it is set.
+        visible: Option<String>,
     },
 }
 
@@ -81,47 +81,89 @@ impl ProbeNote {
     }
 }
 
-impl fmt::Display for ProbeNote {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl ProbeNote {
+    /// What is to be said, after the devices it is about.
+    fn about(&self) -> String {
         match self {
-            Self::NoNvml { why } => write!(f, "NVML cannot be asked ({why})"),
-            Self::FreeUnknown { device, why } => write!(
-                f,
-                "CUDA{device}: what is free is not known ({why}), so all of it is taken as free; --probe-context \
-                 asks from inside a short-lived CUDA context"
+            Self::NoNvml { why } => format!("NVML cannot be asked ({why})"),
+            Self::FreeUnknown { why, .. } => format!(
+                "what is free is not known ({why}), so all of it is taken as free; --probe-context asks from \
+                 inside a short-lived CUDA context"
             ),
-            Self::NotInNvml { device } => {
-                write!(f, "CUDA{device}: NVML knows no GPU of its UUID or PCI id")
+            Self::NotInNvml { .. } => "NVML knows no GPU of that UUID or PCI id".to_owned(),
+            Self::MigInstance { .. } => {
+                "a MIG instance: its figures are its own, not the whole GPU's".to_owned()
             }
-            Self::MigInstance { device } => write!(
-                f,
-                "CUDA{device} is a MIG instance: its figures are the instance's own, not the whole GPU's"
-            ),
-            Self::MigInstanceUnknown { device } => write!(
-                f,
-                "CUDA{device} is a part of a GPU in MIG mode, and NVML does not say which: its total is the \
-                 instance's as CUDA gives it"
-            ),
-            Self::SharedMemory { device } => write!(
-                f,
-                "CUDA{device} shares the system's memory: what is free is MemAvailable, as llama.cpp asks for it"
-            ),
-            Self::MeasuredInContext { device } => write!(
-                f,
-                "CUDA{device}: what is free was measured from inside a CUDA context, which takes memory itself: \
-                 a little more is free"
-            ),
-            Self::ContextFailed { device, why } => {
-                write!(f, "CUDA{device}: a CUDA context could not be made: {why}")
+            Self::MigInstanceUnknown { .. } => {
+                "a part of a GPU in MIG mode, and NVML does not say which: its \
+                 total is the instance's as CUDA gives it"
+                    .to_owned()
             }
+            Self::SharedMemory { .. } => {
+                "shares the system's memory: what is free is MemAvailable, as llama.cpp \
+                 asks for it"
+                    .to_owned()
+            }
+            Self::MeasuredInContext { .. } => {
+                "what is free was measured from inside a CUDA context, which takes \
+                 memory itself: a little more is free"
+                    .to_owned()
+            }
+            Self::ContextFailed { why, .. } => format!("a CUDA context could not be made: {why}"),
             Self::Hidden {
                 shown,
                 all,
                 visible,
-            } => write!(
-                f,
-                "CUDA shows {shown} of the machine's {all} GPUs: CUDA_VISIBLE_DEVICES is '{visible}'"
-            ),
+            } => {
+                let visible = visible.as_ref().map_or(String::new(), |visible| {
+                    format!(": CUDA_VISIBLE_DEVICES is '{visible}'")
+                });
+                format!("CUDA shows {shown} of the machine's {all} GPUs{visible}")
+            }
         }
+    }
+
+    /// The note, said of these devices together.
+    pub(crate) fn of(&self, devices: &[u32]) -> String {
+        let names: Vec<String> = devices
+            .iter()
+            .map(|device| format!("CUDA{device}"))
+            .collect();
+        match names.as_slice() {
+            [] => self.about(),
+            names => format!("{}: {}", names.join(", "), self.about()),
+        }
+    }
+
+    /// Notes that say the same of several devices, together, with `index` of each device; without those of
+    /// devices that have none.
+    pub(crate) fn gathered(
+        notes: &[ProbeNote],
+        index: impl Fn(u32) -> Option<u32>,
+    ) -> Vec<(ProbeNote, Vec<u32>)> {
+        let mut gathered: Vec<(ProbeNote, Vec<u32>)> = Vec::new();
+        for note in notes {
+            let device = match note.device() {
+                None => None,
+                Some(device) => match index(device) {
+                    None => continue,
+                    index => index,
+                },
+            };
+            match gathered
+                .iter_mut()
+                .find(|(other, _)| other.about() == note.about())
+            {
+                Some((_, devices)) => devices.extend(device),
+                None => gathered.push((note.clone(), device.into_iter().collect())),
+            }
+        }
+        gathered
+    }
+}
+
+impl fmt::Display for ProbeNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.of(self.device().as_slice()))
     }
 }

@@ -165,6 +165,16 @@ exported! { by super::answer;
         put(minor, device(handle)?.index as c_uint, code::INVALID_ARGUMENT)?;
     }
 
+    fn nvmlDeviceGetMultiGpuBoard(handle: Handle, several: *mut c_uint) {
+        put(several, device(handle)?.spec.board.is_some().into(), code::INVALID_ARGUMENT)?;
+    }
+
+    /// A card of its own has a number, too: that of its place on the bus.
+    fn nvmlDeviceGetBoardId(handle: Handle, id: *mut c_uint) {
+        let spec = device(handle)?.spec;
+        put(id, spec.board.unwrap_or(spec.pci.bus << 8), code::INVALID_ARGUMENT)?;
+    }
+
     fn nvmlDeviceGetPciInfo(handle: Handle, info: *mut PciInfo) {
         put(info, pci_info(handle)?, code::INVALID_ARGUMENT)?;
     }
@@ -204,11 +214,6 @@ exported! { by super::answer;
         let found = device(handle)?;
         put(major, found.spec.major as c_int, code::INVALID_ARGUMENT)?;
         put(minor, found.spec.minor as c_int, code::INVALID_ARGUMENT)?;
-    }
-
-    fn nvmlDeviceGetMultiGpuBoard(handle: Handle, several: *mut c_uint) {
-        device(handle)?;
-        put(several, 0, code::INVALID_ARGUMENT)?;
     }
 
     /// 0: any number of processes may use it.
