@@ -327,6 +327,28 @@ fn the_output_layer_always_counts() {
     check(all.required_partial, 48);
 }
 
+/// Where the graph of a full offload is the larger one, what has room beside the other is no full offload.
+#[test]
+fn a_full_offload_has_room_for_its_own_graph() {
+    let path = "../../fixtures/gguf/mixtral-8x7b.Q4_K_M.gguf";
+    let model = Facts::read(&Header::open(path).unwrap(), &[]).unwrap();
+    let settings = Settings {
+        batch: 4096,
+        ..Settings::default()
+    };
+    let rules = Rules {
+        version: Version::Upstream,
+        fixed: true,
+    };
+    let with = |free: u64| estimate(&model, &[Gpu::cuda(free)], &settings, &rules);
+    let all = with(1 << 40);
+    assert!(all.formula.full > all.formula.partial);
+    assert!(with(all.required_partial + 1).fits());
+    let less = with(all.required_partial);
+    assert_eq!((less.layers_offload, less.fits()), (32, false));
+    assert_eq!(less.shares[0].graph, less.formula.partial);
+}
+
 #[test]
 fn settings_bound_what_is_handed_out() {
     let model = gemma("12b");
