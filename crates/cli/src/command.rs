@@ -48,6 +48,7 @@ pub fn command_without_help() -> Command {
             models(Command::new("compare"))
                 .about("Show what Ollama's classic estimator, its fixed form and llama.cpp's exact bytes say, and where they part"),
         )
+        .subcommand(calibrate(models(Command::new("calibrate"))))
         .subcommand(
             Command::new("strip")
                 .about("Write a header-only copy of a model: enough for every estimate, some KiB")
@@ -116,6 +117,39 @@ fn switch(name: &'static str, help: &'static str) -> Arg {
         .long(name)
         .action(ArgAction::SetTrue)
         .help(help)
+}
+
+/// What `estimate calibrate` has beside the plan's flags.
+fn calibrate(command: Command) -> Command {
+    let engine = |arg: Arg| {
+        arg.value_name("PATH")
+            .help("a llama-server: runs it with the planned flags and a full prompt, compares what NVML shows, and learns what CUDA itself takes")
+            .value_parser(value_parser!(String))
+    };
+    command
+        .about("Measure plans on this machine's GPUs: take their buffers, or run the engine, and learn what CUDA itself takes")
+        .mut_arg("engine", engine)
+        .arg(switch(
+            "allocate",
+            "take the planned buffers and say what the driver took for them",
+        ))
+        .arg(switch("no-learn", "leave the file of profiles as it is"))
+        .arg(
+            Arg::new("engine-kind")
+                .long("engine-kind")
+                .value_name("KIND")
+                .value_parser(PossibleValuesParser::new(["llama-server", "oracle"]))
+                .help("what PATH is (default: by its name): oracle is the maintainers' kit, for header-only models"),
+        )
+        .arg(
+            Arg::new("time-limit")
+                .long("time-limit")
+                .value_name("SECONDS")
+                .value_parser(value_parser!(u64).range(1..=86_400))
+                .help("for a model and the engine (default 900)"),
+        )
+        .arg(file("report", "the comparison as text, and as JSON in FILE.json").long("report").value_name("FILE"))
+        .arg(file("rows", "measured rows as a table").long("rows").value_name("FILE"))
 }
 
 fn file(name: &'static str, help: &'static str) -> Arg {

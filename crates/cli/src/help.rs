@@ -18,6 +18,7 @@ const USAGE: &str = "\
 Usage: estimate MODEL.. [FLAGS]            one model, several, or a folder
        estimate explain MODEL.. [FLAGS]    what fills the compute buffers
        estimate compare MODEL [FLAGS]      Ollama's old estimates and llama.cpp's bytes
+       estimate calibrate MODEL --engine PATH   measure a plan on this machine's GPUs
        estimate strip MODEL -o FILE        a copy of the header, enough for this
        estimate gpus [FILTER]              GPUs that --gpus knows by name
        estimate schema [OF]                JSON Schema of what --json prints

@@ -6,6 +6,8 @@
 
 mod adapters;
 mod argv;
+#[cfg(target_os = "linux")]
+mod calibrate;
 mod classic;
 mod command;
 mod compare;
@@ -42,6 +44,8 @@ use settings::Settings;
 
 fn main() -> ExitCode {
     vramfit::answer_probe();
+    #[cfg(target_os = "linux")]
+    vramfit_calibrate::answer_child();
     let exit = run(std::env::args_os()).unwrap_or_else(|message| {
         let line = vramfit::report::one_line(&message);
         // Where standard error is closed too, the exit code has to do.
@@ -72,6 +76,10 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Exit, String> {
     match matches.subcommand() {
         Some(("explain", sub)) => model_command(sub, Task::Explain),
         Some(("compare", sub)) => model_command(sub, Task::Compare),
+        #[cfg(target_os = "linux")]
+        Some(("calibrate", sub)) => calibrate::run(sub),
+        #[cfg(not(target_os = "linux"))]
+        Some(("calibrate", _)) => Err("calibrate is there on Linux only".to_string()),
         Some(("strip", sub)) => tools::strip(
             &ollama::file(path(sub, "MODEL"), &env)?,
             path(sub, "output"),

@@ -79,7 +79,7 @@ struct Heading {
 
 /// Where profiles are kept: `given` on the command line, else [`PROFILES_VARIABLE`], else
 /// `vramfit/overhead.json` in the user's data folder (`XDG_DATA_HOME`, `~/.local/share`). `None` where the variable is
-/// empty or no folder is known. The flag says whether somebody named the file.
+/// empty or no folder is known. The flag says whether the command line names the file, which then has to be there.
 pub fn profiles_path(
     given: Option<&Path>,
     env: &dyn Fn(&str) -> Option<OsString>,
@@ -88,7 +88,7 @@ pub fn profiles_path(
         return Some((path.to_owned(), true));
     }
     if let Some(path) = env(PROFILES_VARIABLE) {
-        return (!path.is_empty()).then(|| (path.into(), true));
+        return (!path.is_empty()).then(|| (path.into(), false));
     }
     let absolute = |name: &str| env(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let data = absolute("XDG_DATA_HOME")
@@ -364,7 +364,7 @@ mod tests {
         check(
             None,
             &[home, ("VRAMFIT_PROFILES", "p.json")],
-            Some(("p.json", true)),
+            Some(("p.json", false)),
         );
         check(None, &[home, ("VRAMFIT_PROFILES", "")], None);
         check(

@@ -1,0 +1,212 @@
+//! The planned buffers, taken on the real cards by a process of our own.
+
+mod child;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Expected, io};
+
+pub use child::child;
+
+/// First argument of the process.
+pub const CHILD_ARGUMENT: &str = "__calibrate-allocate";
+
+/// What a buffer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// Weights.
+    Weights,
+    /// Caches and recurrent state.
+    Cache,
+    /// Compute buffer.
+    Compute,
+    /// cuBLAS's workspace.
+    Workspace,
+    /// ggml-cuda's pool.
+    Pool,
+}
+
+/// A buffer to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// CUDA's index.
+    pub device: usize,
+    /// What for.
+    pub what: What,
+    /// How much.
+    pub bytes: u64,
+}
+
+/// What became of a buffer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// The buffer.
+    pub step: Step,
+    /// What was free before it, by `cuMemGetInfo`.
+    pub free_before_bytes: u64,
+    /// And behind it.
+    pub free_after_bytes: u64,
+    /// Why it could not be had.
+    pub refused: Option<String>,
+}
+
+impl Taken {
+    /// What the driver took for it.
+    pub fn taken_bytes(&self) -> u64 {
+        self.free_before_bytes.saturating_sub(self.free_after_bytes)
+    }
+}
+
+/// A GPU before, with nothing but a context, and behind it all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceAllocation {
+    /// CUDA's index.
+    pub device: usize,
+    /// As the driver calls it.
+    pub name: String,
+    /// As `GPU-8f3e..`.
+    pub uuid: String,
+    /// CUDA's total.
+    pub total_bytes: u64,
+    /// What is free once the context is there.
+    pub free_with_context_bytes: u64,
+    /// What NVML shows as used by everybody, before the context.
+    pub nvml_before_bytes: Option<u64>,
+    /// With the context.
+    pub nvml_with_context_bytes: Option<u64>,
+    /// With all buffers.
+    pub nvml_after_bytes: Option<u64>,
+    /// This process alone, with all buffers.
+    pub nvml_process_bytes: Option<u64>,
+}
+
+/// What the driver gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocation {
+    /// The GPUs in use.
+    pub devices: Vec<DeviceAllocation>,
+    /// The buffers, in the engine's order, up to the first that could not be had.
+    pub steps: Vec<Taken>,
+    /// Everything was had at once.
+    pub fits: bool,
+}
+
+/// What the process says, a line each.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Taken(Taken),
+    Devices(Vec<DeviceAllocation>),
+    Failed(String),
+}
+
+impl Expected {
+    /// Its buffers in the engine's order: weights of every GPU, caches, compute buffers, then what comes while it
+    /// computes.
+    pub fn steps(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let order = [
+            What::Weights,
+            What::Cache,
+            What::Compute,
+            What::Workspace,
+            What::Pool,
+        ];
+        for what in order {
+            for (device, d) in self.devices.iter().enumerate() {
+                let bytes = match what {
+                    What::Weights => d.model_bytes,
+                    What::Cache => d.context_bytes,
+                    What::Compute => d.compute_bytes,
+                    What::Workspace => d.workspace_bytes,
+                    What::Pool => d.pool_bytes,
+                };
+                if bytes > 0 {
+                    steps.push(Step {
+                        device,
+                        what,
+                        bytes,
+                    });
+                }
+            }
+        }
+        steps
+    }
+}
+
+/// Kills the process when it is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Takes the planned buffers, asks what that came to, and gives them back.
+pub fn allocate(expected: &Expected, time: Duration) -> Result<Allocation, Error> {
+    let own = std::env::current_exe().map_err(io("this program cannot be found"))?;
+    let mut child = Command::new(own)
+        .arg(CHILD_ARGUMENT)
+        .arg(std::process::id().to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(io("the process that allocates"))?;
+    let stdin = child.stdin.take();
+    let stdout = child.stdout.take();
+    let mut running = Running(child);
+    let request = serde_json::to_string(&expected.steps());
+    let request = request.map_err(|e| Error::Driver(e.to_string()))?;
+    if let Some(mut stdin) = stdin {
+        writeln!(stdin, "{request}").map_err(io("the process that allocates"))?;
+    }
+    let (to, words) = mpsc::channel();
+    if let Some(out) = stdout {
+        thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                // What a driver's library prints is passed over.
+                if let Ok(word) = serde_json::from_str::<Word>(&line)
+                    && to.send(word).is_err()
+                {
+                    return;
+                }
+            }
+        });
+    }
+    let deadline = Instant::now() + time;
+    let mut allocation = Allocation::default();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match words.recv_timeout(left) {
+            Ok(Word::Taken(taken)) => allocation.steps.push(taken),
+            Ok(Word::Devices(devices)) => {
+                let refused = |t: &Taken| t.refused.is_some();
+                allocation.fits = !allocation.steps.iter().any(refused);
+                allocation.devices = devices;
+                return Ok(allocation);
+            }
+            Ok(Word::Failed(reason)) => return Err(Error::Driver(reason)),
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(Error::Driver(format!(
+                    "the driver did not answer within {} s; the process that asked it is killed",
+                    time.as_secs()
+                )));
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let status = running.0.wait().map_err(io("the process that allocates"))?;
+                return Err(Error::Driver(format!(
+                    "the process that allocates ended without an answer ({status})"
+                )));
+            }
+        }
+    }
+}

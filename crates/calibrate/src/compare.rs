@@ -1,0 +1,139 @@
+//! Predicted and measured, side by side.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Card, EngineKind, Expected, ExpectedDevice, Measurement, SaidBuffers, Seen};
+
+/// A total is right within this, or within a hundredth of what was measured.
+pub const TOLERANCE_BYTES: u64 = 64 << 20;
+
+/// One model's run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// `vramfit-calibration/1`.
+    pub schema: String,
+    /// The model's file.
+    pub model: String,
+    /// The build that was predicted.
+    pub build: String,
+    /// Which program ran.
+    pub engine: EngineKind,
+    /// The driver's version.
+    pub driver: String,
+    /// Its flags, behind `-m MODEL`.
+    pub flags: Vec<String>,
+    /// Tokens of the prompt, of each sequence.
+    pub prompt_tokens: u64,
+    /// How long it took.
+    pub seconds: u64,
+    /// Every card.
+    pub devices: Vec<DeviceComparison>,
+}
+
+/// One card.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceComparison {
+    /// `CUDA0`.
+    pub id: String,
+    /// The card, as the driver calls it.
+    pub card: String,
+    /// What was predicted.
+    pub predicted: ExpectedDevice,
+    /// What NVML showed.
+    pub measured: Option<Seen>,
+    /// What the engine says of its buffers.
+    pub said: Option<SaidBuffers>,
+    /// Predicted and said are the same; none where the engine does not say.
+    pub buffers_agree: Option<bool>,
+    /// Measured, less buffers, pool and workspace: what CUDA itself took.
+    pub residual_bytes: Option<i64>,
+    /// The total as predicted (with the upper end of CUDA's own) less what was measured.
+    pub error_bytes: Option<i64>,
+    /// How far the measured total lies outside of the predicted interval, bytes: 0 inside.
+    pub outside_bytes: Option<u64>,
+    /// `outside_bytes` is within [`TOLERANCE_BYTES`], or within a hundredth of what was measured.
+    pub within_tolerance: Option<bool>,
+}
+
+impl Comparison {
+    /// Holds `measurement` against `expected`.
+    pub fn new(
+        expected: &Expected,
+        measurement: &Measurement,
+        cards: &[Card],
+        driver: &str,
+    ) -> Comparison {
+        let device = |(i, predicted): (usize, &ExpectedDevice)| {
+            let measured = measurement.seen.get(i).copied().flatten();
+            let said = measurement.said.get(i).copied().flatten();
+            let card = cards.get(i).map_or(&predicted.name, |card| &card.name);
+            DeviceComparison::new(i, card, predicted, measured, said)
+        };
+        Comparison {
+            schema: "vramfit-calibration/1".to_string(),
+            model: expected.model.clone(),
+            build: expected.build.clone(),
+            engine: measurement.engine,
+            driver: driver.to_string(),
+            flags: expected.flags.clone(),
+            prompt_tokens: measurement.prompt_tokens,
+            seconds: measurement.seconds,
+            devices: expected.devices.iter().enumerate().map(device).collect(),
+        }
+    }
+
+    /// Whether every card that was to be used was, within tolerance, and nothing disagreed.
+    pub fn is_right(&self) -> bool {
+        self.devices.iter().all(|d| match d.predicted.is_used {
+            true => d.within_tolerance == Some(true) && d.buffers_agree != Some(false),
+            false => true,
+        })
+    }
+}
+
+impl DeviceComparison {
+    fn new(
+        index: usize,
+        card: &str,
+        predicted: &ExpectedDevice,
+        measured: Option<Seen>,
+        said: Option<SaidBuffers>,
+    ) -> DeviceComparison {
+        let less = |a: u64, b: u64| {
+            let difference = i128::from(a) - i128::from(b);
+            i64::try_from(difference).unwrap_or(if a > b { i64::MAX } else { i64::MIN })
+        };
+        let measured_if_used = measured.filter(|_| predicted.is_used);
+        let residual = measured_if_used.map(|m| less(m.peak_bytes, predicted.engine_bytes()));
+        let error = measured_if_used.map(|m| less(predicted.total(), m.peak_bytes));
+        let low = predicted
+            .engine_bytes()
+            .saturating_add(predicted.overhead_low_bytes);
+        let outside = measured_if_used.map(|m| {
+            let below = low.saturating_sub(m.peak_bytes);
+            below.max(m.peak_bytes.saturating_sub(predicted.total()))
+        });
+        let within = measured_if_used
+            .zip(outside)
+            .map(|(m, outside)| outside <= TOLERANCE_BYTES.max(m.peak_bytes / 100));
+        let figures = [
+            predicted.model_bytes,
+            predicted.context_bytes,
+            predicted.compute_bytes,
+        ];
+        DeviceComparison {
+            id: format!("CUDA{index}"),
+            card: card.to_string(),
+            predicted: predicted.clone(),
+            measured,
+            said,
+            buffers_agree: said
+                .filter(|_| predicted.is_used)
+                .map(|s| s.agrees(figures)),
+            residual_bytes: residual,
+            error_bytes: error,
+            outside_bytes: outside,
+            within_tolerance: within,
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The engine, run with the planned flags and a full prompt while NVML is watched.
+
+mod oracle;
+mod server;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::log::SaidBuffers;
+use crate::watch::{Seen, Watch};
+use crate::{Card, Error, Expected, io};
+
+/// The most of a log that is read.
+const MOST_LOG: u64 = 32 << 20;
+
+/// Which program it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    /// llama.cpp's server.
+    LlamaServer,
+    /// The maintainers' kit's program over the prebuilt libllama (`crates/oracle/kit`): it takes header-only models,
+    /// whose vocabulary a server would miss, and says its buffers in bytes.
+    Oracle,
+}
+
+impl EngineKind {
+    /// By the program's name.
+    pub fn of(program: &Path) -> EngineKind {
+        let name = program.file_stem().map(|name| name.to_string_lossy());
+        match name.is_some_and(|name| name.starts_with("oracle")) {
+            true => EngineKind::Oracle,
+            false => EngineKind::LlamaServer,
+        }
+    }
+}
+
+/// How the engine is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The program.
+    pub program: PathBuf,
+    /// Which it is.
+    pub kind: EngineKind,
+    /// How long it may take, from start to the last token.
+    pub time: Duration,
+    /// The cards, in CUDA's order.
+    pub cards: Vec<Card>,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// Which program.
+    pub engine: EngineKind,
+    /// What NVML showed of each card.
+    pub seen: Vec<Option<Seen>>,
+    /// What the engine itself says of each card's buffers.
+    pub said: Vec<Option<SaidBuffers>>,
+    /// Tokens of the prompt, of each sequence.
+    pub prompt_tokens: u64,
+    /// How long it took.
+    pub seconds: u64,
+}
+
+/// A run with its deadline.
+struct Run<'a> {
+    expected: &'a Expected,
+    options: &'a Options,
+    deadline: Instant,
+    watch: Watch,
+    log: PathBuf,
+    out: PathBuf,
+}
+
+impl Run<'_> {
+    fn left(&self) -> Result<Duration, Error> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        match left.is_zero() {
+            false => Ok(left),
+            true => Err(self.failed("did not come to an end in time and is killed")),
+        }
+    }
+
+    /// An error that ends with the log's last words.
+    fn failed(&self, how: &str) -> Error {
+        let log = read(&self.log).unwrap_or_default();
+        let words = |line: &&str| !line.trim().is_empty();
+        let last: Vec<&str> = log.lines().rev().filter(words).take(3).collect();
+        let last: Vec<&str> = last.into_iter().rev().collect();
+        let program = self.options.program.display();
+        match last.is_empty() {
+            true => Error::Engine(format!("{program} {how}")),
+            false => Error::Engine(format!(
+                "{program} {how}; its last words: {}",
+                last.join(" / ")
+            )),
+        }
+    }
+
+    /// Tokens of one sequence that fill its context, but for what is generated behind them.
+    fn prompt_tokens(&self) -> u64 {
+        self.expected.n_ctx_seq.saturating_sub(GENERATED + 1).max(1)
+    }
+}
+
+/// Tokens that are generated behind a prompt.
+const GENERATED: u64 = 8;
+
+fn read(path: &Path) -> Result<String, Error> {
+    let what = path.display().to_string();
+    let file = File::open(path).map_err(io(what.clone()))?;
+    let mut text = Vec::new();
+    file.take(MOST_LOG)
+        .read_to_end(&mut text)
+        .map_err(io(what))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Runs the engine and watches it. It is killed, with all that it has started, before this returns, and also if this
+/// process ends.
+pub fn measure(expected: &Expected, options: &Options) -> Result<Measurement, Error> {
+    let start = Instant::now();
+    let folder = tempfile::tempdir().map_err(io("a temporary folder"))?;
+    let (watch, starter) = Watch::new(&options.cards)?;
+    let run = Run {
+        expected,
+        options,
+        deadline: start + options.time,
+        watch,
+        log: folder.path().join("log"),
+        out: folder.path().join("out"),
+    };
+    let said = match options.kind {
+        EngineKind::LlamaServer => server::run(&run, &starter)?,
+        EngineKind::Oracle => oracle::run(&run, &starter)?,
+    };
+    let seen = run.watch.seen();
+    let n = options.cards.len();
+    Ok(Measurement {
+        engine: options.kind,
+        seen,
+        said: (0..n).map(|i| said.get(&i).copied()).collect(),
+        prompt_tokens: run.prompt_tokens(),
+        seconds: start.elapsed().as_secs(),
+    })
+}

@@ -1,0 +1,224 @@
+//! A process that holds the engine and outlives nobody: this program again, between `estimate` and the engine.
+//!
+//! It waits for the end of its standard input, which comes however `estimate` ends, and then kills the engine and
+//! everything that the engine has started: it is their subreaper, so that none escapes by its parent's death. Should
+//! itself be killed, the kernel kills the engine (`PR_SET_PDEATHSIG`).
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{Error, io, processes};
+
+/// First argument of the process.
+pub const CHILD_ARGUMENT: &str = "__calibrate-hold";
+
+const READY: &str = "started ";
+const ENDED: &str = "ended ";
+/// How long to wait for what was killed. A process that is stuck in the driver does not end at all.
+const PATIENCE: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_millis(5);
+
+/// An engine that is killed, with all that it started, when this value is dropped or this process ends.
+pub struct Held {
+    holder: Child,
+    stdin: Option<ChildStdin>,
+    words: Receiver<String>,
+    ended: Option<String>,
+}
+
+impl Held {
+    /// Starts `program` with both of its outputs in `log` (`out` alone apart, where it is given).
+    pub fn start(
+        program: &Path,
+        arguments: &[OsString],
+        log: &Path,
+        out: Option<&Path>,
+    ) -> Result<Held, Error> {
+        let own = std::env::current_exe().map_err(io("this program cannot be found"))?;
+        let mut holder = Command::new(own)
+            .arg(CHILD_ARGUMENT)
+            .arg(log)
+            .arg(out.unwrap_or(log))
+            .arg(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(io("the engine's holder"))?;
+        let stdin = holder.stdin.take();
+        let (to, words) = mpsc::channel();
+        if let Some(out) = holder.stdout.take() {
+            thread::spawn(move || {
+                let lines = BufReader::new(out).lines();
+                for line in lines.map_while(Result::ok) {
+                    if to.send(line).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        let mut held = Held {
+            holder,
+            stdin,
+            words,
+            ended: None,
+        };
+        match held.words.recv_timeout(PATIENCE) {
+            Ok(word) if word.starts_with(READY) => Ok(held),
+            Ok(word) => {
+                let reason = word.strip_prefix(ENDED).unwrap_or(&word).to_string();
+                held.stop();
+                Err(Error::Engine(format!("{}: {reason}", program.display())))
+            }
+            Err(_) => {
+                held.stop();
+                Err(Error::Engine(format!(
+                    "{} cannot be started",
+                    program.display()
+                )))
+            }
+        }
+    }
+
+    /// The process below which the engine runs.
+    pub fn root(&self) -> u32 {
+        self.holder.id()
+    }
+
+    /// How the engine ended, if it has; waits no longer than `time`.
+    pub fn ended(&mut self, time: Duration) -> Option<&str> {
+        if self.ended.is_none() {
+            match self.words.recv_timeout(time) {
+                Ok(word) => {
+                    self.ended = Some(word.strip_prefix(ENDED).unwrap_or(&word).to_string());
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => (),
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    self.ended = Some("its holder is gone".to_string());
+                }
+            }
+        }
+        self.ended.as_deref()
+    }
+
+    fn stop(&mut self) {
+        drop(self.stdin.take());
+        let mut left = PATIENCE.as_millis() / STEP.as_millis();
+        while left > 0 && matches!(self.holder.try_wait(), Ok(None)) {
+            thread::sleep(STEP);
+            left -= 1;
+        }
+        let _ = self.holder.kill();
+        let _ = self.holder.try_wait();
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The holder's whole life: `LOG OUT PROGRAM ARGUMENT..`.
+pub fn child(arguments: Vec<OsString>) -> ! {
+    // A session of its own: what a terminal sends to everybody (Ctrl-C) is not for it.
+    let _ = rustix::process::setsid();
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    let mut engine = match start(&arguments) {
+        Ok(engine) => engine,
+        Err(error) => {
+            say(&format!("{ENDED}{error}"));
+            std::process::exit(1);
+        }
+    };
+    thread::spawn(|| {
+        // Nothing is ever sent: this returns when the other end is closed, by whatever.
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        kill_all();
+        std::process::exit(0);
+    });
+    say(&format!("{READY}{}", engine.id()));
+    let ended = engine.wait();
+    kill_all();
+    say(&match ended {
+        Ok(status) => format!("{ENDED}{}", in_words(status)),
+        Err(error) => format!("{ENDED}{error}"),
+    });
+    std::process::exit(0);
+}
+
+fn say(words: &str) {
+    let mut out = io::stdout();
+    let _ = writeln!(out, "{words}").and_then(|()| out.flush());
+}
+
+fn start(arguments: &[OsString]) -> io::Result<Child> {
+    let [log, out, program, arguments @ ..] = arguments else {
+        return Err(io::Error::other("no program"));
+    };
+    let errors = File::create(log)?;
+    let output = if out == log {
+        errors.try_clone()?
+    } else {
+        File::create(out)?
+    };
+    let holder = rustix::process::getpid();
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(errors);
+    // Settings of the planned flags' own names would count twice.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("LLAMA_ARG_") {
+            command.env_remove(name);
+        }
+    }
+    let dies_with_holder = move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // It may have died before that was said.
+        match rustix::process::getppid() == Some(holder) {
+            true => Ok(()),
+            false => Err(io::Error::other("the holder is gone")),
+        }
+    };
+    // SAFETY: two system calls between fork and exec, no allocation and no lock.
+    unsafe { command.pre_exec(dies_with_holder) };
+    command.spawn()
+}
+
+/// Kills everything below this process, until nothing is left or nothing more can be done.
+fn kill_all() {
+    let own = std::process::id();
+    for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
+        let mut below = processes::tree(own);
+        below.remove(&own);
+        if below.is_empty() {
+            return;
+        }
+        for pid in below {
+            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        thread::sleep(STEP);
+    }
+}
+
+fn in_words(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("with exit code {code}"),
+        (_, Some(signal)) => format!("by signal {signal}"),
+        _ => "somehow".to_string(),
+    }
+}

@@ -1,0 +1,194 @@
+//! What may be learned from comparisons: what CUDA itself takes, and nothing else.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use vramfit::devices::{CONSISTENT_WITHIN_BYTES, Profile};
+
+use crate::{Comparison, DeviceComparison};
+
+/// More than this is not a context, modules and a library's handles.
+const MOST_BYTES: i64 = 4 << 30;
+
+/// A figure that nothing is learned from, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The model's file, or the card.
+    pub of: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nothing is learned from {}: {}", self.of, self.reason)
+    }
+}
+
+/// A profile for each card, from the least to the most of what was left over, and what was not made use of.
+pub fn learn(comparisons: &[Comparison]) -> (Vec<Profile>, Vec<Refusal>) {
+    let mut refusals = Vec::new();
+    let mut residuals: BTreeMap<[&str; 3], Vec<u64>> = BTreeMap::new();
+    for comparison in comparisons {
+        for device in comparison.devices.iter().filter(|d| d.predicted.is_used) {
+            match residual(device) {
+                Ok(bytes) => {
+                    let key = [&*device.card, &*comparison.driver, &*comparison.build];
+                    residuals.entry(key).or_default().push(bytes);
+                }
+                Err(reason) => refusals.push(Refusal {
+                    of: format!("{} on {}", comparison.model, device.id),
+                    reason,
+                }),
+            }
+        }
+    }
+    let mut profiles = Vec::new();
+    for ([card, driver, build], bytes) in residuals {
+        let low_bytes = bytes.iter().copied().min().unwrap_or(0);
+        let high_bytes = bytes.iter().copied().max().unwrap_or(0);
+        if high_bytes - low_bytes > CONSISTENT_WITHIN_BYTES {
+            refusals.push(Refusal {
+                of: card.to_string(),
+                reason: format!(
+                    "what is left over is from {} to {} MiB, which is not one quantity",
+                    low_bytes >> 20,
+                    high_bytes >> 20
+                ),
+            });
+            continue;
+        }
+        profiles.push(Profile {
+            card: card.to_string(),
+            driver: driver.to_string(),
+            build: build.to_string(),
+            low_bytes,
+            high_bytes,
+            runs: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+        });
+    }
+    (profiles, refusals)
+}
+
+fn residual(device: &DeviceComparison) -> Result<u64, String> {
+    let Some(residual) = device.residual_bytes else {
+        return Err("NVML showed nothing of the engine there".to_string());
+    };
+    if device.buffers_agree == Some(false) {
+        return Err(
+            "the engine's own buffers are not the predicted ones, so that the rest means nothing"
+                .to_string(),
+        );
+    }
+    let predicted = &device.predicted;
+    if predicted.buffers_are_bound || predicted.pool_is_bound {
+        return Err("a bound is among the predicted terms".to_string());
+    }
+    match residual {
+        ..=0 => Err(format!(
+            "less was measured than buffers and pool alone ({} MiB)",
+            residual >> 20
+        )),
+        MOST_BYTES.. => Err(format!("{} MiB are left over", residual >> 20)),
+        _ => Ok(residual.unsigned_abs()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EngineKind, Expected, ExpectedDevice, MeasuredBy, Measurement, SaidBuffers, Seen};
+
+    const MIB: u64 = 1 << 20;
+
+    fn expected() -> Expected {
+        let device = ExpectedDevice {
+            name: "K80".to_string(),
+            is_used: true,
+            model_bytes: 4000 * MIB,
+            context_bytes: 200 * MIB,
+            compute_bytes: 272 * MIB,
+            pool_bytes: 270 * MIB,
+            workspace_bytes: 4 * MIB,
+            overhead_low_bytes: 100 * MIB,
+            overhead_bytes: 200 * MIB,
+            ..ExpectedDevice::default()
+        };
+        Expected {
+            model: "m.gguf".to_string(),
+            build: "b".to_string(),
+            flags: Vec::new(),
+            n_ctx_seq: 64,
+            n_seq: 1,
+            n_vocab: 10,
+            embeddings: false,
+            devices: vec![device, ExpectedDevice::default()],
+        }
+    }
+
+    fn run(expected: &Expected, peak_mib: u64, said: Option<SaidBuffers>) -> Comparison {
+        let seen = |mib: u64| Seen {
+            by: MeasuredBy::Process,
+            peak_bytes: mib * MIB,
+            last_bytes: mib * MIB,
+            samples: 9,
+        };
+        let measurement = Measurement {
+            engine: EngineKind::LlamaServer,
+            seen: vec![Some(seen(peak_mib)), Some(seen(93))],
+            said: vec![said, None],
+            prompt_tokens: 1,
+            seconds: 1,
+        };
+        Comparison::new(expected, &measurement, &[], "470")
+    }
+
+    #[test]
+    fn the_rest_alone_is_learned() {
+        let expected = expected();
+        let comparisons = [4916, 4909, 4920].map(|mib| run(&expected, mib, None));
+        assert!(comparisons.iter().all(Comparison::is_right));
+        let (profiles, refusals) = learn(&comparisons);
+        assert!(refusals.is_empty(), "{refusals:?}");
+        let [only] = profiles.as_slice() else {
+            panic!("{profiles:?}");
+        };
+        // 4746 MiB of the engine's own; the second card is not planned for
+        let found = (only.low_bytes / MIB, only.high_bytes / MIB, only.runs);
+        assert_eq!(found, (163, 174, 3));
+        assert_eq!(
+            (&*only.card, &*only.driver, &*only.build),
+            ("K80", "470", "b")
+        );
+    }
+
+    #[test]
+    fn nothing_is_learned_from_what_does_not_add_up() {
+        let check = |comparisons: &[Comparison], words: &str| {
+            let (profiles, refusals) = learn(comparisons);
+            assert!(profiles.is_empty(), "{profiles:?}");
+            let [only] = refusals.as_slice() else {
+                panic!("{refusals:?}");
+            };
+            assert!(only.to_string().contains(words), "{only}");
+        };
+        let good = expected();
+        let apart = [run(&good, 4900, None), run(&good, 4990, None)];
+        check(&apart, "from 154 to 244 MiB");
+        check(&[run(&good, 4746, None)], "less was measured");
+        check(&[run(&good, 4700, None)], "less was measured");
+        check(&[run(&good, 9999, None)], "5253 MiB are left over");
+        let lie = SaidBuffers {
+            model_bytes: 4001 * MIB,
+            context_bytes: 200 * MIB,
+            compute_bytes: 272 * MIB,
+            rounding_bytes: 0,
+        };
+        let disagrees = run(&good, 4916, Some(lie));
+        assert!(!disagrees.is_right());
+        check(&[disagrees], "not the predicted ones");
+        let mut bound = expected();
+        bound.devices[0].pool_is_bound = true;
+        check(&[run(&bound, 4916, None)], "a bound is among");
+    }
+}

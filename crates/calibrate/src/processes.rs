@@ -1,0 +1,60 @@
+//! Processes below this one, by `/proc`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+/// `root` and all processes below it.
+pub fn tree(root: u32) -> BTreeSet<u32> {
+    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for (pid, parent) in all() {
+        children.entry(parent).or_default().push(pid);
+    }
+    let mut found = BTreeSet::from([root]);
+    let mut next = vec![root];
+    while let Some(pid) = next.pop() {
+        for &child in children.get(&pid).into_iter().flatten() {
+            if found.insert(child) {
+                next.push(child);
+            }
+        }
+    }
+    found
+}
+
+/// Every process that still runs, and its parent.
+fn all() -> Vec<(u32, u32)> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let one = |entry: fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        // The name, in brackets, may hold anything.
+        let mut behind = stat.rsplit_once(')')?.1.split_whitespace();
+        let state = behind.next()?;
+        let parent = behind.next()?.parse().ok()?;
+        (state != "Z").then_some((pid, parent))
+    };
+    entries.flatten().filter_map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn children_are_found() {
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "sleep 100 & wait"])
+            .spawn()
+            .unwrap();
+        let below = || super::tree(std::process::id());
+        while !(below().contains(&child.id()) && super::tree(child.id()).len() == 2) {
+            std::thread::yield_now();
+        }
+        for pid in super::tree(child.id()) {
+            let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+        child.wait().unwrap();
+        assert!(!below().contains(&child.id()));
+    }
+}

@@ -1,0 +1,183 @@
+//! Comparisons and allocations for people.
+
+use std::fmt::Write as _;
+
+use crate::{Allocation, Comparison, DeviceComparison, EngineKind, Expected, MeasuredBy, What};
+
+const MIB: f64 = (1 << 20) as f64;
+
+fn mib(bytes: u64) -> String {
+    format!("{:.2}", bytes as f64 / MIB)
+}
+
+fn signed(bytes: i64) -> String {
+    format!("{:+.2}", bytes as f64 / MIB)
+}
+
+/// One model's run, a block of lines a card.
+pub fn comparison_text(c: &Comparison) -> String {
+    let program = match c.engine {
+        EngineKind::LlamaServer => "llama-server",
+        EngineKind::Oracle => "the kit's oracle",
+    };
+    let mut text = format!(
+        "{}\n{program}, planned for {}; driver {}; a prompt of {} tokens a sequence, {} s\n{}\n\n",
+        c.model,
+        c.build,
+        c.driver,
+        c.prompt_tokens,
+        c.seconds,
+        c.flags.join(" ")
+    );
+    let columns = ["MiB", "weights", "KV", "compute", "pool", "CUDA", "total"];
+    text += &line(columns.map(str::to_string));
+    for d in &c.devices {
+        text += &device_text(d);
+    }
+    text
+}
+
+fn line(cells: [String; 7]) -> String {
+    let [first, rest @ ..] = cells;
+    let rest: String = rest.iter().map(|cell| format!("{cell:>17}")).collect();
+    let line = format!("{first:<18}{rest}");
+    format!("{}\n", line.trim_end())
+}
+
+fn device_text(d: &DeviceComparison) -> String {
+    let p = &d.predicted;
+    let dash = || "-".to_string();
+    if !p.is_used {
+        let seen = d
+            .measured
+            .map_or("nothing".to_string(), |m| mib(m.peak_bytes));
+        return format!("{} {}: not planned for; measured {seen}\n", d.id, d.card);
+    }
+    let mut text = format!("{} {}\n", d.id, d.card);
+    text += &line([
+        "  predicted".to_string(),
+        mib(p.model_bytes),
+        mib(p.context_bytes),
+        mib(p.compute_bytes),
+        mib(p.pool_bytes.saturating_add(p.workspace_bytes)),
+        format!("{} to {}", mib(p.overhead_low_bytes), mib(p.overhead_bytes)),
+        mib(p.total()),
+    ]);
+    if let Some(said) = d.said {
+        text += &line([
+            "  the engine says".to_string(),
+            mib(said.model_bytes),
+            mib(said.context_bytes),
+            mib(said.compute_bytes),
+            dash(),
+            dash(),
+            dash(),
+        ]);
+    }
+    let Some(seen) = d.measured else {
+        return text + "  measured: NVML showed nothing of the engine here\n";
+    };
+    text += &line([
+        "  measured".to_string(),
+        dash(),
+        dash(),
+        dash(),
+        dash(),
+        d.residual_bytes.map_or_else(dash, signed),
+        mib(seen.peak_bytes),
+    ]);
+    let by = match seen.by {
+        MeasuredBy::Process => "of its processes",
+        MeasuredBy::NewProcess => "of the one process that is new there",
+        MeasuredBy::Growth => "by what the card's memory in use grew",
+    };
+    let agree = match d.buffers_agree {
+        Some(true) => "buffers as predicted",
+        Some(false) => "BUFFERS ARE NOT THE PREDICTED ONES",
+        None => "the engine does not say its buffers",
+    };
+    let _ = writeln!(
+        text,
+        "  predicted at most {} MiB from it: {}; {agree}; measured {by}",
+        d.error_bytes.map_or_else(dash, signed),
+        match (d.outside_bytes, d.within_tolerance) {
+            (Some(0), _) => "within the interval",
+            (_, Some(true)) => "within 1 % or 64 MiB of the interval",
+            _ => "MORE THAN 1 % AND 64 MiB OUTSIDE OF THE INTERVAL",
+        }
+    );
+    text
+}
+
+/// What the driver gave.
+pub fn allocation_text(expected: &Expected, allocation: &Allocation) -> String {
+    let mut text = format!(
+        "{}\n{}\n",
+        expected.model,
+        match allocation.fits {
+            true => "Every planned buffer could be had.",
+            false => "NOT every planned buffer could be had.",
+        }
+    );
+    for d in &allocation.devices {
+        let _ = writeln!(
+            text,
+            "\nCUDA{} {}: {} MiB, {} free once a context is there",
+            d.device,
+            d.name,
+            mib(d.total_bytes),
+            mib(d.free_with_context_bytes)
+        );
+        let (mut asked, mut had) = (0u64, 0u64);
+        for taken in allocation
+            .steps
+            .iter()
+            .filter(|t| t.step.device == d.device)
+        {
+            let what = match taken.step.what {
+                What::Weights => "weights",
+                What::Cache => "caches",
+                What::Compute => "compute buffer",
+                What::Workspace => "cuBLAS workspace",
+                What::Pool => "runtime pool",
+            };
+            let bytes = mib(taken.step.bytes);
+            if let Some(reason) = &taken.refused {
+                let free = mib(taken.free_before_bytes);
+                let _ = writeln!(text, "  {what:<17}{bytes:>12}: {reason}, {free} are free");
+                continue;
+            }
+            asked = asked.saturating_add(taken.step.bytes);
+            had = had.saturating_add(taken.taken_bytes());
+            let _ = writeln!(
+                text,
+                "  {what:<17}{bytes:>12}, taken {:>12}",
+                mib(taken.taken_bytes())
+            );
+        }
+        let _ = writeln!(
+            text,
+            "  {:<17}{:>12}, taken {:>12}",
+            "together",
+            mib(asked),
+            mib(had)
+        );
+        if let (Some(before), Some(after)) = (d.nvml_before_bytes, d.nvml_after_bytes) {
+            let context = d.nvml_with_context_bytes.unwrap_or(before);
+            let _ = writeln!(
+                text,
+                "  NVML: in use {} before, {} with a bare context, {} with everything{}",
+                mib(before),
+                mib(context),
+                mib(after),
+                match d.nvml_process_bytes {
+                    Some(own) => format!("; {} of this process", mib(own)),
+                    None => String::new(),
+                }
+            );
+        } else {
+            text += "  NVML is not there: its figures are missing\n";
+        }
+    }
+    text
+}

@@ -1,0 +1,321 @@
+//! `estimate calibrate MODEL..`: plans, and what the cards say of them.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ArgMatches;
+use serde::Serialize;
+use vramfit::Probe;
+use vramfit::devices::{DEFAULT_TIMEOUT, Machine, Note, Profiles, format_bytes};
+use vramfit::report::one_line;
+use vramfit_calibrate::{
+    Allocation, Card, Comparison, EngineKind, Expected, Options, allocate, allocation_text,
+    comparison_text, learn, measure, rows,
+};
+
+use crate::estimate::{Planned, message, plan};
+use crate::exit::Exit;
+use crate::inputs::inputs;
+use crate::low::LowArgs;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use crate::{env, probe};
+
+/// How long an engine may take, unless said.
+const TIME_LIMIT_S: u64 = 900;
+/// How long the driver may take for buffers of our own.
+const ALLOCATE_TIME: Duration = Duration::from_secs(120);
+
+/// What was asked for, beside the plan's own flags.
+struct Request {
+    allocate: bool,
+    program: Option<PathBuf>,
+    kind: Option<EngineKind>,
+    time: Duration,
+    report: Option<PathBuf>,
+    rows: Option<PathBuf>,
+    learns: bool,
+}
+
+/// A model's line of JSON.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    planned: &'a Expected,
+    allocation: Option<&'a Allocation>,
+    comparison: Option<&'a Comparison>,
+    error: Option<String>,
+}
+
+/// What came of all models.
+#[derive(Default)]
+struct Results {
+    text: String,
+    documents: Vec<serde_json::Value>,
+    comparisons: Vec<Comparison>,
+    all_right: bool,
+}
+
+impl Request {
+    fn new(matches: &ArgMatches, low: &LowArgs) -> Result<Request, String> {
+        let file = |id: &str| matches.get_one::<PathBuf>(id).cloned();
+        let seconds = matches.get_one::<u64>("time-limit").copied();
+        let request = Request {
+            allocate: matches.get_flag("allocate"),
+            program: low.value("engine").map(|said| PathBuf::from(&said.text)),
+            kind: match matches.get_one::<String>("engine-kind").map(String::as_str) {
+                Some("oracle") => Some(EngineKind::Oracle),
+                Some(_) => Some(EngineKind::LlamaServer),
+                None => None,
+            },
+            time: Duration::from_secs(seconds.unwrap_or(TIME_LIMIT_S)),
+            report: file("report"),
+            rows: file("rows"),
+            learns: !matches.get_flag("no-learn"),
+        };
+        if !request.allocate && request.program.is_none() {
+            return Err(
+                "calibrate: say how: --engine PATH runs a llama-server and measures it, --allocate \
+                 takes the planned buffers by itself"
+                    .to_string(),
+            );
+        }
+        let not_yet = [
+            "mmproj",
+            "lora",
+            "lora-scaled",
+            "control-vector",
+            "model-draft",
+        ];
+        for id in not_yet.into_iter().chain(["control-vector-scaled"]) {
+            if low.value(id).is_some() {
+                return Err(format!("--{id}: calibrate measures a model by itself"));
+            }
+        }
+        Ok(request)
+    }
+}
+
+/// Plans each model, takes its buffers or runs the engine, and learns what CUDA itself takes.
+pub fn run(matches: &ArgMatches) -> Result<Exit, String> {
+    let mut low = LowArgs::new(matches, &env)?;
+    // Here the file is made.
+    if let Some((_, has_to_be_there)) = &mut low.profiles {
+        *has_to_be_there = false;
+    }
+    if low.models.is_empty() {
+        return Err("no model given; `estimate calibrate MODEL --engine PATH`".to_string());
+    }
+    let request = Request::new(matches, &low)?;
+    let mut printer = Printer::new(&low, &env)?;
+    let settings = Settings::new(&low)?;
+    let machine = machine()?;
+    let cards = cards(&settings, &machine)?;
+    let profiles = match (&low.profiles, request.learns && request.program.is_some()) {
+        (Some((path, _)), true) => Some(path.as_path()),
+        (None, true) => {
+            return Err(
+                "no place for what is learned; name a file (--profile FILE) or say --no-learn"
+                    .to_string(),
+            );
+        }
+        _ => None,
+    };
+    // A damaged file is told before an hour of measuring.
+    if let Some(path) = profiles {
+        Profiles::read_if_there(path).map_err(|e| e.to_string())?;
+    }
+    let mut results = Results {
+        all_right: true,
+        ..Results::default()
+    };
+    for path in &inputs(&low.models)?.models {
+        one(
+            path,
+            &settings,
+            &request,
+            (&machine, &cards),
+            &mut results,
+            &mut printer,
+        )?;
+    }
+    if let Some(path) = profiles {
+        let text = learned(&results.comparisons, path)?;
+        if !printer.json {
+            printer.print(&text)?;
+        }
+        results.text += &text;
+    }
+    write_out(&request, &results)?;
+    Ok(match results.all_right {
+        true => Exit::Fits,
+        false => Exit::DoesNotFit,
+    })
+}
+
+fn machine() -> Result<Machine, String> {
+    let probe = probe::child(DEFAULT_TIMEOUT, false)?;
+    probe.machine().map_err(|error| error.to_string())
+}
+
+/// The cards in CUDA's order, which has to be the plan's.
+fn cards(settings: &Settings, machine: &Machine) -> Result<Vec<Card>, String> {
+    let is_picked = |note: &Note| matches!(note, Note::Picked { .. });
+    if settings.gpus.notes.iter().any(is_picked) {
+        return Err(
+            "calibrate measures the GPUs that CUDA shows; pick some with CUDA_VISIBLE_DEVICES"
+                .to_string(),
+        );
+    }
+    let (planned, found) = (settings.gpus.devices.len(), machine.devices.len());
+    if planned > found {
+        return Err(format!(
+            "--gpus names {planned} devices, and this machine has {found}"
+        ));
+    }
+    let card = |d: &vramfit::devices::ProbedDevice| Card {
+        name: d.name.clone(),
+        uuid: d.uuid.clone(),
+        pci_id: d.pci_id.clone(),
+    };
+    Ok(machine.devices.iter().take(planned).map(card).collect())
+}
+
+fn one(
+    path: &Path,
+    settings: &Settings,
+    request: &Request,
+    (machine, cards): (&Machine, &[Card]),
+    results: &mut Results,
+    printer: &mut Printer,
+) -> Result<(), String> {
+    let planned = plan(path, settings).map_err(|error| message(path, &error))?;
+    let Planned { model, placement } = planned;
+    let shown = path.to_string_lossy();
+    let expected = Expected::new(&shown, &model, &placement, &settings.gpus.devices);
+    let mut text = String::new();
+    let mut errors = Vec::new();
+    let mut allocation = None;
+    if request.allocate {
+        match allocate(&expected, request.time.min(ALLOCATE_TIME)) {
+            Ok(found) => {
+                text += &allocation_text(&expected, &found);
+                results.all_right &= found.fits;
+                allocation = Some(found);
+            }
+            Err(error) => errors.push(error.to_string()),
+        }
+    }
+    let mut comparison = None;
+    if let Some(program) = &request.program {
+        let options = Options {
+            program: program.clone(),
+            kind: request.kind.unwrap_or(EngineKind::of(program)),
+            time: request.time,
+            cards: cards.to_vec(),
+        };
+        let driver = machine.driver.as_deref().unwrap_or("unknown");
+        match measure(&expected, &options) {
+            Ok(measurement) => {
+                let found = Comparison::new(&expected, &measurement, cards, driver);
+                text += &comparison_text(&found);
+                results.all_right &= found.is_right();
+                comparison = Some(found);
+            }
+            Err(error) => errors.push(error.to_string()),
+        }
+    }
+    for error in &errors {
+        text += &format!("{}: {}\n", one_line(&shown), one_line(error));
+        results.all_right = false;
+    }
+    text.push('\n');
+    let document = Document {
+        schema: "vramfit-calibration/1",
+        planned: &expected,
+        allocation: allocation.as_ref(),
+        comparison: comparison.as_ref(),
+        error: (!errors.is_empty()).then(|| errors.join("; ")),
+    };
+    match printer.json {
+        true => printer.json(&document, true)?,
+        false => printer.print(&text)?,
+    }
+    let document = serde_json::to_value(&document).map_err(|e| e.to_string())?;
+    results.documents.push(document);
+    results.comparisons.extend(comparison);
+    results.text += &text;
+    Ok(())
+}
+
+/// Puts what is left over into the file of profiles, and says so.
+fn learned(comparisons: &[Comparison], path: &Path) -> Result<String, String> {
+    let (profiles, refusals) = learn(comparisons);
+    let mut text = String::new();
+    for refusal in &refusals {
+        text += &format!("{refusal}\n");
+    }
+    if profiles.is_empty() {
+        return Ok(text);
+    }
+    let all = Profiles::update(path, |all| {
+        profiles
+            .iter()
+            .cloned()
+            .for_each(|profile| all.learn(profile));
+    });
+    let all = all.map_err(|error| error.to_string())?;
+    for seen in &profiles {
+        let same = |p: &&vramfit::devices::Profile| {
+            (&p.card, &p.driver, &p.build) == (&seen.card, &seen.driver, &seen.build)
+        };
+        let now = all.entries().iter().find(same).unwrap_or(seen);
+        text += &format!(
+            "learned: CUDA takes {} to {} on {}, driver {}, {} ({} measured), in {}\n",
+            format_bytes(now.low_bytes),
+            format_bytes(now.high_bytes),
+            now.card,
+            now.driver,
+            now.build,
+            now.runs,
+            path.display()
+        );
+    }
+    Ok(text)
+}
+
+fn write_out(request: &Request, results: &Results) -> Result<(), String> {
+    if let Some(path) = &request.report {
+        let json = serde_json::to_string_pretty(&results.documents).map_err(|e| e.to_string())?;
+        let is_json = path.extension().is_some_and(|e| e == "json");
+        let (text_path, json_path) = match is_json {
+            true => (path.with_extension("txt"), path.clone()),
+            false => {
+                let mut beside = path.clone().into_os_string();
+                beside.push(".json");
+                (path.clone(), beside.into())
+            }
+        };
+        put(&text_path, &results.text)?;
+        put(&json_path, &format!("{json}\n"))?;
+    }
+    match &request.rows {
+        Some(path) => put(path, &rows(&results.comparisons)),
+        None => Ok(()),
+    }
+}
+
+/// The whole file or nothing of it.
+fn put(path: &Path, text: &str) -> Result<(), String> {
+    let mut new = path.to_owned().into_os_string();
+    new.push(".new");
+    let write = || {
+        let mut file = fs::File::create(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    write().map_err(|error| format!("{}: {error}", one_line(&path.to_string_lossy())))
+}

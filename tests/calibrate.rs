@@ -1,0 +1,441 @@
+//! `estimate calibrate`, through the real binary, on imaginary GPUs with NVML and an engine that is none.
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types
+)] // tests start processes and may panic
+
+#[path = "calibrate/stand_in.rs"]
+mod stand_in;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use stand_in::{Part, script};
+use tempfile::TempDir;
+use vramfit_vgpu::Install;
+
+const MIB: u64 = 1 << 20;
+/// A context takes so much here, and the stand-in so much more that nobody predicts.
+const CONTEXT: u64 = 93 * MIB;
+const MODULES: u64 = 71 * MIB;
+const GPUS: &str = "2*Tesla K80:11441MiB:3.7:sms=13:context=93MiB";
+const MODEL: &str = "gguf/qwen2.5-0.5b.Q4_K_M.gguf";
+const FLAGS: &str = "-fa off -c 2048 -ngl 99 -ts 1,1 --layout engine";
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Stage {
+    gpus: Install,
+    folder: TempDir,
+    /// In the environment of every process of this test.
+    mark: String,
+}
+
+struct Answer {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Stage {
+    fn new() -> Stage {
+        let folder = tempfile::tempdir().unwrap();
+        Stage {
+            gpus: Install::new().unwrap(),
+            mark: folder.path().display().to_string(),
+            folder,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_estimate"));
+        command.env_clear().args(arguments);
+        self.gpus
+            .play(&mut command, GPUS)
+            .env("VGPU_DRIVER", "470.256.02")
+            .env("VGPU_STATE", self.path("state"))
+            .env("VRAMFIT_PROFILES", self.path("overhead.json"))
+            .env("PATH", "/usr/bin:/bin")
+            .env("MARK", &self.mark);
+        command
+    }
+
+    fn calibrate(&self, more: &[&str]) -> Command {
+        let model = fixture(MODEL);
+        let mut command = self.command(&["calibrate", model.to_str().unwrap()]);
+        command.args(FLAGS.split(' ')).args(more);
+        command
+    }
+
+    /// A stand-in that takes what is predicted, and `MODULES` beside it.
+    fn engine(&self, name: &str, change: impl FnOnce(&mut Part)) -> String {
+        let model = fixture(MODEL);
+        let mut plan = self.command(&[model.to_str().unwrap(), "--json"]);
+        let plan = answer(plan.args(FLAGS.split(' ')));
+        let plan: Value = serde_json::from_str(&plan.out).unwrap();
+        let device = |d: &Value| {
+            let of = |key: &str| d[key].as_u64().unwrap();
+            let buffers = [
+                "model_bytes",
+                "context_bytes",
+                "compute_bytes",
+                "runtime_bytes",
+            ];
+            let [a, b, c, d] = buffers.map(of);
+            [a, b, c, d, MODULES]
+        };
+        let devices = plan["devices"].as_array().unwrap();
+        let mut part = Part {
+            devices: devices[..2].iter().map(device).collect(),
+            // 2048 less what is generated
+            prompt: 2039,
+            ..Part::default()
+        };
+        assert!(
+            part.devices
+                .iter()
+                .all(|d| d.iter().all(|&bytes| bytes > 0))
+        );
+        change(&mut part);
+        let path = script(self.folder.path(), name, &part, name.contains("shell"));
+        path.to_str().unwrap().to_string()
+    }
+
+    /// Nothing that this test has started is left.
+    fn assert_empty(&self, why: &str) {
+        let start = Instant::now();
+        loop {
+            let left = marked(&self.mark);
+            if left.is_empty() {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "{why}: {left:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../fixtures")
+        .join(path)
+}
+
+fn answer(command: &mut Command) -> Answer {
+    let output = command.output().unwrap();
+    let answer = Answer {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    };
+    assert!(!answer.err.contains("panicked"), "{}", answer.err);
+    answer
+}
+
+/// Processes with `mark` in their environment.
+fn marked(mark: &str) -> Vec<String> {
+    let has = |pid: &Path| {
+        let environment = fs::read(pid.join("environ")).unwrap_or_default();
+        environment
+            .windows(mark.len())
+            .any(|w| w == mark.as_bytes())
+    };
+    let entries = fs::read_dir("/proc").unwrap().flatten().map(|e| e.path());
+    entries
+        .filter(|pid| has(pid))
+        .map(|pid| fs::read_to_string(pid.join("cmdline")).unwrap_or_default())
+        .collect()
+}
+
+#[test]
+fn what_cuda_takes_is_measured_learned_and_used() {
+    let stage = Stage::new();
+    let engine = stage.engine("llama-server", |_| ());
+    let report = stage.path("report.txt");
+    let rows = stage.path("rows.tsv");
+    let files = [
+        "--report",
+        report.to_str().unwrap(),
+        "--rows",
+        rows.to_str().unwrap(),
+    ];
+    let run = answer(stage.calibrate(&["--engine", &engine]).args(files));
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{}", run.out);
+    assert!(
+        run.out
+            .contains("buffers as predicted; measured of its processes"),
+        "{}",
+        run.out
+    );
+    assert!(
+        run.out
+            .contains("learned: CUDA takes 164 MiB to 164 MiB on Tesla K80, driver 470.256.02"),
+        "{}",
+        run.out
+    );
+    assert_eq!(fs::read_to_string(&report).unwrap(), run.out);
+    stage.assert_empty("after a run");
+
+    let json = fs::read_to_string(stage.path("report.txt.json")).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let devices = json[0]["comparison"]["devices"].as_array().unwrap();
+    assert_eq!(devices.len(), 2);
+    for device in devices {
+        assert_eq!(device["residual_bytes"], CONTEXT + MODULES);
+        assert_eq!(device["buffers_agree"], true);
+        assert_eq!(device["within_tolerance"], true);
+        assert_eq!(device["measured"]["by"], "process");
+    }
+    let table = fs::read_to_string(&rows).unwrap();
+    assert_eq!(table.lines().count(), 3);
+    assert!(table.contains("Tesla K80\t470.256.02\t"), "{table}");
+
+    // the next plan goes by it
+    let model = fixture(MODEL);
+    let plan = answer(&mut stage.command(&[model.to_str().unwrap(), "--json"]));
+    let plan: Value = serde_json::from_str(&plan.out).unwrap();
+    let first = &plan["devices"][0];
+    assert_eq!(first["overhead_bytes"], 164 * MIB);
+    assert_eq!(first["overhead_low_bytes"], 164 * MIB);
+    let source = first["overhead_source"].as_str().unwrap();
+    assert!(
+        source.contains("measured 2 times with driver 470.256.02"),
+        "{source}"
+    );
+}
+
+#[test]
+fn nothing_is_learned_where_exact_terms_disagree() {
+    let stage = Stage::new();
+    let engine = stage.engine("lies", |part| part.fault = "lies".to_string());
+    let run = answer(&mut stage.calibrate(&["--engine", &engine]));
+    assert_eq!(run.code, Some(1));
+    assert!(
+        run.out.contains("BUFFERS ARE NOT THE PREDICTED ONES"),
+        "{}",
+        run.out
+    );
+    assert!(run.out.contains("nothing is learned from"), "{}", run.out);
+    assert!(!stage.path("overhead.json").exists());
+
+    // an engine that says nothing is believed, and one that takes too much is not within tolerance
+    let engine = stage.engine("silent", |part| {
+        part.fault = "silent".to_string();
+        part.devices[1][4] += 40 * MIB;
+    });
+    let run = answer(&mut stage.calibrate(&["--engine", &engine, "--no-learn"]));
+    assert!(
+        run.out.contains("the engine does not say its buffers"),
+        "{}",
+        run.out
+    );
+    assert_eq!(run.code, Some(0), "{}", run.out);
+    let engine = stage.engine("large", |part| part.devices[1][4] += 100 * MIB);
+    let run = answer(&mut stage.calibrate(&["--engine", &engine]));
+    assert!(
+        run.out.contains("MORE THAN 1 % AND 64 MiB OUTSIDE"),
+        "{}",
+        run.out
+    );
+    assert!(
+        run.out
+            .contains("from 164 to 264 MiB, which is not one quantity"),
+        "{}",
+        run.out
+    );
+    assert_eq!(run.code, Some(1));
+    assert!(!stage.path("overhead.json").exists());
+}
+
+#[test]
+fn an_engine_that_fails_is_told_and_gone() {
+    let stage = Stage::new();
+    let check = |engine: &str, more: &[&str], words: &str| {
+        let run = answer(stage.calibrate(&["--engine", engine]).args(more));
+        assert_eq!(run.code, Some(1), "{}", run.out);
+        assert!(run.out.contains(words), "{}", run.out);
+        stage.assert_empty(words);
+        assert!(!stage.path("overhead.json").exists());
+    };
+    let faulty = |fault: &str| stage.engine(fault, |part| part.fault = fault.to_string());
+    check("/no/such/llama-server", &[], "No such file");
+    check(
+        &faulty("start"),
+        &[],
+        "ended with exit code 1 before it was ready; its last words: running 1 test / error: failed to load model",
+    );
+    check(
+        &faulty("never ready"),
+        &["--time-limit", "2"],
+        "did not come to an end in time and is killed",
+    );
+    check(&faulty("prompt"), &[], "status 400: the prompt is too long");
+}
+
+#[test]
+fn planned_buffers_are_taken_by_itself() {
+    let stage = Stage::new();
+    let run = answer(&mut stage.calibrate(&["--allocate"]));
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{}", run.out);
+    assert!(
+        run.out.contains("Every planned buffer could be had."),
+        "{}",
+        run.out
+    );
+    assert!(run.out.contains("93.00 with a bare context"), "{}", run.out);
+
+    let json = answer(&mut stage.calibrate(&["--allocate", "--json"]));
+    let json: Value = serde_json::from_str(&json.out).unwrap();
+    let planned = json["planned"]["devices"].as_array().unwrap();
+    let found = json["allocation"]["devices"].as_array().unwrap();
+    for (planned, found) in planned.iter().zip(found) {
+        let terms = ["model", "context", "compute", "pool", "workspace"];
+        let own = terms.map(|term| planned[format!("{term}_bytes")].as_u64().unwrap());
+        let own: u64 = own.iter().sum();
+        assert_eq!(found["nvml_process_bytes"].as_u64().unwrap(), own + CONTEXT);
+    }
+
+    // the order of the engine, up to what cannot be had
+    let mut short = stage.calibrate(&["--allocate", "--json", "--gpus", "k80x2"]);
+    let run = answer(short.env("VGPU_FREE", "11441MiB,300MiB"));
+    assert_eq!(run.code, Some(1), "{}", run.err);
+    let json: Value = serde_json::from_str(&run.out).unwrap();
+    assert_eq!(json["allocation"]["fits"], false);
+    let steps = json["allocation"]["steps"].as_array().unwrap();
+    let order: Vec<String> = steps
+        .iter()
+        .map(|s| {
+            format!(
+                "{} {}",
+                s["step"]["device"],
+                s["step"]["what"].as_str().unwrap()
+            )
+        })
+        .collect();
+    assert_eq!(order[..2], ["0 weights", "1 weights"]);
+    assert!(steps.last().unwrap()["refused"].is_string(), "{order:?}");
+    stage.assert_empty("after allocations");
+}
+
+#[test]
+fn a_driver_that_hangs_does_not() {
+    let stage = Stage::new();
+    let mut run = stage.calibrate(&["--allocate", "--time-limit", "2"]);
+    let run = answer(run.env("VGPU_HANG", "cuMemAlloc"));
+    assert_eq!(run.code, Some(1), "{}", run.err);
+    assert!(run.out.contains("did not answer within 2 s"), "{}", run.out);
+    stage.assert_empty("a driver that hangs");
+}
+
+#[test]
+fn requests_that_cannot_be_are_refused() {
+    let stage = Stage::new();
+    let check = |more: &[&str], words: &str| {
+        let run = answer(&mut stage.calibrate(more));
+        assert_eq!(run.code, Some(2), "{}", run.out);
+        assert!(
+            run.err.contains(words) && run.err.lines().count() == 1,
+            "{}",
+            run.err
+        );
+    };
+    check(&[], "say how: --engine PATH");
+    check(
+        &["--allocate", "--gpus", "k80x4"],
+        "--gpus names 4 devices, and this machine has 2",
+    );
+    check(
+        &["--allocate", "--mmproj", "x.gguf"],
+        "calibrate measures a model by itself",
+    );
+    fs::write(stage.path("overhead.json"), "{").unwrap();
+    check(&["--allocate"], "not a file of overhead profiles");
+    let mut alone = stage.calibrate(&["--allocate"]);
+    let alone = answer(alone.env("LD_LIBRARY_PATH", "").env("VRAMFIT_PROFILES", ""));
+    assert_eq!(alone.code, Some(2));
+    assert!(alone.err.contains("no NVIDIA driver"), "{}", alone.err);
+}
+
+fn started(command: &mut Command) -> Child {
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn signal(pid: u32, name: &str) {
+    let done = Command::new("kill").args([name, &pid.to_string()]).status();
+    assert!(done.unwrap().success());
+}
+
+/// At any moment, by any signal; the engine below a shell of its own.
+#[test]
+fn whatever_ends_it_no_process_is_left_and_no_half_of_a_file() {
+    let stage = Stage::new();
+    let engine = stage.engine("shell-server", |_| ());
+    let path = stage.path("overhead.json");
+    let mut whole = stage.calibrate(&["--engine", &engine]);
+    let start = Instant::now();
+    assert!(started(&mut whole).wait().unwrap().success());
+    let took = start.elapsed();
+    stage.assert_empty("a whole run");
+    let first = fs::read_to_string(&path).unwrap();
+    let signals = ["-KILL", "-TERM", "-KILL", "-INT"];
+    for i in 0..24u32 {
+        let mut child = started(&mut stage.calibrate(&["--engine", &engine]));
+        // moments that lie evenly over a run
+        std::thread::sleep(took * i / 23);
+        if child.try_wait().unwrap().is_none() {
+            signal(child.id(), signals[i as usize % signals.len()]);
+        }
+        child.wait().unwrap();
+        stage.assert_empty("killed");
+        let text = fs::read_to_string(&path).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["profiles"][0]["high_bytes"], 164 * MIB, "{text}");
+    }
+    let last = fs::read_to_string(&path).unwrap();
+    assert_eq!(first.lines().count(), last.lines().count());
+}
+
+/// The process between it and the engine dies: the engine does, too.
+#[test]
+fn an_engine_does_not_outlive_its_holder() {
+    let stage = Stage::new();
+    let engine = stage.engine("waits", |part| part.fault = "never ready".to_string());
+    let mut child = started(&mut stage.calibrate(&["--engine", &engine]));
+    let holder = || {
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let mut pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+        let of =
+            |pid: &u32, name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let has =
+            |text: Vec<u8>, word: &str| text.windows(word.len()).any(|w| w == word.as_bytes());
+        pids.find(|pid| {
+            has(of(pid, "cmdline"), "__calibrate-hold") && has(of(pid, "environ"), &stage.mark)
+        })
+    };
+    let start = Instant::now();
+    let running = || {
+        marked(&stage.mark)
+            .iter()
+            .any(|line| line.contains("stand_in::play"))
+    };
+    while !running() {
+        assert!(start.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    signal(holder().unwrap(), "-KILL");
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    stage.assert_empty("without its holder");
+}
