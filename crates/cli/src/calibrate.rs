@@ -87,7 +87,7 @@ impl Request {
             "lora",
             "lora-scaled",
             "control-vector",
-            "model-draft",
+            "spec-draft-model",
         ];
         for id in not_yet.into_iter().chain(["control-vector-scaled"]) {
             if low.value(id).is_some() {
@@ -192,7 +192,14 @@ fn one(
     printer: &mut Printer,
 ) -> Result<(), String> {
     let planned = plan(path, settings).map_err(|error| message(path, &error))?;
-    let Planned { model, placement } = planned;
+    let Planned {
+        model,
+        placement,
+        draft_flags,
+    } = planned;
+    if !draft_flags.is_empty() {
+        return Err("calibrate measures a model by itself, without a draft".to_string());
+    }
     let shown = path.to_string_lossy();
     let expected = Expected::new(&shown, &model, &placement, &settings.gpus.devices);
     let mut text = String::new();
