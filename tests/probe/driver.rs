@@ -202,6 +202,9 @@ fn a_plain_probe_makes_no_context() {
     let hang = "cuDevicePrimaryCtxRetain,cuCtxCreate,cuMemAlloc,cuMemGetInfo,cuCtxSetCurrent";
     let machine = Machine::new(&fleet(2)).env("VGPU_HANG", hang);
     assert_eq!(machine.probe()["devices"].as_array().unwrap().len(), 2);
+    // Nor where nobody else knows what is free.
+    let machine = machine.env("VGPU_FAIL", "nvmlInit:9");
+    assert_eq!(each(&machine.probe(), "free"), [Value::Null, Value::Null]);
 }
 
 #[test]
