@@ -22,8 +22,9 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
 const MOST_OUTPUT: u64 = 8 << 20;
 /// The most of its standard error that is kept.
 const MOST_ERRORS: u64 = 4 << 10;
-/// How long a killed child is waited for. A process that is stuck in the kernel does not end at all.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a killed child is waited for, and one that has closed its output: on a busy machine it takes its time. A
+/// process that is stuck in the kernel does not end at all.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A probe in a process of its own: a driver that hangs, crashes or takes memory does so there. The process is
 /// killed when its time is up, and dies with its parent.
