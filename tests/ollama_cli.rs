@@ -310,6 +310,18 @@ fn what_has_no_say_is_told() {
         said["notes"].to_string()
     };
     assert!(types("q8_0", "0").contains("no say without flash attention"));
+    let env = [
+        ("OLLAMA_KV_CACHE_TYPE", "q8_0"),
+        ("OLLAMA_FLASH_ATTENTION", "1"),
+    ];
+    let line = "MODEL --gpus rtx4090 --engine ollama-classic";
+    let notes = json(line, path, &env)["notes"].to_string();
+    assert!(!notes.contains("without a say"), "{notes}");
+    let notes = json(&format!("{line} -fa on -ctv q8_0"), path, &[])["notes"].to_string();
+    assert!(
+        notes.contains("one type for the whole cache: f16"),
+        "{notes}"
+    );
     assert!(types("q5_1", "1").contains("Ollama takes f16, q8_0 and q4_0"));
     let one = json("compare MODEL --gpus rtx4090", path, &[]);
     assert!(one["notes"].to_string().contains("-np 4"), "{one}");
@@ -485,6 +497,8 @@ fn models_of_the_store_are_inputs() {
     );
 
     assert_eq!(said["model"]["store_name"], "gemma3:12b");
+    let none = serde_json::json!([]);
+    assert_eq!(said["command"], none, "llama-server would refuse it");
     let text = call("compare ollama:gemma3:12b --gpus k80x2", "", &env).out;
     assert!(text.starts_with("gemma3:12b · gemma3"), "{text}");
     let header = store.path().join("header.gguf");

@@ -196,6 +196,7 @@ fn one(
         model,
         placement,
         draft_flags,
+        ..
     } = planned;
     if !draft_flags.is_empty() {
         return Err("calibrate measures a model by itself, without a draft".to_string());

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use vramfit::classic::{
     CacheType, Decision, Facts, Gpu, Rules, Settings as ClassicSettings, Version, schedule,
-    tower_bytes,
 };
 use vramfit::report::{Estimate, LayoutWord, Subject, Sure};
 use vramfit::{ENGINE, Error, FlashAttention, Header, Model, RunConfig, classic_placement};
@@ -18,7 +17,6 @@ const OLDEST: u32 = 500;
 
 /// Flags of llama.cpp for which Ollama has no word.
 const WITHOUT_SAY: [&str; 16] = [
-    "cache-type-v",
     "kv-offload",
     "swa-full",
     "lora",
@@ -33,6 +31,7 @@ const WITHOUT_SAY: [&str; 16] = [
     "main-gpu",
     "device",
     "override-tensor",
+    "cpu-moe",
     "n-cpu-moe",
 ];
 
@@ -42,10 +41,6 @@ pub struct Subjects {
     pub facts: Facts,
     /// The language model, as llama.cpp would load it.
     pub model: Model,
-    /// Bytes of the vision tower in the file, its projection included.
-    pub tower_bytes: u64,
-    /// The tower as llama.cpp would have it.
-    pub tower: Option<vramfit::Projector>,
 }
 
 impl Subjects {
@@ -59,12 +54,7 @@ impl Subjects {
             path: path.to_owned(),
             source,
         })?;
-        Ok(Subjects {
-            facts,
-            model,
-            tower: vramfit::tower(path, &header)?,
-            tower_bytes: tower_bytes(&header),
-        })
+        Ok(Subjects { facts, model })
     }
 }
 
@@ -124,6 +114,10 @@ impl Question {
                 "Ollama looks for room for {n} layers and the model has {n_layers}, so it never finds a full fit, and \
                  takes all GPUs"
             ));
+        }
+        if run.type_v != run.type_k {
+            let ty = run.type_k.name();
+            notes.push(format!("Ollama has one type for the whole cache: {ty}"));
         }
         let silent = low.said(&WITHOUT_SAY);
         if !silent.is_empty() {

@@ -6,10 +6,10 @@ use vramfit::classic::{Attempt, Decision, automatic_parallel};
 use vramfit::report::{
     Comparison, SideDevice, SideReport, Term, VerdictWord, comparison_text, one_line,
 };
-use vramfit::{Device, ENGINE, Placement, Verdict};
+use vramfit::{Device, ENGINE, Verdict};
 
 use crate::classic::{Question, Subjects, free_note};
-use crate::estimate::{message, tower_note};
+use crate::estimate::{InFile, Planned, message, plan};
 use crate::exit::Exit;
 use crate::low::LowArgs;
 use crate::ollama::Ollama;
@@ -55,25 +55,8 @@ fn compare(
     let decide = |fixed| question.decide(&subjects.facts, Some(parallel), fixed);
     let (classic, fixed) = (decide(false), decide(true));
     let gpus = &settings.gpus.devices;
-    let mut run = settings.run.clone();
-    run.adapters = settings
-        .adapters
-        .load(&subjects.model)
-        .map_err(|error| error.to_string())?;
-    let mut policy = settings.policy.clone();
-    let one_line_of = |error: vramfit::Error| message(path, &error);
-    let mut about = Vec::new();
-    if let Some(tower) = &subjects.tower {
-        let plan = vramfit::projector_plan(tower, run.flash_attention, gpus);
-        policy.projector = Some(plan.map_err(one_line_of)?);
-    }
-    if let Some(file) = &settings.projector {
-        let plan = file.load(run.flash_attention, gpus);
-        let (plan, notes) = plan.map_err(one_line_of)?;
-        policy.projector = Some(plan);
-        about = notes;
-    }
-    let exact = vramfit::plan(&subjects.model, &run, gpus, &policy).map_err(one_line_of)?;
+    let planned = plan(path, &settings).map_err(|error| message(path, &error))?;
+    let exact = &planned.placement;
 
     let mut comparison =
         Comparison::new(&path.to_string_lossy(), &subjects.model.architecture_name);
@@ -84,7 +67,7 @@ fn compare(
     comparison.sides = vec![
         side("ollama-classic", &classic, &question.free),
         side("ollama-classic --fixed", &fixed, &question.free),
-        llama_cpp_side(&exact, gpus, &subjects),
+        llama_cpp_side(&planned, gpus),
     ];
     comparison.differences = differences(&comparison.sides, &classic, &fixed, &question);
     comparison.notes = vec![format!(
@@ -102,18 +85,17 @@ fn compare(
             "all sides are asked for one request at once; by itself Ollama tries {first} first (-np {first})"
         ));
     }
-    if subjects.tower_bytes > 0 {
-        comparison
-            .notes
-            .push(tower_note(subjects.tower.is_some(), subjects.tower_bytes));
-    }
     if exact.breakdown.bounded.is_bound() {
         comparison.notes.push(format!(
             "architecture '{}' is not known, so {} has upper bounds here, not its bytes",
             subjects.model.architecture_name, ENGINE.name
         ));
     }
-    let notes = settings.notes.iter().chain(&about).chain(&ollama.notes);
+    let notes = settings
+        .notes
+        .iter()
+        .chain(&planned.notes)
+        .chain(&ollama.notes);
     comparison.notes.extend(notes.map(|note| one_line(note)));
     Ok(comparison)
 }
@@ -157,8 +139,9 @@ fn term(name: &str, bytes: u64) -> Term {
     }
 }
 
-fn llama_cpp_side(placement: &Placement, gpus: &[Device], subjects: &Subjects) -> SideReport {
-    let is_whole = subjects.tower_bytes == 0 || subjects.tower.is_some();
+fn llama_cpp_side(planned: &Planned, gpus: &[Device]) -> SideReport {
+    let placement = &planned.placement;
+    let is_whole = planned.tower != InFile::Unknown;
     let is_guess = placement.devices.iter().any(|d| d.projector_is_guess);
     let device = |d: &vramfit::DevicePlacement| SideDevice {
         id: format!("CUDA{}", d.device),

@@ -26,15 +26,30 @@ pub struct Planned {
     pub placement: Placement,
     /// llama-server's flags for a draft.
     pub draft_flags: Vec<String>,
+    /// What to say of the files beside the model, and of a tower in its own.
+    pub notes: Vec<String>,
+    /// The tower in the model's own file, which llama.cpp does not take.
+    pub tower: InFile,
+}
+
+/// A vision tower in the model's own file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InFile {
+    /// There is none.
+    Nothing,
+    /// It is counted as `--mmproj` would count it.
+    Counted,
+    /// It is not counted.
+    Unknown,
 }
 
 /// Reads and places one model.
 pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
     let header = Header::open(path)?;
     // What Ollama's store holds is for Ollama's engine.
-    let tower_bytes = match settings.from_ollama {
-        Some(_) => classic::tower_bytes(&header),
-        None => 0,
+    let tower_bytes = match settings.takes_towers {
+        true => classic::tower_bytes(&header),
+        false => 0,
     };
     let model = match tower_bytes {
         0 => vramfit::open(path)?,
@@ -44,11 +59,13 @@ pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
     let mut run = settings.run.clone();
     run.adapters = settings.adapters.load(&model)?;
     let mut policy = settings.policy.clone();
-    let mut notes = Vec::new();
+    let (mut notes, mut in_file) = (Vec::new(), InFile::Nothing);
     if tower_bytes > 0 {
         let tower = vramfit::tower(path, &header)?;
         notes.push(tower_note(tower.is_some(), tower_bytes));
+        in_file = InFile::Unknown;
         if let Some(tower) = tower {
+            in_file = InFile::Counted;
             policy.projector = Some(vramfit::projector_plan(&tower, run.flash_attention, gpus)?);
         }
     }
@@ -65,17 +82,18 @@ pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
         draft_flags = draft.flags;
         notes.extend(draft.notes);
     }
-    let mut placement = vramfit::plan(&model, &run, gpus, &policy)?;
-    placement.notes.extend(notes);
+    let placement = vramfit::plan(&model, &run, gpus, &policy)?;
     Ok(Planned {
         model,
         placement,
         draft_flags,
+        notes,
+        tower: in_file,
     })
 }
 
 /// What to say of Ollama's own models with a vision tower in the same file.
-pub fn tower_note(is_counted: bool, tower_bytes: u64) -> String {
+fn tower_note(is_counted: bool, tower_bytes: u64) -> String {
     let engine = ENGINE.name;
     if is_counted {
         return format!(
@@ -96,9 +114,12 @@ pub fn tower_note(is_counted: bool, tower_bytes: u64) -> String {
 pub fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {
     let Planned {
         model,
-        placement,
+        mut placement,
         draft_flags,
+        notes: about,
+        tower,
     } = plan(path, settings)?;
+    placement.notes.extend(about);
     let mut notes = settings.notes.clone();
     if !settings.ctx_given {
         let n = model.hparams.n_ctx_train;
@@ -124,6 +145,10 @@ pub fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {
     };
     let mut estimate = Estimate::new(&subject, &placement);
     estimate.model.store_name.clone_from(&settings.from_ollama);
+    if tower != InFile::Nothing {
+        // llama-server would not take the file.
+        estimate.command.clear();
+    }
     Ok(estimate)
 }
 

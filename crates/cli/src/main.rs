@@ -123,6 +123,7 @@ fn model_command(matches: &ArgMatches, task: Task) -> Result<Exit, String> {
     let mut printer = Printer::new(&low, &env)?;
     let mut settings = Settings::new(&low)?;
     settings.from_ollama = ollama.model.as_ref().map(|model| model.name.to_string());
+    settings.takes_towers = ollama.model.is_some() || task == Task::Compare;
     if task != Task::Compare && !is_classic {
         settings.obey(&ollama.variables);
     }

@@ -33,6 +33,8 @@ pub struct Settings {
     pub card_note: Option<String>,
     /// The model's name, where it is of Ollama's store.
     pub from_ollama: Option<String>,
+    /// Files with a vision tower among the model's tensors, as Ollama has them, are taken for their parts.
+    pub takes_towers: bool,
     /// `-c` was given.
     pub ctx_given: bool,
     /// Adapters and control vectors.
@@ -100,6 +102,7 @@ impl Settings {
             gpus,
             card_note,
             from_ollama: None,
+            takes_towers: false,
             ctx_given: low.value("ctx-size").is_some(),
             adapters: AdapterFiles::new(low)?,
             projector,
