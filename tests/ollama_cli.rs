@@ -41,6 +41,19 @@ fn layers(side: &Value) -> Vec<u64> {
         .collect()
 }
 
+/// The terms of each device add up to all of it.
+fn sums_are_right(said: &Value) {
+    let sides = said["sides"].as_array().unwrap();
+    for device in sides
+        .iter()
+        .flat_map(|side| side["devices"].as_array().unwrap())
+    {
+        let terms = device["terms"].as_array().unwrap();
+        let sum: u64 = terms.iter().map(|t| t["bytes"].as_u64().unwrap()).sum();
+        assert_eq!(sum, device["required_bytes"].as_u64().unwrap(), "{device}");
+    }
+}
+
 #[test]
 fn compare_names_the_graph_that_splits_gemma_over_two_dies() {
     let path = gemma("12b");
@@ -67,13 +80,7 @@ fn compare_names_the_graph_that_splits_gemma_over_two_dies() {
     let schema = call("schema compare", "", &[]).out;
     let schema: Value = serde_json::from_str(&schema).unwrap();
     assert_eq!(schema::violations(&schema, &said), Vec::<String>::new());
-    for side in sides {
-        for device in side["devices"].as_array().unwrap() {
-            let terms = device["terms"].as_array().unwrap();
-            let sum: u64 = terms.iter().map(|t| t["bytes"].as_u64().unwrap()).sum();
-            assert_eq!(sum, device["required_bytes"].as_u64().unwrap(), "{device}");
-        }
-    }
+    sums_are_right(&said);
     let text = call("compare MODEL --gpus k80x2", path, &[]);
     assert_eq!(text.code, 0);
     assert!(text.out.contains("Where they part"));
@@ -233,6 +240,12 @@ fn both_sides_count_a_projector_that_is_named() {
     // `n_bytes` of all its tensors; llama.cpp pads none of them here.
     assert_eq!(weights(0), weights(2));
     assert!(weights(0).as_u64() > Some(0), "{said}");
+    let draft = path.with_file_name("llama-3.2-1b.Q4_K_M.gguf");
+    let line = format!("{line} -md {}", draft.display());
+    let said = json(&line, path.to_str().unwrap(), &[]);
+    sums_are_right(&said);
+    let rest = said["differences"][1].as_str().unwrap();
+    assert!(rest.contains("the draft model, 0.0 MiB against"), "{rest}");
 }
 
 /// Gemma 3 4b with its tower, by another architecture's name.

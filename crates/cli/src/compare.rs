@@ -155,6 +155,7 @@ fn llama_cpp_side(planned: &Planned, gpus: &[Device]) -> SideReport {
             term("compute buffer", d.memory.compute),
             term("projector weights", d.projector.model),
             term("projector graph", d.projector.compute),
+            term("draft model", d.draft.sum()),
             term("runtime pool", d.runtime_bytes),
             term("CUDA's own", d.overhead_bytes),
         ],
@@ -278,7 +279,7 @@ fn by_the_rest(b: &SideReport, exact: &SideReport) -> String {
             .iter()
             .fold(0u64, |sum, name| sum.saturating_add(side.term(name)))
     };
-    let parts: [(&str, &[&str], &[&str]); 5] = [
+    let parts: [(&str, &[&str], &[&str]); 7] = [
         (
             "weights",
             &["repeating layers", "output layer"],
@@ -296,6 +297,8 @@ fn by_the_rest(b: &SideReport, exact: &SideReport) -> String {
             &["projector weights", "projector graph"],
             &["projector weights", "projector graph"],
         ),
+        ("adapters", &[], &["adapters"]),
+        ("the draft model", &[], &["draft model"]),
     ];
     let mut parts: Vec<(&str, u64, u64)> = (parts.into_iter())
         .map(|(name, ours, theirs)| (name, sum(b, ours), sum(exact, theirs)))
