@@ -97,7 +97,7 @@ impl Stage {
         let mut part = Part {
             devices: devices[..2].iter().map(device).collect(),
             // 2048 less what is generated
-            prompt: 2039,
+            prompt: 2044,
             ..Part::default()
         };
         assert!(

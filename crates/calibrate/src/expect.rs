@@ -14,6 +14,8 @@ pub struct Expected {
     pub flags: Vec<String>,
     /// Tokens that fill the context of one sequence.
     pub n_ctx_seq: u64,
+    /// Tokens computed at once.
+    pub n_ubatch: u64,
     /// Sequences at once.
     pub n_seq: u64,
     /// Tokens of the vocabulary.
@@ -107,6 +109,7 @@ impl Expected {
             build: ENGINE.name.to_string(),
             flags: placement.flags.clone(),
             n_ctx_seq: count(params.n_ctx_seq),
+            n_ubatch: count(params.n_ubatch),
             n_seq: count(params.n_seq_max).max(1),
             n_vocab: count(model.hparams.n_vocab),
             embeddings: placement.run.embeddings,

@@ -119,6 +119,7 @@ mod tests {
             build: "b".to_string(),
             flags: Vec::new(),
             n_ctx_seq: 64,
+            n_ubatch: 64,
             n_seq: 1,
             n_vocab: 10,
             embeddings: false,

@@ -65,7 +65,11 @@ pub fn command_without_help() -> Command {
                         .long("keep-tokens")
                         .action(ArgAction::SetTrue)
                         .help("keep the vocabulary"),
-                ),
+                )
+                .arg(switch(
+                    "full",
+                    "as long as the model, the weights being a hole: an engine loads it, as zeros, and takes the same memory",
+                )),
         )
         .subcommand(
             Command::new("gpus")

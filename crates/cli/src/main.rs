@@ -84,6 +84,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Exit, String> {
             &ollama::file(path(sub, "MODEL"), &env)?,
             path(sub, "output"),
             sub.get_flag("keep-tokens"),
+            sub.get_flag("full"),
         ),
         Some(("gpus", sub)) => gpus::run(sub),
         Some(("schema", sub)) => tools::print_schema(text(sub, "OF")),

@@ -13,14 +13,18 @@ use crate::gpus::Gpus;
 use crate::printer::Printer;
 
 /// `estimate strip MODEL -o FILE`
-pub fn strip(model: &Path, output: &Path, keep_tokens: bool) -> Result<Exit, String> {
+pub fn strip(model: &Path, output: &Path, keep_tokens: bool, full: bool) -> Result<Exit, String> {
     let header = Header::open(model).map_err(|error| error.to_string())?;
     let options = StripOptions { keep_tokens };
-    let bytes = strip_file(&header, options, Length::Header, output);
+    let length = if full { Length::Full } else { Length::Header };
+    let bytes = strip_file(&header, options, length, output);
     let bytes = bytes.map_err(|error| error.to_string())?;
     let output = one_line(&output.to_string_lossy());
     let of = header.file_bytes();
-    Printer::plain().print(&format!("{output}: {bytes} bytes, for a model of {of}\n"))?;
+    let hole = if full { ", most of them a hole" } else { "" };
+    Printer::plain().print(&format!(
+        "{output}: {bytes} bytes{hole}, for a model of {of}\n"
+    ))?;
     Ok(Exit::Fits)
 }
 

@@ -102,14 +102,21 @@ impl Run<'_> {
         }
     }
 
-    /// Tokens of one sequence that fill its context, but for what is generated behind them.
+    /// Tokens of one sequence that fill its context, but for what a server generates behind them. An embedding is made
+    /// of one batch.
     fn prompt_tokens(&self) -> u64 {
-        self.expected.n_ctx_seq.saturating_sub(GENERATED + 1).max(1)
+        let e = self.expected;
+        let full = match self.options.kind {
+            EngineKind::Oracle => e.n_ctx_seq,
+            EngineKind::LlamaServer => e.n_ctx_seq.saturating_sub(GENERATED + 1),
+        };
+        let most = if e.embeddings { e.n_ubatch } else { u64::MAX };
+        full.min(most).max(1)
     }
 }
 
-/// Tokens that are generated behind a prompt.
-const GENERATED: u64 = 8;
+/// Tokens that are generated behind a prompt. Few, so that the last batch of the prompt is nearly a full one.
+const GENERATED: u64 = 3;
 
 fn read(path: &Path) -> Result<String, Error> {
     let what = path.display().to_string();
