@@ -654,6 +654,43 @@ fn leases_of_holders_that_died() {
 
 /// Two ledgers over one log are two servers over one etcd.
 #[test]
+fn leases_that_run_out_where_no_driver_can_be_asked() {
+    let ledger = two_of_80();
+    let leased = ledger
+        .reserve(&ask("a", &[&[40 * GIB]]).leased(MINUTE), 0)
+        .unwrap();
+    let kept = ledger.reserve(&ask("b", &[&[40 * GIB]]), 0).unwrap();
+    assert_eq!(ledger.expire(MINUTE).unwrap(), []);
+    let gone = ledger.expire(MINUTE + 1).unwrap();
+    assert_eq!(gone.iter().map(|r| r.id).collect::<Vec<_>>(), [leased.id]);
+    let left = ledger.state().unwrap();
+    assert_eq!(
+        left.reservations().map(|r| r.id).collect::<Vec<_>>(),
+        [kept.id]
+    );
+}
+
+#[test]
+fn nothing_is_reserved_twice_under_one_key() {
+    let store = Memory::new();
+    let [ledger, other] = [(); 2].map(|()| Ledger::open(store.clone()).unwrap());
+    ledger
+        .set_gpus(&[(gpu0(), size(80 * GIB).unwrap())])
+        .unwrap();
+    let request = ask("a", &[&[10 * GIB]]).keyed("load-1");
+    let plan = ledger.plan(&request, 0).unwrap();
+    let granted = other.reserve(&request, 0).unwrap();
+    for refused in [ledger.reserve(&request, 1), ledger.take(&plan, 1)] {
+        assert!(matches!(refused, Err(Error::KeyTaken(id)) if id == granted.id));
+    }
+    let another = ask("a", &[&[10 * GIB]]).keyed("load-2");
+    assert!(ledger.reserve(&another, 1).is_ok());
+    other.release(granted.id).unwrap();
+    let again = ledger.reserve(&request, 2).unwrap();
+    assert_ne!(again.id, granted.id);
+}
+
+#[test]
 fn two_servers_never_promise_the_same_byte() {
     let store = Memory::new();
     let one = Ledger::open(store.clone()).unwrap();

@@ -153,6 +153,13 @@ fn the_driver_keeps_its_part_of_a_card_once() {
         given.free_bytes - capacity,
         given.overhead.bytes - per_process
     );
+    assert!(given.overhead.source.contains("the driver keeps"));
+    assert!(
+        !host.gpus().devices[0]
+            .overhead
+            .source
+            .contains("the driver keeps")
+    );
     let [first, second] = ["a", "b"].map(|name| reserve(&host, &small(), name).unwrap());
     for reserved in [first, second] {
         check(&host, &reserved);

@@ -94,6 +94,7 @@ pub fn command_without_help() -> Command {
                     "where NVML cannot say what is free, ask from inside a short-lived CUDA context, which takes memory meanwhile",
                 )),
         )
+        .subcommand(crate::serve::command())
         .subcommand(
             Command::new("schema")
                 .about("Print the JSON Schema of what --json prints")

@@ -21,6 +21,7 @@ Usage: estimate MODEL.. [FLAGS]            one model, several, or a folder
        estimate calibrate MODEL --engine PATH   measure a plan on this machine's GPUs
        estimate strip MODEL -o FILE        a copy of the header, enough for this
        estimate gpus [FILTER]              GPUs that --gpus knows by name
+       estimate serve [FLAGS]              the same over HTTP, with a ledger
        estimate schema [OF]                JSON Schema of what --json prints
        estimate completions SHELL, estimate man
 ";
@@ -33,6 +34,7 @@ Examples:
   estimate models/ --gpus p40 --json
   estimate explain model.gguf --gpus k80 -c 8192
   estimate compare ollama:gemma3:12b --gpus k80x2
+  estimate serve --models ~/models --gpus h100x2 --ledger ledger.redb
 ";
 
 const EXIT: &str = "\

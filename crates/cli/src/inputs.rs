@@ -34,12 +34,13 @@ pub fn inputs(paths: &[PathBuf]) -> Result<Inputs, String> {
 
 /// A command's name behind flags or models, where it is read as a file that does not exist.
 fn misplaced_command(path: &Path) -> Option<&str> {
-    const COMMANDS: [&str; 8] = [
+    const COMMANDS: [&str; 9] = [
         "calibrate",
         "explain",
         "compare",
         "strip",
         "gpus",
+        "serve",
         "schema",
         "completions",
         "man",

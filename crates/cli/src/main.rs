@@ -25,6 +25,7 @@ mod placement;
 mod printer;
 mod probe;
 mod projector;
+mod serve;
 mod settings;
 mod tools;
 
@@ -87,6 +88,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Exit, String> {
             sub.get_flag("full"),
         ),
         Some(("gpus", sub)) => gpus::run(sub),
+        Some(("serve", sub)) => serve::run(sub, &env),
         Some(("schema", sub)) => tools::print_schema(text(sub, "OF")),
         Some(("completions", sub)) => tools::completions(sub),
         Some(("man", _)) => tools::man(),

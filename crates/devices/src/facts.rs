@@ -58,10 +58,8 @@ impl Facts {
             if kept.bytes > 0 {
                 allowance.bytes = allowance.bytes.saturating_add(kept.bytes);
                 allowance.kept_bytes = kept.bytes;
-                allowance.source = format!(
-                    "{}; and what the driver keeps of the card, {}",
-                    cuda.source, kept.source
-                );
+                let (own, kept) = (cuda.source, kept.source);
+                allowance.source = format!("{own}{}{kept}", Allowance::KEPT);
             }
         }
         Device {

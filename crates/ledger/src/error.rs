@@ -30,6 +30,10 @@ pub enum Error {
     /// No such reservation, or it has been released.
     #[error("unknown reservation {0}")]
     UnknownReservation(ReservationId),
+    /// A reservation was made for this request before, and is still held: the answer was lost, or two ask
+    /// under one key.
+    #[error("{0} was reserved under this key before; use it, or release it and ask again")]
+    KeyTaken(ReservationId),
     /// The ledger has moved on since the plan was made, and it no longer holds: plan again.
     #[error("the plan for {model} no longer holds: {why}")]
     StalePlan {

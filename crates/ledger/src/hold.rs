@@ -13,6 +13,7 @@ pub(crate) type Decided<T> = Result<(Vec<Event>, T), Error>;
 impl State {
     /// A plan becomes a reservation, if it still holds.
     pub(crate) fn take(&self, plan: &Plan, now_ms: u64) -> Decided<Grant> {
+        self.check_key(&plan.request)?;
         let stale = |why: String| Error::StalePlan {
             model: plan.request.model.clone(),
             why,
@@ -42,8 +43,18 @@ impl State {
 
     /// Plans and reserves in one step.
     pub(crate) fn reserve(&self, request: &Request, now_ms: u64) -> Decided<Grant> {
+        self.check_key(request)?;
         let choice = self.choose(request, now_ms)?;
         Ok(self.grant(request, choice, now_ms))
+    }
+
+    /// Nothing is held under the request's key.
+    fn check_key(&self, request: &Request) -> Result<(), Error> {
+        let Some(key) = &request.key else {
+            return Ok(());
+        };
+        let taken = self.held.values().find(|r| r.key.as_ref() == Some(key));
+        taken.map_or(Ok(()), |r| Err(Error::KeyTaken(r.id)))
     }
 
     fn grant(&self, request: &Request, choice: Choice, now_ms: u64) -> (Vec<Event>, Grant) {
@@ -59,6 +70,7 @@ impl State {
             requests: 0,
             lease_ms: request.lease_ms,
             lease_until_ms: request.lease_ms.map(|ms| now_ms.saturating_add(ms)),
+            key: request.key.clone(),
         };
         let grant = Grant {
             id: reservation.id,
@@ -169,6 +181,7 @@ impl State {
             requests: 0,
             lease_ms: None,
             lease_until_ms: None,
+            key: None,
         };
         let id = reservation.id;
         let evict = Vec::new();

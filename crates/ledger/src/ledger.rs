@@ -149,6 +149,12 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
         self.transact(|state| state.reap(probes, now_ms))
     }
 
+    /// As [`Ledger::reap`] where no driver can be asked: what a dead holder's engine still holds is not
+    /// known then, and is promised on.
+    pub fn expire(&self, now_ms: u64) -> Result<Vec<Reservation>, Error> {
+        self.transact(|state| state.expire(now_ms))
+    }
+
     /// Something that is already loaded, as when a server starts beside running engines. A fact: it is
     /// not checked, and the audit shows where it is too much.
     pub fn adopt(

@@ -101,6 +101,14 @@ impl State {
         Ok((events, reaped))
     }
 
+    /// Drops reservations whose lease has run out, where nobody can be asked what is still on the GPUs.
+    pub(crate) fn expire(&self, now_ms: u64) -> Decided<Vec<Reservation>> {
+        let lapsed = self.held.values().filter(|r| r.lapsed(now_ms));
+        let gone: Vec<_> = lapsed.cloned().collect();
+        let events = gone.iter().map(|r| Event::Released { id: r.id });
+        Ok((events.collect(), gone))
+    }
+
     /// An engine's own list against the holder's reservations. Sizes are facts and taken over, even
     /// where that over-commits a GPU: the audit shows it, and nothing more is promised there.
     pub(crate) fn reconcile(&self, holder: &Name, report: &[Held]) -> Decided<Differences> {

@@ -70,6 +70,10 @@ pub struct Request {
     pub stale: Option<Stale>,
     /// A lease to renew at least this often.
     pub lease_ms: Option<u64>,
+    /// What the holder calls this request. While a reservation with this key is held no other is made
+    /// with it, so that asking again after an answer was lost reserves nothing twice.
+    #[serde(default)]
+    pub key: Option<Name>,
 }
 
 impl Request {
@@ -82,6 +86,7 @@ impl Request {
             host: None,
             stale: None,
             lease_ms: None,
+            key: None,
         }
     }
 
@@ -100,6 +105,12 @@ impl Request {
     /// With a lease that is renewed at least this often.
     pub fn leased(mut self, lease_ms: u64) -> Self {
         self.lease_ms = Some(lease_ms);
+        self
+    }
+
+    /// With a name of its own, under which nothing is reserved twice.
+    pub fn keyed(mut self, key: impl Into<Name>) -> Self {
+        self.key = Some(key.into());
         self
     }
 }

@@ -52,6 +52,9 @@ pub struct Reservation {
     pub lease_ms: Option<u64>,
     /// When the lease runs out.
     pub lease_until_ms: Option<u64>,
+    /// What the holder called the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Name>,
 }
 
 impl Reservation {

@@ -19,6 +19,9 @@ pub struct Allowance {
 }
 
 impl Allowance {
+    /// In `source`, what stands before the words on what the driver keeps.
+    pub const KEPT: &str = "; and what the driver keeps of the card, ";
+
     /// One figure, all of it the process's own.
     pub fn new(bytes: u64, source: impl Into<String>) -> Allowance {
         Allowance {
@@ -56,6 +59,9 @@ impl Device {
         let kept = std::mem::take(&mut self.overhead.kept_bytes);
         self.free_bytes = self.free_bytes.saturating_sub(kept);
         self.overhead.bytes = self.overhead.bytes.saturating_sub(kept);
+        if let Some((own, _)) = self.overhead.source.split_once(Allowance::KEPT) {
+            self.overhead.source = own.to_string();
+        }
         self
     }
 }

@@ -79,7 +79,7 @@ impl Estimate {
             },
             devices: gpus.chain([host(subject.policy, placement)]).collect(),
             command: command.chain(placement.flags.iter().cloned()).collect(),
-            rejected: placement.rejected.iter().map(rejected).collect(),
+            rejected: placement.rejected.iter().map(Into::into).collect(),
             notes: notes.cloned().collect(),
         }
     }
@@ -275,27 +275,29 @@ fn pooling(pooling: Pooling) -> &'static str {
     }
 }
 
-fn rejected(rejected: &Rejected) -> RejectedReport {
-    RejectedReport {
-        option: rejected.option.clone(),
-        shortfalls: rejected
-            .shortfalls
-            .iter()
-            .map(|s| ShortfallReport {
-                device: cuda(s.device),
-                required_bytes: s.required_bytes,
-                free_bytes: s.free_bytes,
-                missing_bytes: s.missing_bytes(),
-            })
-            .collect(),
-        reason: rejected.reason.clone(),
-        fixes: rejected
-            .fixes
-            .iter()
-            .map(|fix| FixReport {
-                flags: fix.flags.clone(),
-                text: fix.text.clone(),
-            })
-            .collect(),
+impl From<&Rejected> for RejectedReport {
+    fn from(rejected: &Rejected) -> RejectedReport {
+        RejectedReport {
+            option: rejected.option.clone(),
+            shortfalls: rejected
+                .shortfalls
+                .iter()
+                .map(|s| ShortfallReport {
+                    device: cuda(s.device),
+                    required_bytes: s.required_bytes,
+                    free_bytes: s.free_bytes,
+                    missing_bytes: s.missing_bytes(),
+                })
+                .collect(),
+            reason: rejected.reason.clone(),
+            fixes: rejected
+                .fixes
+                .iter()
+                .map(|fix| FixReport {
+                    flags: fix.flags.clone(),
+                    text: fix.text.clone(),
+                })
+                .collect(),
+        }
     }
 }

@@ -21,6 +21,8 @@ pub struct LoadRequest {
     pub lease_ms: Option<u64>,
     /// A placement that leaves layers or experts on the host will do, too.
     pub partial: bool,
+    /// What the holder calls this request: nothing is reserved twice under one key.
+    pub key: Option<Name>,
 }
 
 impl LoadRequest {
@@ -32,6 +34,7 @@ impl LoadRequest {
             stale: None,
             lease_ms: None,
             partial: false,
+            key: None,
         }
     }
 
@@ -44,6 +47,12 @@ impl LoadRequest {
     /// With a lease that is renewed at least this often.
     pub fn leased(mut self, lease_ms: u64) -> LoadRequest {
         self.lease_ms = Some(lease_ms);
+        self
+    }
+
+    /// With a name of its own, under which nothing is reserved twice.
+    pub fn keyed(mut self, key: impl Into<Name>) -> LoadRequest {
+        self.key = Some(key.into());
         self
     }
 

@@ -300,6 +300,7 @@ impl<S: Store> Asked<'_, S> {
             .on_host(self.host.name().clone());
         request.stale = load.stale.filter(|_| evict);
         request.lease_ms = load.lease_ms;
+        request.key = load.key.clone();
         let grant = self.host.ledger().reserve(&request, self.now_ms)?;
         let placement = self.placement(choices, &grant);
         if placement.is_err() {

@@ -206,6 +206,15 @@ impl MmprojFile {
 }
 
 impl Settings {
+    /// Every file that these settings name: for servers that look where it is before it is read.
+    pub fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let beside = self.loras.iter_mut().chain(&mut self.control_vectors);
+        let projector = self.mmproj.as_mut().map(|file| &mut file.path);
+        let draft = self.draft.as_mut().and_then(|file| file.path.as_mut());
+        let beside = beside.map(|file| &mut file.path);
+        beside.chain(projector).chain(draft)
+    }
+
     /// The JSON Schema (draft 2020-12) of [`Settings::from_json`].
     pub fn schema() -> serde_json::Value {
         schemars::schema_for!(Settings).to_value()

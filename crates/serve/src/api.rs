@@ -1,0 +1,417 @@
+//! What goes in and out, in JSON. Keys are only ever added. GPUs go by the server's names for them, as
+//! `GET /v1/devices` lists them; sizes are bytes, times milliseconds since 1970.
+
+use crate::problem::Problem;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use vramfit::ledger::{self, Looked, Phase, Reservation, Share, Verdict};
+use vramfit::report::Estimate;
+use vramfit::{Settings, Stale};
+
+/// Characters of a name.
+const MAX_NAME: usize = 256;
+
+/// What would a model take?
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EstimateRequest {
+    /// The model's file below one of the server's folders; the first part of a split model.
+    pub model: PathBuf,
+    /// GPUs that need not be there, as `--gpus` takes them: `k80x2`, `24GiB`, `rtx3060:free=9GiB`, `none`. Left
+    /// out, or `auto`: the server's own, as if nothing were on them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<String>,
+    /// How it is to be run and where it may go.
+    #[serde(default)]
+    pub settings: Settings,
+}
+
+/// Where would it go now? Promises nothing.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanRequest {
+    /// The model's file below one of the server's folders.
+    pub model: PathBuf,
+    /// How it is to be run and where it may go.
+    #[serde(default)]
+    pub settings: Settings,
+}
+
+/// A model to load.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReserveRequest {
+    /// The model's file below one of the server's folders.
+    pub model: PathBuf,
+    /// How it is to be run and where it may go.
+    #[serde(default)]
+    pub settings: Settings,
+    /// Who asks: whoever is to be looked for when the lease runs out. 1 to 256 characters.
+    #[schemars(length(min = 1, max = 256))]
+    pub holder: String,
+    /// What the ledger calls the model, `model` if left out. Reservations of the same name are never evicted for
+    /// it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub name: Option<String>,
+    /// Which reservations may be evicted for it; none if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evict: Option<Evict>,
+    /// A lease to renew at least this often; without one the reservation stays until it is released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub lease_ms: Option<u64>,
+    /// A placement with layers or experts on the host will do, too.
+    #[serde(default)]
+    pub partial: bool,
+}
+
+/// When a reservation may be evicted.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Evict {
+    /// One that runs: without a request for longer than this.
+    pub idle_ms: u64,
+    /// One that has not started: reserved longer ago than this.
+    pub start_ms: u64,
+}
+
+/// What the engine took.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CommitRequest {
+    /// Bytes on each GPU as the engine says; left out, what was granted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<Vec<GpuBytes>>,
+}
+
+/// Bytes on a GPU.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GpuBytes {
+    /// Which, by the server's name for it.
+    pub gpu: String,
+    /// How many.
+    #[schemars(range(min = 1))]
+    pub bytes: u64,
+}
+
+impl From<&Share> for GpuBytes {
+    fn from(share: &Share) -> GpuBytes {
+        GpuBytes {
+            gpu: share.gpu.gpu().to_string(),
+            bytes: share.bytes.get(),
+        }
+    }
+}
+
+fn shares(shares: &[Share]) -> Vec<GpuBytes> {
+    shares.iter().map(GpuBytes::from).collect()
+}
+
+/// What a reservation is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseWord {
+    /// Promised; the engine loads, or has not begun to.
+    Pending,
+    /// Loaded.
+    Running,
+    /// To be unloaded for another.
+    Leaving,
+}
+
+/// A reservation.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ReservationReport {
+    /// Its number, never given twice.
+    pub id: u64,
+    /// What is loaded, by its name in the ledger.
+    pub model: String,
+    /// Who asked.
+    pub holder: String,
+    /// What it is doing.
+    pub phase: PhaseWord,
+    /// Bytes on each GPU.
+    pub shares: Vec<GpuBytes>,
+    /// When it was reserved.
+    pub created_ms: u64,
+    /// When it was last used.
+    pub active_ms: u64,
+    /// Requests that it is answering.
+    pub requests: u32,
+    /// How long a renewal lasts; null without a lease.
+    pub lease_ms: Option<u64>,
+    /// When the lease runs out.
+    pub lease_until_ms: Option<u64>,
+    /// The Idempotency-Key that it was made with.
+    pub key: Option<String>,
+}
+
+impl From<&Reservation> for ReservationReport {
+    fn from(r: &Reservation) -> ReservationReport {
+        ReservationReport {
+            id: r.id.0,
+            model: r.model.to_string(),
+            holder: r.holder.to_string(),
+            phase: match r.phase {
+                Phase::Pending => PhaseWord::Pending,
+                Phase::Running => PhaseWord::Running,
+                Phase::Leaving => PhaseWord::Leaving,
+            },
+            shares: shares(&r.shares),
+            created_ms: r.created_ms,
+            active_ms: r.active_ms,
+            requests: r.requests,
+            lease_ms: r.lease_ms,
+            lease_until_ms: r.lease_until_ms,
+            key: r.key.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+/// A reservation that was made.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ReservedReport {
+    /// The reservation.
+    pub reservation: ReservationReport,
+    /// Where everything goes, with llama-server's flags.
+    pub estimate: Estimate,
+    /// To be unloaded, then released, before this one is loaded.
+    pub evict: Vec<EvictionReport>,
+    /// Evictions for others that have to be released first, too.
+    pub waits_for: Vec<u64>,
+    /// What was looked at.
+    pub options: Vec<LookedAt>,
+}
+
+/// A reservation that is to leave.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct EvictionReport {
+    /// Which.
+    pub id: u64,
+    /// What it has loaded.
+    pub model: String,
+    /// Who holds it.
+    pub holder: String,
+    /// What it frees.
+    pub frees: Vec<GpuBytes>,
+    /// For how long it has not been used.
+    pub idle_ms: u64,
+}
+
+impl From<&ledger::Eviction> for EvictionReport {
+    fn from(e: &ledger::Eviction) -> EvictionReport {
+        EvictionReport {
+            id: e.id.0,
+            model: e.model.to_string(),
+            holder: e.holder.to_string(),
+            frees: shares(&e.frees),
+            idle_ms: e.idle_ms,
+        }
+    }
+}
+
+/// What came of an option.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LookedWord {
+    /// This one.
+    Taken,
+    /// Would have done; another was better.
+    Behind,
+    /// Does not fit.
+    Short,
+}
+
+/// An option that the ledger has looked at.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LookedAt {
+    /// Bytes on each GPU.
+    pub shares: Vec<GpuBytes>,
+    /// What would have to leave.
+    pub evict: Vec<u64>,
+    /// What came of it.
+    pub verdict: LookedWord,
+    /// GPUs that fall short.
+    pub shortfalls: Vec<GpuShortfall>,
+}
+
+impl From<&Looked> for LookedAt {
+    fn from(looked: &Looked) -> LookedAt {
+        let (verdict, short) = match &looked.verdict {
+            Verdict::Taken => (LookedWord::Taken, None),
+            Verdict::Short(short) => (LookedWord::Short, Some(short)),
+            _ => (LookedWord::Behind, None),
+        };
+        LookedAt {
+            shares: shares(&looked.shares),
+            evict: looked.evict.iter().map(|id| id.0).collect(),
+            verdict,
+            shortfalls: short
+                .into_iter()
+                .flatten()
+                .map(GpuShortfall::from)
+                .collect(),
+        }
+    }
+}
+
+/// A GPU that falls short.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct GpuShortfall {
+    /// Which.
+    pub gpu: String,
+    /// What it would take.
+    pub need_bytes: u64,
+    /// What there is, with everything gone that could be evicted.
+    pub room_bytes: u64,
+}
+
+impl From<&ledger::Shortfall> for GpuShortfall {
+    fn from(short: &ledger::Shortfall) -> GpuShortfall {
+        GpuShortfall {
+            gpu: short.gpu.gpu().to_string(),
+            need_bytes: short.need_bytes,
+            room_bytes: short.room_bytes,
+        }
+    }
+}
+
+/// All reservations, oldest first.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ReservationList {
+    /// They.
+    pub reservations: Vec<ReservationReport>,
+}
+
+/// The server's GPUs, in CUDA's order.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DeviceList {
+    /// They.
+    pub devices: Vec<GpuReport>,
+}
+
+/// A GPU of the server's.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct GpuReport {
+    /// What CUDA calls it: `CUDA0`.
+    pub cuda: String,
+    /// The server's name for it, in reservations.
+    pub gpu: String,
+    /// As people call it.
+    pub name: String,
+    /// Its compute capability: `8.6`.
+    pub compute_capability: String,
+    /// Streaming multiprocessors; null where not known.
+    pub sm_count: Option<u32>,
+    /// All of its memory.
+    pub total_bytes: u64,
+    /// What models may take of it in all.
+    pub capacity_bytes: u64,
+    /// Promised to reservations that start or run.
+    pub reserved_bytes: u64,
+    /// Promised on, but held until what is to leave has left.
+    pub leaving_bytes: u64,
+    /// Taken by what is not in the ledger.
+    pub foreign_bytes: u64,
+    /// What can be promised.
+    pub free_bytes: u64,
+}
+
+/// The ledger as of now.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LedgerReport {
+    /// How many events led here.
+    pub seq: u64,
+    /// What is free, GPU by GPU.
+    pub devices: Vec<GpuReport>,
+    /// Everything that is reserved, oldest first.
+    pub reservations: Vec<ReservationReport>,
+    /// Who holds how much.
+    pub holders: Vec<HolderReport>,
+    /// Every over-committed GPU; empty in a sound ledger.
+    pub violations: Vec<ViolationReport>,
+}
+
+/// Who holds how much.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct HolderReport {
+    /// Who.
+    pub holder: String,
+    /// Which reservations.
+    pub reservations: Vec<u64>,
+    /// Their bytes on all GPUs together.
+    pub bytes: u64,
+}
+
+/// A GPU with more on it than it has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ViolationReport {
+    /// Which.
+    pub gpu: String,
+    /// What it has; 0 where the GPU is gone.
+    pub capacity_bytes: u64,
+    /// What is promised on it.
+    pub reserved_bytes: u64,
+    /// By whom.
+    pub reservations: Vec<u64>,
+}
+
+impl From<&ledger::Violation> for ViolationReport {
+    fn from(violation: &ledger::Violation) -> ViolationReport {
+        ViolationReport {
+            gpu: violation.gpu.gpu().to_string(),
+            capacity_bytes: violation.capacity_bytes,
+            reserved_bytes: u64::try_from(violation.reserved_bytes).unwrap_or(u64::MAX),
+            reservations: violation.reservations.iter().map(|id| id.0).collect(),
+        }
+    }
+}
+
+/// That the server is there.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
+    /// The engine build that the figures are of.
+    pub engine: String,
+    /// The server's version.
+    pub version: String,
+}
+
+/// A name of 1 to 256 characters on one line.
+pub fn name(field: &str, text: &str) -> Result<(), Problem> {
+    let n = text.chars().count();
+    let is_line = !text.chars().any(char::is_control);
+    match (1..=MAX_NAME).contains(&n) && is_line {
+        true => Ok(()),
+        false => Err(Problem::invalid(format!(
+            "{field}: give 1 to {MAX_NAME} characters, none of them a control character"
+        ))),
+    }
+}
+
+impl ReserveRequest {
+    /// As the ledger is asked.
+    pub fn load(&self, key: Option<&str>) -> Result<vramfit::LoadRequest, Problem> {
+        let model = self.model.to_string_lossy();
+        let model = self.name.as_deref().unwrap_or(&model);
+        name("name", model)?;
+        name("holder", &self.holder)?;
+        let mut load = vramfit::LoadRequest::new(model, self.holder.as_str());
+        load.stale = self
+            .evict
+            .map(|evict| Stale::after(evict.idle_ms, evict.start_ms));
+        load.lease_ms = self.lease_ms;
+        load.partial = self.partial;
+        load.key = key.map(Into::into);
+        match self.lease_ms {
+            Some(0) => Err(Problem::invalid(
+                "lease_ms: a lease of 0 has run out before it begins",
+            )),
+            _ => Ok(load),
+        }
+    }
+}

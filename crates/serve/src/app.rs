@@ -1,0 +1,283 @@
+//! The server: what its requests share, its start and its end.
+
+use crate::accept;
+use crate::api::GpuReport;
+use crate::clock::Clock;
+use crate::config::{Config, Limits, Token};
+use crate::metrics::Metrics;
+use crate::models::{Cache, Folders};
+use crate::problem::Problem;
+use crate::routes;
+use crate::work::{Workers, quick};
+use axum::body::Bytes;
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use vramfit::devices::Machine;
+use vramfit::ledger::{GpuId, GpuView, Probe as Probed, ReservationId, State, Store};
+use vramfit::{GpuList, Host, Journal, Probe, Volatile};
+
+/// How often leases are looked at.
+const LEASES: Duration = Duration::from_millis(500);
+/// How often the driver is asked what is free.
+const PROBES: Duration = Duration::from_secs(15);
+
+/// Whichever store was asked for.
+pub type AnyStore = Box<dyn Store + Send>;
+
+/// What all requests share.
+pub struct App {
+    pub host: Host<AnyStore>,
+    pub probe: Option<Arc<dyn Probe + Send + Sync>>,
+    pub folders: Folders,
+    pub cache: Cache,
+    pub metrics: Metrics,
+    pub clock: Clock,
+    pub workers: Workers,
+    pub requests: Semaphore,
+    pub token: Option<Token>,
+    pub limits: Limits,
+    /// Answers to requests with an Idempotency-Key, as long as their reservations are held.
+    keys: Mutex<HashMap<String, Kept>>,
+}
+
+/// An answer that is given again.
+#[derive(Clone)]
+pub struct Kept {
+    /// What was asked.
+    pub asked: Bytes,
+    /// What was reserved.
+    pub id: ReservationId,
+    /// The answer.
+    pub answer: Bytes,
+}
+
+/// Why a server does not start. Displays on one line and says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An address that others can reach, and no token.
+    #[error(
+        "{0} can be reached from elsewhere: give a token (--token-file), or listen on 127.0.0.1 or [::1]"
+    )]
+    NoToken(SocketAddr),
+    /// The address cannot be had.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// A folder of models that is not there.
+    #[error("--models {}: {source}", vramfit::report::one_line(&path.to_string_lossy()))]
+    Models {
+        /// Which.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// No GPU to promise.
+    #[error("there is no GPU to keep a ledger of: name them with --gpus")]
+    NoGpus,
+    /// The driver did not say what is free.
+    #[error("{0}")]
+    Probe(String),
+    /// The ledger cannot be opened.
+    #[error("--ledger: {0}")]
+    Ledger(#[from] vramfit::Error),
+}
+
+/// A server that listens and does not answer yet.
+pub struct Server {
+    app: Arc<App>,
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Opens the ledger and the port.
+    pub async fn bind(config: Config) -> Result<Server, StartError> {
+        if !config.listen.ip().is_loopback() && config.token.is_none() {
+            return Err(StartError::NoToken(config.listen));
+        }
+        let folders = Folders::new(&config.models);
+        let folders = folders.map_err(|(path, source)| StartError::Models { path, source })?;
+        if config.gpus.devices.is_empty() {
+            return Err(StartError::NoGpus);
+        }
+        let store: AnyStore = match &config.ledger {
+            None => Box::new(Volatile),
+            Some(path) => {
+                let journal = Journal::open(path).map_err(vramfit::ledger::Error::from);
+                Box::new(journal.map_err(vramfit::Error::from)?)
+            }
+        };
+        let mut gpus = config.gpus;
+        if config.probe.is_some() {
+            gpus.devices
+                .iter_mut()
+                .for_each(|gpu| gpu.free_bytes = gpu.total_bytes);
+        }
+        let n = gpus.devices.len();
+        let ids = config
+            .gpu_ids
+            .unwrap_or_else(|| (0..n).map(GpuList::id).collect());
+        let host = Host::with_ids(store, config.host_name, gpus, ids)?;
+        let failed = |source| StartError::Listen {
+            address: config.listen,
+            source,
+        };
+        let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let limits = config.limits;
+        let app = App {
+            host,
+            probe: config.probe,
+            folders,
+            cache: Cache::default(),
+            metrics: Metrics::default(),
+            clock: Clock::default(),
+            workers: Workers::new(limits.workers, limits.wait),
+            requests: Semaphore::new(limits.requests),
+            token: config.token,
+            limits,
+            keys: Mutex::default(),
+        };
+        let app = Arc::new(app);
+        let asked = Arc::clone(&app);
+        // Before the first promise.
+        quick(move || asked.look_after(true))
+            .await
+            .map_err(|problem| StartError::Probe(problem.detail))?;
+        Ok(Server {
+            app,
+            listener,
+            address,
+        })
+    }
+
+    /// Where it listens: with the port that the system chose, if it was to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `stop`, then finishes what is under way.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let watch = tokio::spawn(watch(Arc::clone(&self.app)));
+        let router = routes::router(Arc::clone(&self.app));
+        accept::serve(self.listener, router, &self.app.limits, stop).await;
+        watch.abort();
+    }
+}
+
+/// Looks after leases, and now and then after what others take of the GPUs.
+async fn watch(app: Arc<App>) {
+    let mut every = tokio::time::interval(LEASES);
+    let mut asked = Instant::now();
+    loop {
+        every.tick().await;
+        let ask_driver = asked.elapsed() >= PROBES;
+        if ask_driver {
+            asked = Instant::now();
+        }
+        let app = Arc::clone(&app);
+        // A journal that cannot be written, or a driver that does not answer, is told to who asks for
+        // something, or was there before.
+        let _ = quick(move || app.look_after(ask_driver)).await;
+    }
+}
+
+impl App {
+    /// Drops reservations whose holders have not renewed their leases; with `ask_driver`, or where there are
+    /// such, asks the driver what is free.
+    fn look_after(&self, ask_driver: bool) -> Result<(), Problem> {
+        let (ledger, now_ms) = (self.host.ledger(), self.clock.now_ms());
+        let gone = match &self.probe {
+            None => ledger.expire(now_ms)?.len(),
+            Some(_) if !ask_driver && ledger.lapsed(now_ms)?.is_empty() => 0,
+            Some(probe) => {
+                let machine = probe.machine();
+                let machine = machine.map_err(|error| Problem::internal(error.to_string()))?;
+                ledger.reap(&self.probes(&machine), now_ms)?.released.len()
+            }
+        };
+        self.metrics.expired(gone);
+        Ok(())
+    }
+
+    /// What is free of the host's GPUs, where that is known.
+    fn probes(&self, machine: &Machine) -> Vec<Probed> {
+        let free = machine.ids().into_iter().zip(&machine.devices);
+        let free: Vec<_> = free
+            .filter_map(|(id, device)| Some((id, device.free?.bytes)))
+            .collect();
+        let probed = |gpu: &GpuId| {
+            let found = free.iter().find(|(id, _)| id == gpu.gpu().as_str());
+            found.map(|&(_, free_bytes)| Probed {
+                gpu: gpu.clone(),
+                free_bytes,
+            })
+        };
+        self.host.ids().iter().filter_map(probed).collect()
+    }
+
+    fn keys(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was answered to this key, if that is still so.
+    pub fn answered(&self, key: &str) -> Result<Option<Kept>, Problem> {
+        let Some(kept) = self.keys().get(key).cloned() else {
+            return Ok(None);
+        };
+        let state = self.host.ledger().state()?;
+        let is_held = state
+            .reservation(kept.id)
+            .is_some_and(|r| r.key.as_ref().is_some_and(|k| k.as_str() == key));
+        Ok(Some(kept).filter(|_| is_held))
+    }
+
+    /// Keeps an answer; those of reservations that are no longer held are dropped.
+    pub fn keep(&self, key: String, kept: Kept) -> Result<(), Problem> {
+        let state = self.host.ledger().state()?;
+        let mut keys = self.keys();
+        keys.insert(key, kept);
+        keys.retain(|_, kept| state.reservation(kept.id).is_some());
+        Ok(())
+    }
+
+    /// The server's GPUs, in CUDA's order.
+    pub fn gpu_reports(&self, state: &State) -> Vec<GpuReport> {
+        let views = state.gpus();
+        let gpus = self
+            .host
+            .ids()
+            .iter()
+            .zip(&self.host.gpus().devices)
+            .enumerate();
+        let report = |(i, (id, device)): (usize, (&GpuId, &vramfit::Device))| {
+            let view = views.iter().find(|view| view.gpu == *id);
+            let of = |bytes: fn(&GpuView) -> u64| view.map_or(0, bytes);
+            GpuReport {
+                cuda: GpuList::id(i),
+                gpu: id.gpu().to_string(),
+                name: device.name.clone(),
+                compute_capability: device.compute_capability.to_string(),
+                sm_count: device.sm_count,
+                total_bytes: device.total_bytes,
+                capacity_bytes: of(|view| view.capacity_bytes),
+                reserved_bytes: of(|view| view.reserved_bytes),
+                leaving_bytes: of(|view| view.leaving_bytes),
+                foreign_bytes: of(|view| view.foreign_bytes),
+                free_bytes: of(|view| view.free_bytes),
+            }
+        };
+        gpus.map(report).collect()
+    }
+}

@@ -1,0 +1,24 @@
+//! vramfit over HTTP, for model servers that want a sidecar: estimates, plans on what is free, and
+//! reservations that no two loaders are promised.
+//!
+//! `api` is what goes in and out, `routes` what is done with it, `problem` how it is refused; `models` finds
+//! files below the configured folders and keeps what was read of them; `guard` lets in who may, as many as
+//! may; `accept` is the listener. Everything that computes or waits for a disk runs beside the threads that
+//! talk to clients (`work`), at most one task a core.
+
+mod accept;
+mod api;
+mod app;
+mod clock;
+mod config;
+mod guard;
+mod metrics;
+mod models;
+mod openapi;
+mod problem;
+mod routes;
+mod work;
+
+pub use app::{Server, StartError};
+pub use config::{Config, Limits, Token, TokenError};
+pub use openapi::openapi;

@@ -1,0 +1,187 @@
+//! Which files clients may name, and what was read of them.
+
+use crate::problem::Problem;
+use lru::LruCache;
+use std::io::ErrorKind;
+use std::num::NonZeroUsize;
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+use vramfit::{Model, Settings};
+
+/// Models that are kept.
+const MODELS: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
+/// Answers that are kept; one has some KiB.
+const ANSWERS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+
+/// Folders in which models may be.
+#[derive(Clone, Debug)]
+pub struct Folders {
+    /// As given, made absolute, and where that really is.
+    folders: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Folders {
+    /// Folders that are there.
+    pub fn new(folders: &[PathBuf]) -> Result<Folders, (PathBuf, std::io::Error)> {
+        let folder = |given: &PathBuf| {
+            let failed = |error| (given.clone(), error);
+            let real = given.canonicalize().map_err(failed)?;
+            if !real.is_dir() {
+                return Err(failed(ErrorKind::NotADirectory.into()));
+            }
+            let absolute = std::path::absolute(given).map_err(failed)?;
+            Ok((absolute, real))
+        };
+        let folders = folders.iter().map(folder).collect::<Result<_, _>>()?;
+        Ok(Folders { folders })
+    }
+
+    /// The file that `asked` names: in the first folder that has it, or by its full path. Links are followed,
+    /// and where they lead has to be in one of the folders, too.
+    pub fn find(&self, asked: &Path) -> Result<PathBuf, Problem> {
+        if self.folders.is_empty() {
+            return Err(Problem::forbidden(
+                "the server was given no folder of models; start it with --models DIR",
+            ));
+        }
+        let shown = vramfit::report::one_line(&asked.to_string_lossy());
+        let outside = || Problem::forbidden(format!("{shown}: outside the folders of --models"));
+        let climbs = asked.components().any(|part| part == Component::ParentDir);
+        if climbs || (asked.is_absolute() && !self.is_below(asked)) {
+            return Err(outside());
+        }
+        for (folder, _) in &self.folders {
+            let path = folder.join(asked);
+            let real = match path.canonicalize() {
+                Ok(real) => real,
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    return Err(Problem::forbidden(format!("{shown}: {error}")));
+                }
+                Err(_) => continue,
+            };
+            if !self
+                .folders
+                .iter()
+                .any(|(_, folder)| real.starts_with(folder))
+            {
+                return Err(outside());
+            }
+            if !real.is_file() {
+                return Err(Problem::invalid(format!("{shown}: not a file")));
+            }
+            return Ok(real);
+        }
+        Err(Problem::not_found(format!(
+            "{shown}: no such file below the folders of --models"
+        )))
+    }
+
+    fn is_below(&self, path: &Path) -> bool {
+        let below = |folder: &PathBuf| path.starts_with(folder);
+        self.folders
+            .iter()
+            .any(|(given, real)| below(given) || below(real))
+    }
+
+    /// The same for files that settings name: they are put in as they were found.
+    pub fn find_beside(&self, settings: &mut Settings) -> Result<bool, Problem> {
+        let mut any = false;
+        for path in settings.files_mut() {
+            *path = self.find(path)?;
+            any = true;
+        }
+        Ok(any)
+    }
+}
+
+/// Whether a file is still what it was.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Stamp {
+    modified: Option<SystemTime>,
+    bytes: u64,
+}
+
+/// What an answer depends on.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Question {
+    /// The model's file.
+    pub path: PathBuf,
+    /// As it was.
+    pub stamp: Stamp,
+    /// GPUs and settings, as text.
+    pub rest: String,
+}
+
+/// Headers that were read, and answers that do not change.
+pub struct Cache {
+    models: Mutex<LruCache<PathBuf, (Stamp, Arc<Model>)>>,
+    answers: Mutex<LruCache<Question, Arc<[u8]>>>,
+    /// Headers that had to be read, and those that had not.
+    pub read: AtomicU64,
+    /// Headers that were there.
+    pub kept: AtomicU64,
+    /// Answers that were there.
+    pub answered: AtomicU64,
+}
+
+impl Default for Cache {
+    fn default() -> Cache {
+        Cache {
+            models: Mutex::new(LruCache::new(MODELS)),
+            answers: Mutex::new(LruCache::new(ANSWERS)),
+            read: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+        }
+    }
+}
+
+fn locked<T>(lock: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // A cache is whole after every step.
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Cache {
+    /// The model in the file at `path`, read again where it has changed.
+    pub fn model(&self, path: &Path) -> Result<(Stamp, Arc<Model>), Problem> {
+        let stamp = stamp(path)?;
+        if let Some((read, model)) = locked(&self.models).get(path)
+            && *read == stamp
+        {
+            self.kept.fetch_add(1, Ordering::Relaxed);
+            return Ok((stamp, Arc::clone(model)));
+        }
+        self.read.fetch_add(1, Ordering::Relaxed);
+        let model = Arc::new(vramfit::open(path)?);
+        let entry = (stamp, Arc::clone(&model));
+        locked(&self.models).put(path.to_owned(), entry);
+        Ok((stamp, model))
+    }
+
+    /// The answer to `question`, if it was given before.
+    pub fn answer(&self, question: &Question) -> Option<Arc<[u8]>> {
+        let answer = locked(&self.answers).get(question).cloned();
+        if answer.is_some() {
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    /// Keeps an answer.
+    pub fn keep(&self, question: Question, answer: &Arc<[u8]>) {
+        locked(&self.answers).put(question, Arc::clone(answer));
+    }
+}
+
+/// The file as it is now.
+pub fn stamp(path: &Path) -> Result<Stamp, Problem> {
+    let shown = || vramfit::report::one_line(&path.to_string_lossy());
+    let metadata = path.metadata();
+    let metadata = metadata.map_err(|error| Problem::not_found(format!("{}: {error}", shown())))?;
+    Ok(Stamp {
+        modified: metadata.modified().ok(),
+        bytes: metadata.len(),
+    })
+}

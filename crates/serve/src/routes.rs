@@ -1,0 +1,463 @@
+//! What is done with each request.
+
+use crate::api::{
+    CommitRequest, DeviceList, EstimateRequest, EvictionReport, Health, HolderReport, LedgerReport,
+    LookedAt, PlanRequest, ReservationList, ReservationReport, ReserveRequest, ReservedReport,
+    ViolationReport, name,
+};
+use crate::app::{App, Kept};
+use crate::guard::{self, OPEN};
+use crate::metrics::OPENMETRICS;
+use crate::models::Question;
+use crate::openapi;
+use crate::problem::Problem;
+use crate::work::quick;
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::from_fn_with_state;
+use axum::response::Response;
+use axum::routing::{get, post};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use vramfit::ledger::{GpuId, ReservationId, Share};
+use vramfit::{GpuList, Gpus, NoProbe, Placement, Resolved, document};
+
+type Shared = State<Arc<App>>;
+type Answer = Result<Response, Problem>;
+
+/// The header of a request that may be sent again.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Every route.
+pub fn router(app: Arc<App>) -> Router {
+    let one = "/v1/reservations/{id}";
+    Router::new()
+        .route("/v1/estimate", post(estimate))
+        .route("/v1/plan", post(plan))
+        .route("/v1/reservations", get(list).post(reserve))
+        .route(one, get(show).delete(release))
+        .route(&format!("{one}/commit"), post(commit))
+        .route(&format!("{one}/renew"), post(renew))
+        .route(&format!("{one}/begin"), post(begin))
+        .route(&format!("{one}/end"), post(end))
+        .route("/v1/devices", get(devices))
+        .route("/v1/ledger", get(ledger))
+        .route(OPEN, get(health))
+        .route("/metrics", get(metrics))
+        .route("/openapi.json", get(described))
+        .fallback(async || {
+            Problem::not_found("no such path; GET /openapi.json lists what there is")
+        })
+        .method_not_allowed_fallback(async || {
+            let why = "not by this method; GET /openapi.json lists what there is";
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", why)
+        })
+        .layer(from_fn_with_state(Arc::clone(&app), guard::admit))
+        .layer(from_fn_with_state(Arc::clone(&app), guard::count))
+        .with_state(app)
+}
+
+fn json(value: &impl Serialize) -> Result<Bytes, Problem> {
+    let text = serde_json::to_vec(value);
+    text.map(Bytes::from)
+        .map_err(|error| Problem::internal(error.to_string()))
+}
+
+fn answer(status: StatusCode, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+fn ok(value: &impl Serialize) -> Answer {
+    Ok(answer(StatusCode::OK, json(value)?))
+}
+
+/// The body, if it comes in time and is JSON of a size that can be.
+async fn body(app: &App, request: Request) -> Result<Bytes, Problem> {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case("application/json") {
+        let why = "send JSON, with Content-Type: application/json";
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "media-type",
+            why,
+        ));
+    }
+    some_body(app, request).await
+}
+
+async fn some_body(app: &App, request: Request) -> Result<Bytes, Problem> {
+    let most = app.limits.body_bytes;
+    let read = to_bytes(request.into_body(), most);
+    match tokio::time::timeout(app.limits.receive, read).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) if is_too_long(&error) => {
+            let why = format!("the body has more than {most} bytes");
+            Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too-large",
+                why,
+            ))
+        }
+        Ok(Err(error)) => Err(Problem::bad(format!("the body cannot be read: {error}"))),
+        Err(_) => {
+            let why = "the body did not come in time";
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", why))
+        }
+    }
+}
+
+fn is_too_long(error: &axum::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if error.to_string().contains("length limit exceeded") {
+            return true;
+        }
+        source = error.source();
+    }
+    error.to_string().contains("length limit exceeded")
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| match error.is_data() {
+        true => Problem::invalid(error.to_string()),
+        false => Problem::bad(format!("no JSON: {error}")),
+    })
+}
+
+async fn estimate(State(app): Shared, request: Request) -> Answer {
+    let body = body(&app, request).await?;
+    let asked: EstimateRequest = parse(&body)?;
+    let shared = Arc::clone(&app);
+    let found = app.workers.run(move || estimated(&shared, asked), drop);
+    Ok(answer(StatusCode::OK, found.await?))
+}
+
+/// An estimate depends on the file, the GPUs and the settings alone: the same question has the same answer.
+fn estimated(app: &App, mut asked: EstimateRequest) -> Result<Bytes, Problem> {
+    let path = app.folders.find(&asked.model)?;
+    let has_files = app.folders.find_beside(&mut asked.settings)?;
+    let gpus = match asked.gpus.as_deref().map(str::parse) {
+        None | Some(Ok(Gpus::Auto)) => app.host.gpus().clone(),
+        Some(Ok(Gpus::AutoPicked(_))) => {
+            let why = "gpus: auto is all of the server's; settings.devices picks some of them";
+            return Err(Problem::invalid(why));
+        }
+        Some(Ok(gpus)) => gpus.resolve(&NoProbe).map_err(vramfit::Error::from)?,
+        Some(Err(error)) => return Err(Problem::invalid(format!("gpus: {error}"))),
+    };
+    let (stamp, model) = app.cache.model(&path)?;
+    let rest = serde_json::to_string(&(&asked.gpus, &asked.settings));
+    let question = rest.ok().filter(|_| !has_files).map(|rest| Question {
+        path: path.clone(),
+        stamp,
+        rest,
+    });
+    if let Some(kept) = question
+        .as_ref()
+        .and_then(|question| app.cache.answer(question))
+    {
+        return Ok(Bytes::from_owner(kept));
+    }
+    let found = vramfit::answer(&path, &model, &gpus, &asked.settings)?;
+    let text: Arc<[u8]> = Arc::from(&*json(&found.estimate)?);
+    if let Some(question) = question {
+        app.cache.keep(question, &text);
+    }
+    Ok(Bytes::from_owner(text))
+}
+
+async fn plan(State(app): Shared, request: Request) -> Answer {
+    let body = body(&app, request).await?;
+    let mut asked: PlanRequest = parse(&body)?;
+    let shared = Arc::clone(&app);
+    let planned = move || {
+        let path = shared.folders.find(&asked.model)?;
+        shared.folders.find_beside(&mut asked.settings)?;
+        let (_, model) = shared.cache.model(&path)?;
+        let gpus = shared.host.gpus_now()?;
+        json(&vramfit::answer(&path, &model, &gpus, &asked.settings)?.estimate)
+    };
+    Ok(answer(
+        StatusCode::OK,
+        app.workers.run(planned, drop).await?,
+    ))
+}
+
+async fn reserve(State(app): Shared, headers: HeaderMap, request: Request) -> Answer {
+    let key = idempotency_key(&headers)?;
+    let body = body(&app, request).await?;
+    let asked: ReserveRequest = parse(&body)?;
+    let load = asked.load(key.as_deref())?;
+    let shared = Arc::clone(&app);
+    let in_vain = Arc::clone(&app);
+    let is_keyed = key.is_some();
+    let reserved = app.workers.run(
+        move || {
+            if let Some(kept) = key
+                .as_deref()
+                .map(|key| shared.answered(key))
+                .transpose()?
+                .flatten()
+            {
+                return given_again(kept, &body);
+            }
+            let (id, answer) = reserved(&shared, asked, &load)?;
+            if let Some(key) = key {
+                let asked = body.clone();
+                let answer = answer.clone();
+                shared.keep(key, Kept { asked, id, answer })?;
+            }
+            Ok((id, answer))
+        },
+        move |unheard: Result<(ReservationId, Bytes), _>| {
+            // The client has gone, and without a key it will never know the reservation's number.
+            if let (Ok((id, _)), false) = (unheard, is_keyed) {
+                let _ = in_vain.host.release(id);
+            }
+        },
+    );
+    let (id, text) = reserved.await?;
+    let mut response = answer(StatusCode::CREATED, text);
+    if let Ok(location) = format!("/v1/reservations/{}", id.0).parse() {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    let text = value.to_str();
+    let text = text.map_err(|_| Problem::bad("Idempotency-Key: visible ASCII characters only"))?;
+    name("Idempotency-Key", text)?;
+    Ok(Some(text.to_string()))
+}
+
+/// The same answer to the same request; another request under the same key is a mistake.
+fn given_again(kept: Kept, asked: &[u8]) -> Result<(ReservationId, Bytes), Problem> {
+    match kept.asked == asked {
+        true => Ok((kept.id, kept.answer)),
+        false => Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "key-reused",
+            "this Idempotency-Key was used for another request, whose reservation is still held",
+        )),
+    }
+}
+
+fn reserved(
+    app: &App,
+    mut asked: ReserveRequest,
+    load: &vramfit::LoadRequest,
+) -> Result<(ReservationId, Bytes), Problem> {
+    let path = app.folders.find(&asked.model)?;
+    app.folders.find_beside(&mut asked.settings)?;
+    let (_, model) = app.cache.model(&path)?;
+    let resolved = asked.settings.resolve(&model, app.host.gpus())?;
+    let (run, policy, now_ms) = (&resolved.run, &resolved.policy, app.clock.now_ms());
+    let reserved = app.host.reserve(&model, run, policy, load, now_ms)?;
+    let gpus = app.host.gpus_for(&reserved.grant);
+    let report = report(
+        app,
+        &path,
+        &model,
+        &gpus,
+        &resolved,
+        &reserved.placement,
+        &reserved.grant,
+    );
+    match report.and_then(|report| json(&report)) {
+        Ok(text) => Ok((reserved.id(), text)),
+        Err(problem) => {
+            // What nobody is told of nobody holds.
+            app.host.release(reserved.id())?;
+            Err(problem)
+        }
+    }
+}
+
+fn report(
+    app: &App,
+    path: &std::path::Path,
+    model: &vramfit::Model,
+    gpus: &GpuList,
+    resolved: &Resolved,
+    placement: &Placement,
+    grant: &vramfit::Grant,
+) -> Result<ReservedReport, Problem> {
+    let state = app.host.ledger().state()?;
+    let gone = || Problem::not_found(format!("{} has been released", grant.id));
+    Ok(ReservedReport {
+        reservation: state.reservation(grant.id).ok_or_else(gone)?.into(),
+        estimate: document(path, model, gpus, resolved, placement),
+        evict: grant.evict.iter().map(EvictionReport::from).collect(),
+        waits_for: grant.waits_for.iter().map(|id| id.0).collect(),
+        options: grant.decision.options.iter().map(LookedAt::from).collect(),
+    })
+}
+
+async fn list(State(app): Shared) -> Answer {
+    let state = quick(move || Ok(app.host.ledger().state()?)).await?;
+    ok(&ReservationList {
+        reservations: state.reservations().map(ReservationReport::from).collect(),
+    })
+}
+
+fn number(id: &str) -> Result<ReservationId, Problem> {
+    let number = id.parse().map(ReservationId);
+    number.map_err(|_| Problem::bad(format!("'{id}' is not the number of a reservation")))
+}
+
+fn shown(app: &App, id: ReservationId) -> Result<ReservationReport, Problem> {
+    let state = app.host.ledger().state()?;
+    let found = state.reservation(id).map(ReservationReport::from);
+    found.ok_or_else(|| vramfit::ledger::Error::UnknownReservation(id).into())
+}
+
+async fn show(State(app): Shared, Path(id): Path<String>) -> Answer {
+    let id = number(&id)?;
+    ok(&quick(move || shown(&app, id)).await?)
+}
+
+async fn commit(State(app): Shared, Path(id): Path<String>, request: Request) -> Answer {
+    let id = number(&id)?;
+    let body = some_body(&app, request).await?;
+    let asked: CommitRequest = match body.is_empty() {
+        true => CommitRequest::default(),
+        false => parse(&body)?,
+    };
+    let committed = quick(move || {
+        let ledger = app.host.ledger();
+        let state = ledger.state()?;
+        let shares = match asked.shares {
+            Some(shares) => {
+                let share = |s: &crate::api::GpuBytes| {
+                    Share::new(GpuId::new(app.host.name().clone(), s.gpu.as_str()), s.bytes)
+                };
+                shares.iter().map(share).collect::<Result<_, _>>()?
+            }
+            None => state
+                .reservation(id)
+                .map(|r| r.shares.clone())
+                .unwrap_or_default(),
+        };
+        match state.reservation(id) {
+            Some(_) => ledger.commit(id, &shares, app.clock.now_ms())?,
+            None => return Err(vramfit::ledger::Error::UnknownReservation(id).into()),
+        }
+        shown(&app, id)
+    });
+    ok(&committed.await?)
+}
+
+/// Does something to a reservation and shows it.
+async fn change(
+    app: Arc<App>,
+    id: &str,
+    change: impl FnOnce(&App, ReservationId, u64) -> Result<(), vramfit::ledger::Error> + Send + 'static,
+) -> Answer {
+    let id = number(id)?;
+    let changed = quick(move || {
+        change(&app, id, app.clock.now_ms())?;
+        shown(&app, id)
+    });
+    ok(&changed.await?)
+}
+
+async fn renew(State(app): Shared, Path(id): Path<String>) -> Answer {
+    change(app, &id, |app, id, now_ms| {
+        app.host.ledger().renew(id, now_ms)
+    })
+    .await
+}
+
+async fn begin(State(app): Shared, Path(id): Path<String>) -> Answer {
+    change(app, &id, |app, id, now_ms| {
+        app.host.ledger().begin_request(id, now_ms)
+    })
+    .await
+}
+
+async fn end(State(app): Shared, Path(id): Path<String>) -> Answer {
+    change(app, &id, |app, id, now_ms| {
+        app.host.ledger().end_request(id, now_ms)
+    })
+    .await
+}
+
+async fn release(State(app): Shared, Path(id): Path<String>) -> Answer {
+    let id = number(&id)?;
+    quick(move || Ok(app.host.release(id)?)).await?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+async fn devices(State(app): Shared) -> Answer {
+    let devices = quick(move || Ok(app.gpu_reports(&app.host.ledger().state()?)));
+    ok(&DeviceList {
+        devices: devices.await?,
+    })
+}
+
+async fn ledger(State(app): Shared) -> Answer {
+    let report = quick(move || {
+        let state = app.host.ledger().state()?;
+        let mut holders: BTreeMap<&str, HolderReport> = BTreeMap::new();
+        for r in state.reservations() {
+            let holder = holders
+                .entry(r.holder.as_str())
+                .or_insert_with(|| HolderReport {
+                    holder: r.holder.to_string(),
+                    reservations: Vec::new(),
+                    bytes: 0,
+                });
+            let bytes = r.shares.iter().map(|s| s.bytes.get());
+            holder.reservations.push(r.id.0);
+            holder.bytes = bytes.fold(holder.bytes, u64::saturating_add);
+        }
+        Ok(LedgerReport {
+            seq: state.seq(),
+            devices: app.gpu_reports(&state),
+            holders: holders.into_values().collect(),
+            reservations: state.reservations().map(ReservationReport::from).collect(),
+            violations: state.audit().iter().map(ViolationReport::from).collect(),
+        })
+    });
+    ok(&report.await?)
+}
+
+async fn health() -> Answer {
+    ok(&Health {
+        status: "ok".to_string(),
+        engine: vramfit::ENGINE.name.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_string(),
+    })
+}
+
+async fn metrics(State(app): Shared) -> Answer {
+    let text = quick(move || {
+        let state = app.host.ledger().state()?;
+        let text = app.metrics.text(&app, &state);
+        text.map_err(|error| Problem::internal(error.to_string()))
+    });
+    let mut response = answer(StatusCode::OK, text.await?);
+    let kind = HeaderValue::from_static(OPENMETRICS);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+async fn described() -> Answer {
+    ok(openapi::openapi())
+}
