@@ -110,7 +110,9 @@ pub fn cache_tensor(
     }
     let layer = &hp.layers[il];
     let is_mtp = cp.role.is_mtp;
+    let lends = cp.role.target.as_ref().is_some_and(|t| t.caches.is_some());
     let has_kv = match is_mtp {
+        _ if lends => false,
         true => hp.has_mtp_kv(il),
         false => hp.has_kv(il),
     };

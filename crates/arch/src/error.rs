@@ -80,9 +80,9 @@ pub enum Error {
         /// Architecture of the model.
         architecture: String,
     },
-    /// llama.cpp cannot give a draft what it reads of this model.
+    /// llama.cpp, or the graph that is known of it, does not give a draft what it reads of this model.
     #[error(
-        "llama.cpp does not let a draft read the layers of architecture '{architecture}' that it names: choose another draft model, or --spec-type draft-simple"
+        "no draft is known that reads layers of architecture '{architecture}' as this one does: choose another draft model, or --spec-type draft-simple"
     )]
     NotTapped {
         /// Architecture of the target.

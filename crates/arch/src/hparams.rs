@@ -2,6 +2,7 @@
 
 use crate::graph::Norm;
 use crate::keys::Keys;
+use crate::models::Selector;
 use crate::{Error, Result};
 
 /// Largest values that are believed. They keep every product below 2^63 and are far beyond any model.
@@ -340,6 +341,10 @@ pub struct Hparams {
     pub block_size: i64,
     /// The first token of a block is drafted, too (DSpark).
     pub sample_from_anchor: bool,
+    /// Convolutions and a selector (DFlash 2).
+    pub selector: Option<Selector>,
+    /// Width of the target's states that a draft reads and gives back (`embedding_length_out`); 0 for none.
+    pub n_embd_target: i64,
     /// Layers of the target whose inputs a draft reads (`target_layers`).
     pub target_layers: Vec<usize>,
     /// `hidden_activation` of the file.
@@ -406,6 +411,14 @@ impl Hparams {
     pub fn has_kv(&self, il: usize) -> bool {
         let layer = &self.layers[il];
         self.has_memory && layer.is_cached && il < self.n_layer_kv
+    }
+
+    /// Layers that are loaded whatever for: the main ones, or all of a model of layers for multi-token prediction alone.
+    pub fn n_layer_loaded(&self) -> usize {
+        match self.n_layer_main {
+            0 => self.n_layer_all,
+            n => n,
+        }
     }
 
     /// [`has_kv`](Self::has_kv) in a context for multi-token prediction, which has caches for those layers alone.
@@ -485,6 +498,8 @@ impl Hparams {
             norm_before_residual: false,
             block_size: 0,
             sample_from_anchor: true,
+            selector: None,
+            n_embd_target: 0,
             target_layers: Vec::new(),
             hidden_act: keys.text("hidden_activation")?.map(str::to_string),
             has_swa_layers: false,

@@ -276,7 +276,7 @@ impl Model {
     pub fn is_loaded(&self, index: usize) -> bool {
         match self.tensors[index].role {
             Name::Layer(il, kind, _) => {
-                let of_main = il < self.hparams.n_layer()
+                let of_main = il < self.hparams.n_layer_loaded()
                     || self.loads_mtp
                     || self.architecture.loads_mtp.contains(&kind)
                     || !self.is_known();
@@ -299,7 +299,8 @@ impl Model {
     pub fn max_graph_tensors(&self, n_tokens: i64, adapters: &Adapters) -> u64 {
         let n_tensors = self.tensors.len() as u64;
         let of_adapters = || adapters.loras.iter().map(Lora::n_nodes).sum::<u64>();
-        let wanted = match self.architecture.graph_room {
+        let of_selector = self.hparams.selector.map(|_| (0, 12));
+        let wanted = match self.architecture.graph_room.or(of_selector) {
             Some((per_token, per_tensor)) => (n_tokens.max(0) as u64)
                 .saturating_mul(per_token)
                 .max(per_tensor * n_tensors),

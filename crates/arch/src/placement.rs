@@ -265,7 +265,11 @@ impl WeightMap {
     /// One copy of the factors in each memory that holds a layer which rotates with them.
     fn rope_factor_homes(&self, model: &Model, tensor: usize) -> Vec<BufferType> {
         let mut homes = Vec::new();
-        let main = model.hparams.layers.iter().take(model.hparams.n_layer());
+        let main = model
+            .hparams
+            .layers
+            .iter()
+            .take(model.hparams.n_layer_loaded());
         for layer in main {
             let home = self.buffer(tensor, self.layer(layer.block));
             let used = !(model.architecture.rope_freqs_skip_swa && layer.is_swa);

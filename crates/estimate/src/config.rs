@@ -221,6 +221,10 @@ impl RunConfig {
         if self.role.is_mtp && !predicts {
             return Err(Refusal::NoMtp);
         }
+        let lent = self.role.target.as_ref().and_then(|t| t.caches.as_ref());
+        if hp.n_embd_target > 0 && lent.is_none() {
+            return Err(Refusal::NeedsGemma4);
+        }
         if self.n_seq_max > MAX_SEQ {
             return Err(Refusal::TooManySequences {
                 n_seq_max: self.n_seq_max,

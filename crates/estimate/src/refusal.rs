@@ -86,6 +86,11 @@ pub enum Refusal {
         /// The device, by the target's order.
         device: String,
     },
+    /// A draft for Gemma 4 without its target.
+    #[error(
+        "this draft attends to the caches of Gemma 4's last two layers: give a Gemma 4 as the model and this file with -md"
+    )]
+    NeedsGemma4,
     /// No layers for multi-token prediction.
     #[error(
         "this model has no layers for multi-token prediction that llama.cpp knows: choose another --spec-type"

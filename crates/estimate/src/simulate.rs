@@ -2,9 +2,10 @@
 
 use crate::breakdown::{Breakdown, MemoryBytes, Pass, PassStats, Runtime};
 use crate::{EngineProfile, Error, Layout, Refusal, RunConfig};
-use vramfit_arch::cache::cache_tensors;
+use vramfit_arch::cache::{CacheKind, cache_tensor, cache_tensors};
 use vramfit_arch::{
-    Batch, BuiltGraph, ContextParams, CpuRepack, FusedOp, Lent, Model, Unfused, WeightMap, build,
+    Batch, BuiltGraph, ContextParams, CpuRepack, FusedOp, Lent, LentCaches, LentTensor, Model,
+    Unfused, WeightMap, build,
 };
 use vramfit_ggml::cuda::{Cuda, PoolUse};
 use vramfit_ggml::{
@@ -213,6 +214,10 @@ impl<'a> Context<'a> {
             self.params.n_ctx.min(self.params.n_ubatch),
             &self.params.adapters,
         );
+        // More than the nodes of a sampler, for each row.
+        let p = &self.params;
+        let rows = (p.n_seq_max.max(0) as u64).saturating_mul(u64::from(p.role.n_sampled));
+        let room = room.saturating_add(rows.saturating_mul(8));
         if n_tensors > room {
             return Err(Refusal::GraphTooLarge { n_tensors, room }.into());
         }
@@ -254,7 +259,41 @@ impl<'a> Context<'a> {
 
     /// What a draft may read of this model.
     pub fn lends(&self) -> Lent {
-        self.weights.lends(self.model)
+        let n_layer = self.model.hparams.n_layer();
+        let both = || {
+            Some(LentCaches {
+                window: self.lent_kv(n_layer.checked_sub(2)?)?,
+                full: self.lent_kv(n_layer.checked_sub(1)?)?,
+            })
+        };
+        Lent {
+            caches: both().filter(|_| self.ends_in_window_and_full()),
+            ..self.weights.lends(self.model)
+        }
+    }
+
+    /// The last layer sees everything, the one before a window: Gemma 4.
+    fn ends_in_window_and_full(&self) -> bool {
+        let hp = &self.model.hparams;
+        let is_swa = |from_end: usize| {
+            let il = hp.n_layer().checked_sub(from_end)?;
+            hp.layers.get(il).map(|l| l.is_swa)
+        };
+        is_swa(2) == Some(true) && is_swa(1) == Some(false)
+    }
+
+    /// K and V of layer `il`.
+    fn lent_kv(&self, il: usize) -> Option<[LentTensor; 2]> {
+        let buffer = self.cache_home(il);
+        let lent = |kind| {
+            let t = cache_tensor(&self.model.hparams, &self.params, il, kind)?;
+            Some(LentTensor {
+                ty: t.ty,
+                ne: t.ne,
+                buffer,
+            })
+        };
+        Some([lent(CacheKind::K)?, lent(CacheKind::V)?])
     }
 
     pub fn backend_id(&self, buffer: BufferType) -> BackendId {

@@ -3,7 +3,7 @@
 
 use crate::simulate::Context;
 use crate::{Breakdown, EngineProfile, Error, Layout, Outputs, Refusal, RunConfig};
-use vramfit_arch::{Lent, LentTensor, Model, Role};
+use vramfit_arch::{Lent, LentCaches, LentTensor, Model, Role};
 use vramfit_ggml::{BufferType, Type};
 
 /// How tokens are drafted (`--spec-type`).
@@ -258,7 +258,9 @@ fn draft_run(
         true => config.n_draft.saturating_add(1),
         false => 1,
     };
-    let samples = config.device_sampling && config.kind != DraftKind::Simple;
+    // DFlash 2 has a selector instead.
+    let has_sampler = config.kind != DraftKind::Simple && draft.hparams.selector.is_none();
+    let samples = config.device_sampling && has_sampler;
     Ok(RunConfig {
         n_ctx: u32::try_from(target.params.n_ctx).unwrap_or(u32::MAX),
         type_k: config.type_k,
@@ -302,6 +304,12 @@ fn lent(target: &Context<'_>, draft: &Model, config: &SpeculativeConfig) -> Resu
         token_embd: all.token_embd.map(seen).transpose()?,
         output: all.output.map(seen).transpose()?,
         output_scale: all.output_scale.map(seen).transpose()?,
-        caches: None,
+        caches: match all.caches {
+            Some(caches) if draft.hparams.n_embd_target > 0 => Some(LentCaches {
+                window: [seen(caches.window[0])?, seen(caches.window[1])?],
+                full: [seen(caches.full[0])?, seen(caches.full[1])?],
+            }),
+            _ => None,
+        },
     })
 }

@@ -81,18 +81,20 @@ impl LlmGraph<'_> {
 
     /// [`token_rows`](Self::token_rows), of the target's table where the file has none.
     pub fn token_rows_of_target(&mut self) -> (TensorId, TensorId) {
-        if self
-            .model
-            .global_tensor(Global::TokenEmbd, Part::Weight)
-            .is_some()
-        {
+        let own = self.model.global_tensor(Global::TokenEmbd, Part::Weight);
+        if own.is_some() {
             return self.token_rows();
         }
-        let lent = self.cp.role.target.as_ref().and_then(|t| t.token_embd);
-        let table = self.borrow("token_embd", "token embeddings", lent);
+        let table = self.table_of_target();
         let n_tokens = self.n_tokens;
         let tokens = self.input("inp_tokens", Type::I32, [n_tokens, 1, 1, 1]);
         (tokens, self.get_rows(table, tokens))
+    }
+
+    /// The target's token embeddings.
+    pub fn table_of_target(&mut self) -> TensorId {
+        let lent = self.cp.role.target.as_ref().and_then(|t| t.token_embd);
+        self.borrow("token_embd", "token embeddings", lent)
     }
 
     /// The target's output matrix and its scale, where the file has none.
@@ -160,10 +162,12 @@ impl LlmGraph<'_> {
 
     fn attn_input(&mut self, swa: bool) -> AttnInput {
         let (hp, cp, n_tokens) = (self.hp, self.cp, self.n_tokens);
-        let n_kv = if swa {
-            cp.n_ctx_swa(hp.n_swa)
-        } else {
-            cp.n_ctx_seq
+        let lent = cp.role.target.as_ref().and_then(|t| t.caches.as_ref());
+        let n_kv = match lent {
+            Some(caches) if swa => caches.window[0].ne[1],
+            Some(caches) => caches.full[0].ne[1],
+            None if swa => cp.n_ctx_swa(hp.n_swa),
+            None => cp.n_ctx_seq,
         };
         let n_stream = if cp.kv_unified { 1 } else { self.n_seqs };
         let n_v = if cp.v_trans {
@@ -193,20 +197,24 @@ impl LlmGraph<'_> {
     /// The Hadamard matrices of one cache: when it is quantised and heads are multiples of 64.
     fn rotations(&mut self, swa: bool) -> (Option<TensorId>, Option<TensorId>) {
         let (hp, cp) = (self.hp, self.cp);
+        let lent = cp.role.target.as_ref().and_then(|t| t.caches.as_ref());
+        let (type_k, type_v) = lent.map_or((cp.type_k, cp.type_v), |caches| {
+            (caches.full[0].ty, caches.full[1].ty)
+        });
         let in_cache = |l: &&crate::hparams::LayerHparams| !hp.has_swa_layers || l.is_swa == swa;
         let Some(layer) = hp.layers.iter().find(in_cache) else {
             return (None, None);
         };
         let rotates = |ty: Type, n: i64| ty.is_quantized() && n > 0 && n % MIN_ROTATION == 0;
         let head_k = layer.n_embd_head_k;
-        let k = rotates(cp.type_k, head_k).then(|| {
+        let k = rotates(type_k, head_k).then(|| {
             let mut n = MIN_ROTATION;
             while head_k % (2 * n) == 0 {
                 n *= 2;
             }
             self.input("attn_inp_k_rot", Type::F32, [n, n, 1, 1])
         });
-        let v = (rotates(cp.type_v, layer.n_embd_head_v) && hp.mla.is_none()).then(|| {
+        let v = (rotates(type_v, layer.n_embd_head_v) && hp.mla.is_none()).then(|| {
             self.input(
                 "attn_inp_v_rot",
                 Type::F32,

@@ -21,6 +21,7 @@ use crate::models::Rows;
 use crate::names::{Global, Kind, Part};
 use crate::params::{ContextParams, FusedOp};
 use crate::placement::WeightMap;
+use crate::role::LentTensor;
 use crate::{Error, Result};
 use indexer::IndexInput;
 use inputs::AttnInput;
@@ -327,6 +328,18 @@ impl<'a> LlmGraph<'a> {
         if let Some(t) = self.caches[il][kind as usize] {
             return t;
         }
+        if let Some(lent) = self.lent_cache(il, kind) {
+            let label = Label::Layer(kind.name(), il as u32);
+            let t = self.graph.placed(label, lent.ty, lent.ne, lent.buffer);
+            // One tensor for all layers of its sort.
+            let is_swa = self.hp.layers[il].is_swa;
+            for (cache, layer) in self.caches.iter_mut().zip(&self.hp.layers) {
+                if layer.is_swa == is_swa {
+                    cache[kind as usize] = Some(t);
+                }
+            }
+            return t;
+        }
         let Some(tensor) = cache_tensor(self.hp, self.cp, il, kind) else {
             return self.missing(format!("{} of layer {il}", kind.name()));
         };
@@ -339,6 +352,20 @@ impl<'a> LlmGraph<'a> {
         let t = self.graph.placed(label, tensor.ty, tensor.ne, buffer);
         self.caches[il][kind as usize] = Some(t);
         t
+    }
+
+    /// K or V of the target, where layer `il` attends to that.
+    fn lent_cache(&self, il: usize, kind: CacheKind) -> Option<LentTensor> {
+        let caches = self.cp.role.target.as_ref()?.caches.as_ref()?;
+        let [k, v] = match self.hp.layers.get(il)?.is_swa {
+            true => caches.window,
+            false => caches.full,
+        };
+        match kind {
+            CacheKind::K => Some(k),
+            CacheKind::V => Some(v),
+            _ => None,
+        }
     }
 
     // ---- steps ----
@@ -695,13 +722,18 @@ impl<'a> LlmGraph<'a> {
         if let Some(b) = bias.filter(|_| self.model.architecture.has_output_bias) {
             cur = self.add(cur, b);
         }
+        self.scaled_and_capped(cur)
+    }
+
+    /// Logits with the scale and the cap that the model has.
+    pub fn scaled_and_capped(&mut self, mut logits: TensorId) -> TensorId {
         if self.hp.scales_logits {
-            cur = self.scale(cur);
+            logits = self.scale(logits);
         }
         if self.hp.final_softcap {
-            cur = self.softcap(cur);
+            logits = self.softcap(logits);
         }
-        cur
+        logits
     }
 
     /// `tanh(x / c) * c`.

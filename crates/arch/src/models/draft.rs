@@ -3,9 +3,10 @@
 //! output matrix borrow the target's and cannot be loaded alone.
 
 use super::Architecture;
+use super::dflash2::{Selector, convolve, select};
 use crate::graph::{Ffn, LlmGraph, Scale};
 use crate::hparams::Hparams;
-use crate::hparams::limits::{CONTEXT, LAYERS};
+use crate::hparams::limits::{CONTEXT, LAYERS, WIDTH};
 use crate::keys::Keys;
 use crate::names::{Global, Kind, Part};
 use crate::{Error, Result};
@@ -74,19 +75,24 @@ fn eagle3(g: &mut LlmGraph<'_>) {
 }
 
 fn dflash_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
-    // A selector behind the head (DFlash 2), the layers of DeepSeek V4: other graphs.
-    for (key, name) in [
-        ("selector_rank", "dflash with a selector"),
-        ("hyper_connection.count", "dflash with hyper connections"),
-    ] {
-        if keys.int(key, i64::MAX)?.is_some_and(|n| n > 0) {
-            let name = name.to_string();
-            return Err(Error::UnknownArchitecture { name });
-        }
+    // The layers of DeepSeek V4: another graph.
+    let streams = keys.int("hyper_connection.count", i64::MAX)?;
+    if streams.is_some_and(|n| n > 0) {
+        let name = "dflash with hyper connections".to_string();
+        return Err(Error::UnknownArchitecture { name });
     }
     read_target_layers(keys, hp)?;
-    hp.scales_logits = false; // its sampler does
-    hp.final_softcap = false;
+    if keys.has_tensor("selector_hidden.weight") {
+        hp.selector = Some(Selector {
+            taps: keys.require("conv_kernel_size", 1024)?,
+            group: keys.require("conv_group_size", WIDTH)?,
+            rank: keys.require("selector_rank", WIDTH)?,
+            top_k: keys.require("selector_top_k", 1024)?,
+        });
+    } else {
+        hp.scales_logits = false; // its sampler does
+        hp.final_softcap = false;
+    }
     hp.block_size = keys.int("block_size", CONTEXT)?.unwrap_or(0);
     hp.sample_from_anchor = keys.flag("sample_from_anchor")? != Some(false);
     let sections = keys.per_layer("rope.dimension_sections", 1, i64::MAX)?;
@@ -119,6 +125,7 @@ fn dflash(g: &mut LlmGraph<'_>) {
     g.expand(logits);
     let logits = markov(g, tokens, x, logits);
     g.set_logits(logits);
+    select(g, tokens, x, logits);
 }
 
 fn dflash_layer(g: &mut LlmGraph<'_>, x: TensorId, activation: Ffn, il: usize) -> TensorId {
@@ -128,7 +135,11 @@ fn dflash_layer(g: &mut LlmGraph<'_>, x: TensorId, activation: Ffn, il: usize) -
         None
     };
     let (layer, n_tokens) = (g.hp.layers[il], g.n_tokens);
-    let n = g.norm(x, Kind::AttnNorm, il);
+    let mut n = g.norm(x, Kind::AttnNorm, il);
+    let around = taps_of(g, n, Kind::AttnConvProj, il);
+    if let Some(taps) = around {
+        n = convolve(g, n, taps, Kind::AttnConvBase, il);
+    }
     let q = g.linear(n, Kind::AttnQ, il);
     let k = g.linear(n, Kind::AttnK, il);
     let has_v = g.has(il, Kind::AttnV);
@@ -146,12 +157,22 @@ fn dflash_layer(g: &mut LlmGraph<'_>, x: TensorId, activation: Ffn, il: usize) -
     }
     let qkv = g.rotate_qk([q, k, v], factors);
     let mut cur = g.attention(qkv, il);
+    if let Some(taps) = around {
+        cur = convolve(g, cur, taps, Kind::AttnConvBase, il);
+    }
     if g.has(il, Kind::AttnPostNorm) {
         cur = g.norm(cur, Kind::AttnPostNorm, il);
     }
     let h = g.add(cur, x);
-    let n = g.norm(h, Kind::FfnNorm, il);
+    let mut n = g.norm(h, Kind::FfnNorm, il);
+    let around = taps_of(g, n, Kind::FfnConvProj, il);
+    if let Some(taps) = around {
+        n = convolve(g, n, taps, Kind::FfnConvBase, il);
+    }
     let mut cur = g.ffn(n, activation, il);
+    if let Some(taps) = around {
+        cur = convolve(g, cur, taps, Kind::FfnConvBase, il);
+    }
     if g.has(il, Kind::FfnPostNorm) {
         cur = g.norm(cur, Kind::FfnPostNorm, il);
     }
@@ -162,10 +183,19 @@ fn dflash_layer(g: &mut LlmGraph<'_>, x: TensorId, activation: Ffn, il: usize) -
     }
 }
 
+/// Taps of the convolutions around a block, made of each token (DFlash 2).
+fn taps_of(g: &mut LlmGraph<'_>, n: TensorId, kind: Kind, il: usize) -> Option<TensorId> {
+    let has_one = g.hp.selector.is_some() && g.has(il, kind);
+    has_one.then(|| g.linear(n, kind, il))
+}
+
 /// Logits over the target's vocabulary, of which the draft may know a part.
 fn target_logits(g: &mut LlmGraph<'_>, x: TensorId) -> TensorId {
     let logits = match g.output_of_target() {
-        Some((w, scale)) => g.adapted_scaled(w, x, None, scale),
+        Some((w, scale)) => {
+            let logits = g.adapted_scaled(w, x, None, scale);
+            g.scaled_and_capped(logits)
+        }
         None => g.logits(x),
     };
     scatter(g, logits)

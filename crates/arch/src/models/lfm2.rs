@@ -12,6 +12,8 @@ pub(super) const ALL: &[Architecture] = &[lfm2("lfm2"), lfm2("lfm2moe")];
 
 const fn lfm2(name: &'static str) -> Architecture {
     Architecture::new(name, graph)
+        .tapped()
+        .rolling_back()
         .reads(hparams)
         .embd_norm_output()
         .embeddings_without_head()

@@ -9,6 +9,7 @@ mod cohere;
 mod cohere2moe;
 mod deepseek;
 mod deepseek4;
+mod dflash2;
 mod diffusion;
 mod draft;
 mod dsa;
@@ -54,6 +55,8 @@ mod t5;
 mod talkie;
 mod unknown;
 mod wavtokenizer;
+
+pub use dflash2::Selector;
 
 use crate::Result;
 use crate::graph::{LlmGraph, Norm, RankHead, Scale};
