@@ -337,6 +337,7 @@ fn what_has_no_say_is_told() {
     );
     assert!(types("q5_1", "1").contains("Ollama takes f16, q8_0 and q4_0"));
     let one = json("compare MODEL --gpus rtx4090", path, &[]);
+    assert!(one["notes"].to_string().contains("from 0.6.7 on"), "{one}");
     assert!(one["notes"].to_string().contains("-np 4"), "{one}");
 }
 

@@ -99,6 +99,12 @@ impl Question {
         };
         let mut notes = Vec::new();
         let version = version(low, gpus, &mut notes);
+        if !settings.ctx_given && version == Version::Upstream {
+            notes.push(
+                "4096 tokens of context are Ollama's default from 0.6.7 on; it was 2048 before"
+                    .to_string(),
+            );
+        }
         let free = gpus.iter().map(|gpu| {
             let context = vramfit::devices::context(gpu.compute_capability, gpu.sm_count);
             gpu.free_bytes.saturating_sub(context.bytes)
