@@ -17,6 +17,7 @@ const MAX_NAME: usize = 256;
 #[serde(deny_unknown_fields)]
 pub struct EstimateRequest {
     /// The model's file below one of the server's folders; the first part of a split model.
+    #[schemars(length(min = 1))]
     pub model: PathBuf,
     /// GPUs that need not be there, as `--gpus` takes them: `k80x2`, `24GiB`, `rtx3060:free=9GiB`, `none`. Left
     /// out, or `auto`: the server's own, as if nothing were on them.
@@ -32,6 +33,7 @@ pub struct EstimateRequest {
 #[serde(deny_unknown_fields)]
 pub struct PlanRequest {
     /// The model's file below one of the server's folders.
+    #[schemars(length(min = 1))]
     pub model: PathBuf,
     /// How it is to be run and where it may go.
     #[serde(default)]
@@ -43,6 +45,7 @@ pub struct PlanRequest {
 #[serde(deny_unknown_fields)]
 pub struct ReserveRequest {
     /// The model's file below one of the server's folders.
+    #[schemars(length(min = 1))]
     pub model: PathBuf,
     /// How it is to be run and where it may go.
     #[serde(default)]

@@ -281,7 +281,8 @@ impl Operation {
     fn parameters(&self) -> Vec<Value> {
         let mut parameters = Vec::new();
         if self.path.contains("{id}") {
-            let schema = json!({ "type": "integer", "format": "uint64", "minimum": 0 });
+            let schema =
+                json!({ "type": "integer", "format": "uint64", "minimum": 0, "maximum": u64::MAX });
             parameters
                 .push(json!({ "name": "id", "in": "path", "required": true, "schema": schema }));
         }
