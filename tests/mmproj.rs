@@ -13,7 +13,8 @@ use common::mmproj::Row;
 use vramfit_arch::clip::{ImageTokens, Projector};
 use vramfit_arch::{Error, Model};
 use vramfit_estimate::{EngineProfile, ProjectorConfig, projector_use};
-use vramfit_gguf::Header;
+use vramfit_ggml::Type;
+use vramfit_gguf::{Header, Writer};
 
 fn header(file: &str) -> Header {
     Header::open(fixture(&format!("gguf/mmproj/{file}"))).unwrap()
@@ -24,7 +25,7 @@ fn every_byte_is_the_engines() {
     let table = std::fs::read_to_string(fixture("truth/mmproj-llama.cpp-v0.5.0.tsv")).unwrap();
     let rows = table.lines().filter(|line| !line.starts_with('#'));
     let rows: Vec<Row> = rows.map(|line| Row::parse(line).unwrap()).collect();
-    assert!(rows.len() >= 781, "only {} rows", rows.len());
+    assert!(rows.len() >= 913, "only {} rows", rows.len());
     let mut wrong = Vec::new();
     for row in &rows {
         match row.ours(&header(&row.file)) {
@@ -56,6 +57,28 @@ fn a_model_is_no_projector_and_a_projector_no_model() {
     let model = Header::open(model.unwrap()).unwrap();
     let refused = Projector::load(&model, ImageTokens::default());
     assert!(matches!(refused, Err(Error::NoProjector { .. })));
+}
+
+/// The engine stops with a failed assertion where a kernel a channel is f32: its product has an f16 side.
+#[test]
+fn types_that_llama_cpp_does_not_multiply_are_an_error() {
+    let real = header("mobilevlm-v2.gguf");
+    let mut writer = Writer::with_format(real.version(), real.byte_order());
+    for (key, value) in real.keys() {
+        writer.copy_key(key, value);
+    }
+    for t in real.tensors() {
+        let ty = match t.name.as_str() {
+            "mm.model.peg.0.weight" => Type::F32,
+            _ => t.ty,
+        };
+        writer.tensor(&t.name, ty, &t.ne);
+    }
+    let header = Header::parse(writer.finish().unwrap()).unwrap();
+    let projector = Projector::load(&header, ImageTokens::default()).unwrap();
+    let profile = EngineProfile::LLAMA_CPP_V0_5_0;
+    let refused = projector_use(&projector, &ProjectorConfig::default(), &profile).unwrap_err();
+    assert!(refused.to_string().contains("multiplies"), "{refused}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub struct Row {
     pub gpu: String,
     /// The kit's flags.
     pub flags: String,
-    /// `vision` or `audio`.
+    /// `vision`, `audio` or `gen_audio`.
     pub tower: String,
     pub took: Took,
 }
@@ -111,9 +111,10 @@ impl Row {
         Projector::load(header, tokens).map_err(|e| e.to_string())
     }
 
-    fn modality(&self) -> Modality {
+    pub fn modality(&self) -> Modality {
         match self.tower.as_str() {
             "audio" => Modality::Audio,
+            "gen_audio" => Modality::Speech,
             _ => Modality::Vision,
         }
     }

@@ -62,19 +62,7 @@ impl ProjectorFile {
             device: self.device,
             ..vramfit::projector_plan(&projector, flash_attention, gpus)?
         };
-        let mut notes = vec![
-            "the projector's weights and compute buffer are among those of its device; the buffer is the one that \
-             llama-server reserves at the start, and grows with an image that is larger than that"
-                .to_string(),
-        ];
-        for tower in projector.towers.iter().filter(|t| !t.is_known()) {
-            notes.push(format!(
-                "projectors of type '{}' are not known: the weights are those of the whole file, the compute buffer \
-                 is a guess",
-                tower.type_name
-            ));
-        }
-        Ok((plan, notes))
+        Ok((plan, vramfit::projector_notes(&projector)))
     }
 }
 

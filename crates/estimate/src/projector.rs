@@ -114,10 +114,17 @@ impl<'a> TowerRun<'a> {
             .iter()
             .fold(0, |sum: u64, t| sum.saturating_add(t.n_bytes));
         let is_known = self.tower.is_known();
-        let mut flash_attn = is_known && self.flash_attention != FlashAttention::Off;
-        let mut reserved = match is_known {
-            true => self.reserve(flash_attn)?,
-            false => self.guess(),
+        let is_warmed_up = self.tower.is_warmed_up();
+        let mut flash_attn = match (is_known, is_warmed_up) {
+            (false, _) => false,
+            (true, true) => self.flash_attention != FlashAttention::Off,
+            // nothing has been tried yet
+            (true, false) => self.flash_attention == FlashAttention::On,
+        };
+        let mut reserved = match (is_known, is_warmed_up) {
+            (true, true) => self.reserve(flash_attn)?,
+            (true, false) => self.nothing(),
+            (false, _) => self.guess(),
         };
         if reserved.misplaced && self.flash_attention == FlashAttention::Auto {
             flash_attn = false;
@@ -167,6 +174,15 @@ impl<'a> TowerRun<'a> {
         Ok(reserved)
     }
 
+    /// No buffer at all.
+    fn nothing(&self) -> Reserved {
+        Reserved {
+            bytes: vec![0; self.backends.len()],
+            pool: PoolUse::default(),
+            misplaced: false,
+        }
+    }
+
     /// The buffer of a plain transformer as wide as this one, without flash attention.
     fn guess(&self) -> Reserved {
         let hp = &self.tower.hparams;
@@ -174,7 +190,7 @@ impl<'a> TowerRun<'a> {
         let patches = hp.warmup.map(|side| wide(side / hp.patch_size.max(1)));
         let rows = match self.tower.modality {
             Modality::Vision => patches[0].saturating_mul(patches[1]),
-            Modality::Audio => patches[0],
+            Modality::Audio | Modality::Speech => patches[0],
         };
         let row = wide(hp.n_embd)
             .saturating_mul(8)

@@ -87,14 +87,45 @@ impl Graph {
     /// The same along one dimension: `[t, c]` and `[k, c, ..]` give `[k c, t']`.
     pub fn im2col_1d(&mut self, kernel: TensorId, x: TensorId, stride: i64, pad: i64) -> TensorId {
         let ty = self.conv_type(kernel);
+        self.im2col_1d_by(kernel, x, [stride, pad, 1], ty)
+    }
+
+    /// The same in type `ty`, and of every `dilation`-th element.
+    pub fn im2col_1d_by(
+        &mut self,
+        kernel: TensorId,
+        x: TensorId,
+        [stride, pad, dilation]: [i64; 3],
+        ty: Type,
+    ) -> TensorId {
         let (k, i) = (self[kernel].ne, self[x].ne);
-        let n = conv_size(i[0], k[0], stride, pad);
+        let seen = (k[0] - 1).saturating_mul(dilation).saturating_add(1);
+        let n = conv_size(i[0], seen, stride, pad);
         if k[1] != i[1] || i[3] != 1 || n <= 0 {
             let op = Op::Im2col;
             self.fail(GraphError::Shapes { op, a: k, b: i });
         }
         let ne = [k[0].saturating_mul(k[1]), n, i[2], 1];
         self.new_tensor(Op::Im2col, ty, ne, &[kernel, x])
+    }
+
+    /// `ggml_conv_2d_dw`: a kernel `[kw, kh, 1, c]` a channel, as a product over what each step sees.
+    pub fn conv_2d_dw(&mut self, kernel: TensorId, x: TensorId, stride: i64, pad: i64) -> TensorId {
+        let ty = self.conv_type(kernel);
+        let (k, i) = (self[kernel].ne, self[x].ne);
+        let kernel = self.reshape(kernel, [k[0], k[1], 1, k[2].saturating_mul(k[3])]);
+        let flat = self.reshape(x, [i[0], i[1], 1, i[2].saturating_mul(i[3])]);
+        let columns = self.im2col_2d(kernel, flat, [stride; 2], [pad; 2], ty);
+        let c = self[columns].ne;
+        let b = self.reshape(columns, [c[0], c[2].saturating_mul(c[1]), i[2], i[3]]);
+        let k = self[kernel].ne;
+        let a = self.reshape(kernel, [k[0].saturating_mul(k[1]), k[2], k[3], 1]);
+        if ty == Type::F16 && self[a].ty != Type::F16 {
+            let (op, a) = (Op::MulMat, self[a].ty);
+            self.fail(GraphError::Types { op, a, b: ty });
+        }
+        let y = self.mul_mat(a, b);
+        self.reshape(y, [c[1], c[2], i[2], i[3]])
     }
 
     /// A two-dimensional convolution in one operation: an image `[w, h, c, n]` and kernels `[kw, kh, c, c']` give
@@ -130,6 +161,17 @@ impl Graph {
             self.fail(GraphError::Shapes { op, a: k, b: i });
         }
         self.new_tensor(Op::Conv2dDw, ty, [w, h, i[2], i[3]], &[kernel, x])
+    }
+
+    /// Each row with its first and last `n` elements mirrored at its ends.
+    pub fn pad_reflect_1d(&mut self, a: TensorId, n: i64) -> TensorId {
+        let (ty, mut ne) = (self[a].ty, self[a].ne);
+        if n >= ne[0] || ty != Type::F32 || !self[a].is_contiguous() {
+            let (op, b) = (Op::PadReflect1d, [n, 0, 0, 0]);
+            self.fail(GraphError::Shapes { op, a: ne, b });
+        }
+        ne[0] = ne[0].saturating_add(n.saturating_mul(2));
+        self.new_tensor(Op::PadReflect1d, ty, ne, &[a])
     }
 
     /// The elements moved round along one dimension or more.

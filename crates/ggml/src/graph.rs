@@ -260,6 +260,16 @@ pub enum GraphError {
         /// Elements of the second source, or of the result.
         b: [i64; 4],
     },
+    /// Types that no backend of llama.cpp multiplies.
+    #[error("{op}: no backend of llama.cpp multiplies {a} by {b}")]
+    Types {
+        /// The operation.
+        op: Op,
+        /// Of the first source.
+        a: Type,
+        /// Of the second source.
+        b: Type,
+    },
     /// A tensor of more than 2^62 bytes.
     #[error("{op}: a tensor of shape {ne:?} is larger than any memory")]
     TooLarge {

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
+use vramfit_arch::clip::Modality;
 use vramfit_estimate::{EngineProfile, RowKind, projector_node_list};
 use vramfit_ggml::Type;
 use vramfit_gguf::{Header, Writer};
@@ -184,6 +185,9 @@ fn difference(row: &Row, header: &Header, graph: &str) -> Result<String> {
             return Ok(text);
         }
     }
+    if row.modality() == Modality::Speech {
+        return Ok(text); // nothing is reserved for it
+    }
     let of_tower = format!("{}\t", row.tower);
     let mut table = String::from("header\n");
     for line in graph.lines() {
@@ -194,7 +198,7 @@ fn difference(row: &Row, header: &Header, graph: &str) -> Result<String> {
     let [engine, _] = engine_tables(&shortened(&table)?);
     let projector = row.projector(header).map_err(Error::new)?;
     let towers = &projector.towers;
-    let tower = towers.iter().find(|t| t.modality.name() == row.tower);
+    let tower = towers.iter().find(|t| t.modality == row.modality());
     let tower = tower.context("the tower")?;
     let profile = EngineProfile::LLAMA_CPP_V0_5_0;
     let rows = projector_node_list(tower, &row.config(), &profile).context("our graph")?;
@@ -225,9 +229,13 @@ impl Spec {
         if let Some(model) = &self.model {
             key("general.name", model.as_str().into())?;
         }
-        for modality in ["vision", "audio"] {
+        for (modality, name) in [
+            ("vision", "vision"),
+            ("audio", "audio"),
+            ("gen.audio", "gen_audio"),
+        ] {
             if has(&format!("{modality}.embedding_length")) {
-                key(&format!("clip.has_{modality}_encoder"), true.into())?;
+                key(&format!("clip.has_{name}_encoder"), true.into())?;
             }
         }
         if has("vision.embedding_length") {

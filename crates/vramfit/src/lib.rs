@@ -287,6 +287,30 @@ pub fn projector(path: impl AsRef<Path>, tokens: ImageTokens) -> Result<Projecto
     beside(path.as_ref(), |header| Projector::load(header, tokens))
 }
 
+/// What a reader of an answer with `projector` should know of it, a sentence each.
+pub fn projector_notes(projector: &Projector) -> Vec<String> {
+    let mut notes = vec![
+        "the projector's weights and compute buffer are among those of its device; the buffer is the one that \
+         llama-server reserves at the start, and grows with an image that is larger than that"
+            .to_string(),
+    ];
+    for tower in &projector.towers {
+        let name = &tower.type_name;
+        if !tower.is_known() {
+            notes.push(format!(
+                "projectors of type '{name}' are not known: the weights are those of the whole file, the compute \
+                 buffer is a guess"
+            ));
+        } else if !tower.is_warmed_up() {
+            notes.push(format!(
+                "speech output of type '{name}' has weights alone at the start; the buffer that it takes when it \
+                 first speaks is not counted"
+            ));
+        }
+    }
+    notes
+}
+
 /// What `projector` takes on each of `gpus`, and without one: for [`Policy::projector`].
 pub fn projector_plan(
     projector: &Projector,

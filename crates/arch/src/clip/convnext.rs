@@ -106,7 +106,7 @@ fn across(b: &mut TowerGraph<'_>, x: TensorId, stem: &str) -> TensorId {
 fn block(b: &mut TowerGraph<'_>, inp: TensorId, name: &str) -> TensorId {
     const PAD: i64 = 3;
     let kernel = b.need(&format!("{name}.dw.weight"));
-    let x = b.conv_2d_dw(kernel, inp, 1, PAD);
+    let x = b.g.conv_2d_dw(kernel, inp, 1, PAD);
     let x = b.add_channels(x, &format!("{name}.dw.bias"));
     let x = normed(b, x, &format!("{name}.ln"));
     let x = across(b, x, &format!("{name}.pw1"));

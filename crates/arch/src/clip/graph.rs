@@ -49,6 +49,7 @@ impl<'a> TowerGraph<'a> {
             layers: match tower.modality {
                 Modality::Vision => "v.blk",
                 Modality::Audio => "a.blk",
+                Modality::Speech => "a.gen.code.blk",
             },
             tap: None,
             tapped: None,
@@ -138,22 +139,6 @@ impl<'a> TowerGraph<'a> {
         let y = g.reshape(y, [c[1], c[2], c[3], k[3]]);
         let y = g.permute(y, [0, 1, 3, 2]);
         g.cont(y)
-    }
-
-    /// `ggml_conv_2d_dw`: a kernel `[kw, kh, 1, c]` a channel.
-    pub fn conv_2d_dw(&mut self, kernel: TensorId, x: TensorId, stride: i64, pad: i64) -> TensorId {
-        let g = &mut self.g;
-        let ty = g.conv_type(kernel);
-        let (k, i) = (g[kernel].ne, g[x].ne);
-        let kernel = g.reshape(kernel, [k[0], k[1], 1, k[2].saturating_mul(k[3])]);
-        let flat = g.reshape(x, [i[0], i[1], 1, i[2].saturating_mul(i[3])]);
-        let columns = g.im2col_2d(kernel, flat, [stride; 2], [pad; 2], ty);
-        let c = g[columns].ne;
-        let b = g.reshape(columns, [c[0], c[2].saturating_mul(c[1]), i[2], i[3]]);
-        let k = g[kernel].ne;
-        let a = g.reshape(kernel, [k[0].saturating_mul(k[1]), k[2], k[3], 1]);
-        let y = g.mul_mat(a, b);
-        g.reshape(y, [c[1], c[2], i[2], i[3]])
     }
 
     /// `ggml_conv_1d_ph`.

@@ -180,6 +180,7 @@ impl TowerHparams {
                 hp.patch_size = keys.require("vision.patch_size", MAX_PATCH)?;
                 hp.warmup = [hp.image_size; 2];
             }
+            Modality::Speech => hp.patch_size = 1,
             Modality::Audio => {
                 hp.patch_size = 1;
                 // Gemma 4's unified tower reads the waveform itself, whatever the key says.

@@ -4,14 +4,25 @@ use super::graph::TowerGraph;
 use super::hparams::{SCALE_FACTOR, TowerHparams};
 use super::{
     audio, conformer, convnext, frames, gemma, llava, minicpm, mobilenet, native, qformer, qwen,
-    sam, vision,
+    sam, speech, vision,
 };
 use crate::Result;
 use crate::keys::Keys;
 use vramfit_ggml::TensorId;
 
-type Graph = fn(&mut TowerGraph<'_>) -> TensorId;
+type Build = fn(&mut TowerGraph<'_>) -> TensorId;
 type Read = fn(&Keys<'_>, &mut TowerHparams) -> Result<()>;
+
+/// What is computed when a tower is loaded.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum WarmUp {
+    /// This graph.
+    Graph(Build),
+    /// Nothing: it has weights alone until it is used.
+    Nothing,
+    /// The type is not known.
+    Unknown,
+}
 
 /// A type of projector.
 #[derive(Debug)]
@@ -25,21 +36,32 @@ pub struct ProjectorKind {
     pub(super) tensors: &'static [&'static str],
     /// Old files have the two matrices of a network swapped.
     pub(super) swaps_ffn: bool,
-    pub(super) graph: Option<Graph>,
+    pub(super) warmup: WarmUp,
 }
 
 pub(super) const fn kind(
     name: &'static str,
     hparams: Read,
     tensors: &'static [&'static str],
-    graph: Graph,
+    graph: Build,
 ) -> ProjectorKind {
     ProjectorKind {
         name,
         hparams,
         tensors,
         swaps_ffn: false,
-        graph: Some(graph),
+        warmup: WarmUp::Graph(graph),
+    }
+}
+
+/// A type that is loaded and not warmed up.
+pub(super) const fn silent(name: &'static str, tensors: &'static [&'static str]) -> ProjectorKind {
+    ProjectorKind {
+        name,
+        hparams: common,
+        tensors,
+        swaps_ffn: false,
+        warmup: WarmUp::Nothing,
     }
 }
 
@@ -76,6 +98,7 @@ static FAMILIES: &[&[ProjectorKind]] = &[
     qformer::KINDS,
     qwen::KINDS,
     sam::KINDS,
+    speech::KINDS,
     vision::KINDS,
 ];
 
@@ -86,7 +109,7 @@ impl ProjectorKind {
         hparams: common,
         tensors: &[],
         swaps_ffn: false,
-        graph: None,
+        warmup: WarmUp::Unknown,
     };
 
     /// The type that files name so.

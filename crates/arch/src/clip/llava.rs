@@ -137,7 +137,7 @@ fn image_of(b: &mut TowerGraph<'_>, x: TensorId, side: i64) -> TensorId {
 fn mobile_block(b: &mut TowerGraph<'_>, x: TensorId, block: usize, stride: i64) -> TensorId {
     let name = |part: &str| format!("mm.model.mb_block.{block}.block.{part}");
     let kernel = b.need(&name("0.0.weight"));
-    let x = b.conv_2d_dw(kernel, x, stride, 1);
+    let x = b.g.conv_2d_dw(kernel, x, stride, 1);
     let x = b.channels_first(x);
     let x = b.norm(x, NormKind::Layer, &name("0.1"));
     let x = b.channels_last(x);
@@ -187,7 +187,7 @@ fn ldpv2(b: &mut TowerGraph<'_>) -> TensorId {
     let x = image_of(b, x, SIDE);
     let x = b.g.pool_2d(x, 2);
     let kernel = b.need("mm.model.peg.0.weight");
-    let y = b.conv_2d_dw(kernel, x, 1, 1);
+    let y = b.g.conv_2d_dw(kernel, x, 1, 1);
     let y = b.channels_first(y);
     let bias = b.need("mm.model.peg.0.bias");
     let y = b.g.add(y, bias);

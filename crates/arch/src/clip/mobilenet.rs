@@ -85,10 +85,10 @@ fn depthwise(b: &mut TowerGraph<'_>, x: TensorId, name: &str, stride: i64) -> Te
     let kernel = b.need(name);
     let k = b.g[kernel].ne[0];
     match stride {
-        1 => b.conv_2d_dw(kernel, x, 1, k / 2),
+        1 => b.g.conv_2d_dw(kernel, x, 1, k / 2),
         _ => {
             let x = padded(b, x, k, stride);
-            b.conv_2d_dw(kernel, x, stride, 0)
+            b.g.conv_2d_dw(kernel, x, stride, 0)
         }
     }
 }

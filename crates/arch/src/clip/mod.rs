@@ -17,6 +17,7 @@ mod native;
 mod qformer;
 mod qwen;
 mod sam;
+mod speech;
 mod tensors;
 mod vision;
 
@@ -28,6 +29,7 @@ use vramfit_gguf::Header;
 
 pub use hparams::{Activation, ImageTokens, QFormer, Stack, TowerHparams};
 pub use kinds::ProjectorKind;
+use kinds::WarmUp;
 
 /// `general.architecture` of a projector's file.
 pub const ARCHITECTURE: &str = "clip";
@@ -39,6 +41,8 @@ pub enum Modality {
     Vision,
     /// Sounds.
     Audio,
+    /// Nothing: it speaks.
+    Speech,
 }
 
 impl Modality {
@@ -47,6 +51,7 @@ impl Modality {
         match self {
             Modality::Vision => "vision",
             Modality::Audio => "audio",
+            Modality::Speech => "gen.audio",
         }
     }
 
@@ -55,6 +60,7 @@ impl Modality {
         match self {
             Modality::Vision => "v",
             Modality::Audio => "a",
+            Modality::Speech => "a.gen.code",
         }
     }
 }
@@ -113,9 +119,11 @@ impl Projector {
         for (modality, key) in [
             (Modality::Vision, "has_vision_encoder"),
             (Modality::Audio, "has_audio_encoder"),
+            (Modality::Speech, "has_gen_audio_encoder"),
         ] {
             // clip.cpp reads no sounds with Gemma 3n
-            let is_skipped = towers.iter().any(|t| t.type_name == "gemma3nv");
+            let is_skipped =
+                modality == Modality::Audio && towers.iter().any(|t| t.type_name == "gemma3nv");
             if keys.flag(key)?.unwrap_or(false) && !is_skipped {
                 towers.push(Tower::load(header, &keys, modality, tokens)?);
             }
@@ -153,7 +161,7 @@ impl Tower {
         // Qwen 2.5 Omni names both of its towers by one word.
         let type_name = match (type_name, modality) {
             ("qwen2.5o", Modality::Vision) => "qwen2.5vl_merger",
-            ("qwen2.5o", Modality::Audio) => "qwen2a",
+            ("qwen2.5o", _) => "qwen2a",
             (name, _) => name,
         };
         let kind = ProjectorKind::find(type_name).unwrap_or(ProjectorKind::UNKNOWN);
@@ -189,14 +197,19 @@ impl Tower {
         self.by_name.get(name).copied()
     }
 
-    /// Its graph is known.
+    /// Its type is known.
     pub fn is_known(&self) -> bool {
-        self.kind.graph.is_some()
+        !matches!(self.kind.warmup, WarmUp::Unknown)
+    }
+
+    /// Something is computed when it is loaded; otherwise it has weights alone until it is used.
+    pub fn is_warmed_up(&self) -> bool {
+        !matches!(self.kind.warmup, WarmUp::Nothing)
     }
 
     /// The graph that is reserved when the tower is loaded, with its weights in `buffer`.
     pub fn graph(&self, buffer: BufferType, flash_attn: bool) -> Result<Graph> {
-        let Some(build) = self.kind.graph else {
+        let WarmUp::Graph(build) = self.kind.warmup else {
             return Err(Error::UnknownArchitecture {
                 name: format!("projector {}", self.type_name),
             });

@@ -48,7 +48,7 @@ pub(super) fn is_loaded(tower: &Tower, name: &str) -> bool {
     if !tower.is_known() {
         let other = match tower.modality {
             Modality::Vision => ["a.", "mm.a."],
-            Modality::Audio => ["v.", "mm.v."],
+            Modality::Audio | Modality::Speech => ["v.", "mm.v."],
         };
         return !other.iter().any(|prefix| name.starts_with(prefix));
     }

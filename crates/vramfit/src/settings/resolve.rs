@@ -259,20 +259,10 @@ impl MmprojFile {
             device,
             ..plan
         });
-        resolved.notes.push(PROJECTOR_NOTE.to_string());
-        for tower in projector.towers.iter().filter(|t| !t.is_known()) {
-            resolved.notes.push(format!(
-                "projectors of type '{}' are not known: the weights are those of the whole file, the compute buffer \
-                 is a guess",
-                tower.type_name
-            ));
-        }
+        resolved.notes.extend(crate::projector_notes(&projector));
         Ok(())
     }
 }
-
-const PROJECTOR_NOTE: &str = "the projector's weights and compute buffer are among those of its device; the buffer is \
-     the one that llama-server reserves at the start, and grows with an image that is larger than that";
 
 fn prefer(word: PreferWord) -> Prefer {
     match word {

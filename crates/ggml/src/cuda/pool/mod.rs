@@ -15,6 +15,7 @@
 //! graphs.
 
 mod attention;
+mod conv;
 mod kernels;
 mod matmul;
 mod mmq;
@@ -141,6 +142,7 @@ impl Cuda {
                 Op::MulMat => self.mul_mat_pool(graph, t),
                 Op::MulMatId => self.mul_mat_id_pool(graph, t),
                 Op::FlashAttnExt => attention.held(graph, t),
+                Op::Conv2d => self.conv_2d_pool(graph, t),
                 Op::SsmScan => self.ssm_scan_pool(graph, t),
                 Op::Argsort => argsort_pool(graph, t),
                 Op::TopK => top_k_pool(graph, t),
