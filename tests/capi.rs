@@ -11,7 +11,14 @@ use vramfit::report::{Estimate, Style, Sure, VerdictWord, estimate_text};
 use vramfit::{ComputeCapability, GpuList, Host, Journal, LoadRequest, Settings, Volatile};
 
 /// Flags of a compiler that lets nothing pass.
-const STRICT: [&str; 5] = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+const STRICT: [&str; 6] = [
+    "-std=c11",
+    "-D_POSIX_C_SOURCE=200809L",
+    "-Wall",
+    "-Wextra",
+    "-Wpedantic",
+    "-Werror",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -135,6 +142,12 @@ fn placement_lines(estimate: &Estimate) -> Vec<String> {
                 device.projector_bytes - device.projector_compute_bytes,
             ),
             (of.compute, device.projector_compute_bytes),
+            (
+                of.model,
+                device.draft_bytes - device.draft_context_bytes - device.draft_compute_bytes,
+            ),
+            (of.context, device.draft_context_bytes),
+            (of.compute, device.draft_compute_bytes),
             (of.runtime, device.runtime_bytes),
             (overhead, device.overhead_bytes),
         ];
@@ -237,6 +250,13 @@ fn a_loader_in_c_sees_what_rust_sees() {
         r#"{"n_ctx": 2048}"#,
         None,
     );
+    check_loader(
+        &program,
+        "made/qwen35moe-mtp.gguf",
+        "h100",
+        r#"{"draft": {"type": "draft-mtp"}}"#,
+        None,
+    );
 }
 
 #[test]
@@ -300,6 +320,15 @@ fn threads_share_a_host() {
     assert_eq!(printed, [free[0].to_string(), free[1].to_string()]);
 }
 
+#[cfg(unix)]
+#[test]
+fn forked_children_plan_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = compiled("forks.c", Linked::Static, folder.path());
+    let model = model("qwen3-8b.Q4_K_M.gguf");
+    assert_eq!(run(&program, &[&model]), "0 failures\n");
+}
+
 #[test]
 fn the_example_of_the_readme_runs() {
     let folder = tempfile::tempdir().unwrap();
@@ -321,4 +350,29 @@ fn the_example_of_the_readme_runs() {
     let bytes = answer.placement.devices[0].required_bytes;
     let expected = format!("CUDA0 takes {bytes} bytes\n");
     assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+}
+
+/// The lines of the README's code blocks in `language`, without indentation.
+fn shown(readme: &str, language: &str) -> Vec<String> {
+    let section = readme.split("### From Go, Python and C").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let block = section.split(&format!("```{language}\n")).nth(1).unwrap();
+    let block = block.split("```").next().unwrap();
+    block.lines().map(|line| line.trim().to_string()).collect()
+}
+
+#[test]
+fn the_readme_shows_what_is_tested() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for (language, path) in [
+        ("python", "bindings/python/README.md"),
+        ("go", "bindings/go/example_test.go"),
+        ("c", "tests/capi/readme.c"),
+    ] {
+        let shown = shown(&readme, language);
+        let tested = fs::read_to_string(root().join(path)).unwrap();
+        let tested: Vec<String> = tested.lines().map(|line| line.trim().to_string()).collect();
+        let is_there = tested.windows(shown.len()).any(|lines| lines == shown);
+        assert!(!shown.is_empty() && is_there, "{path} has not: {shown:#?}");
+    }
 }

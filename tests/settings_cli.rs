@@ -1,11 +1,15 @@
 //! Settings in JSON come to what the command line comes to: one document, whoever asked for it.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // tests read files and may panic
+#![allow(dead_code)] // of the shared module a part
+
+#[path = "common/adapters.rs"]
+mod adapters;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use vramfit::Settings;
+use vramfit::{Settings, Type, gguf::Writer};
 
 fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -116,6 +120,48 @@ fn flags_and_settings_are_the_same_document() {
         "2xrtx3060",
         &format!("--mmproj {projector} --no-mmproj-offload"),
         json!({"mmproj": {"path": projector, "offload": false}}),
+    );
+}
+
+#[test]
+fn files_beside_the_model_are_the_same_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = fixture("gguf/llama-3.2-1b.Q4_K_M.gguf");
+    let rule = adapters::Rule::read("rank=16,type=f16,targets=attn").unwrap();
+    let lora = folder.path().join("adapter.gguf");
+    std::fs::write(&lora, rule.header(&vramfit::open(&model).unwrap())).unwrap();
+    let vector = folder.path().join("vector.gguf");
+    let mut writer = Writer::new();
+    writer.key("general.architecture", "controlvector").unwrap();
+    for il in 1..=15 {
+        writer.tensor(&format!("direction.{il}"), Type::F32, &[2048]);
+    }
+    std::fs::write(&vector, writer.finish().unwrap()).unwrap();
+    let (lora, vector) = (lora.to_str().unwrap(), vector.to_str().unwrap());
+    let check = |flags: &[&str], settings: Value| {
+        let expected = by_flags(&model, "k80", flags).unwrap();
+        let seen = by_settings(&model, "k80", &settings).unwrap();
+        assert_eq!(seen, expected, "{flags:?}");
+        assert!(seen["devices"][0]["adapter_bytes"].as_u64() > Some(0));
+    };
+    check(&["--lora", lora], json!({"loras": [{"path": lora}]}));
+    check(
+        &[
+            "--lora-scaled",
+            &format!("{lora}:0"),
+            "--lora-init-without-apply",
+        ],
+        json!({"loras": [{"path": lora, "scale": 0.0}], "lora_init_without_apply": true}),
+    );
+    check(
+        &[
+            "--control-vector",
+            vector,
+            "--control-vector-layer-range",
+            "3",
+            "9",
+        ],
+        json!({"control_vectors": [{"path": vector}], "control_vector_layer_range": [3, 9]}),
     );
 }
 

@@ -55,6 +55,8 @@ int main(int argc, char **argv) {
 
     EXPECT(vramfit_gpus_parse("\xff", &gpus, &error), INVALID_ARGUMENT, "gpus_text is not UTF-8");
     EXPECT(vramfit_gpus_parse("rtx9999", &gpus, &error), GPUS, "rtx9999");
+    EXPECT(vramfit_gpus_parse("auto", &gpus, &error), GPUS, "look for GPUs");
+    EXPECT(vramfit_gpus_probe("no such program", NULL, 1000, &gpus, &error), GPUS, "no such program");
     CHECK(gpus == NULL);
     CHECK(vramfit_gpus_new(&gpus, &error) == VRAMFIT_STATUS_OK);
     EXPECT(vramfit_gpus_add(gpus, NULL, 0, 0, 8, 6, &error), GPUS, "no memory");

@@ -7,8 +7,8 @@
 //   behind that. Strings and arrays that are returned belong to their handle and live as long as it does; those handed
 //   out through a `char **` are the caller's, for `vramfit_string_free`.
 // - Text is UTF-8 and ends with a NUL; paths are bytes as the system has them. All sizes are bytes.
-// - Any function may be called from any thread, several at once on one handle, as long as none of them frees it. There
-//   is no global state.
+// - Any function may be called from any thread, several at once on one handle, as long as none of them frees it. Nothing
+//   is global but a pool of threads, which the first plan starts; a child of fork() may plan, too, without it.
 // - No panic of the library passes through: it is VRAMFIT_STATUS_INTERNAL. An index beyond the end is an answer of 0 or
 //   NULL, never a read beyond it.
 
@@ -120,10 +120,18 @@ enum vramfit_term_kind
   VRAMFIT_TERM_KIND_PROJECTOR_WEIGHTS = 4,
   // A multimodal projector's own compute buffers.
   VRAMFIT_TERM_KIND_PROJECTOR_COMPUTE = 5,
+  // A draft model's weights.
+  VRAMFIT_TERM_KIND_DRAFT_WEIGHTS = 6,
+  // A draft's cache.
+  VRAMFIT_TERM_KIND_DRAFT_CONTEXT = 7,
+  // A draft's own compute buffers.
+  VRAMFIT_TERM_KIND_DRAFT_COMPUTE = 8,
   // CUDA's pool of temporary buffers and cuBLAS's workspace.
-  VRAMFIT_TERM_KIND_RUNTIME = 6,
+  VRAMFIT_TERM_KIND_RUNTIME = 9,
   // CUDA's context, and what the driver keeps where that is not known.
-  VRAMFIT_TERM_KIND_OVERHEAD = 7,
+  VRAMFIT_TERM_KIND_OVERHEAD = 10,
+  // Something that this version of the header has no name for.
+  VRAMFIT_TERM_KIND_OTHER = 99,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -217,8 +225,20 @@ int32_t vramfit_error_can_retry(const vramfit_error *error);
 // Frees an error. NULL is allowed.
 void vramfit_error_free(vramfit_error *error);
 
-// Reads a list as `estimate --gpus` does: "k80x2", "rtx3060:free=9GiB", "24GiB:cc=7.5", "none", "auto".
-vramfit_status vramfit_gpus_parse(const char *gpus_text, vramfit_gpus **gpus, vramfit_error **error);
+// Reads a list as `estimate --gpus` does: "k80x2", "rtx3060:free=9GiB", "24GiB:cc=7.5", "none". For "auto" there is
+// `vramfit_gpus_probe`.
+vramfit_status vramfit_gpus_parse(const char *gpus_text,
+                                  vramfit_gpus **gpus,
+                                  vramfit_error **error);
+
+// This machine's GPUs, as the driver shows them: "auto" (which NULL is, too), or "auto:0,2" for some. `program` is
+// vramfit's `estimate` (NULL: by its name, on the path), which asks the driver in a process of its own, so that a driver
+// that hangs or crashes does so there; it is given `timeout_ms` (0 for the default, some seconds), then killed.
+vramfit_status vramfit_gpus_probe(const char *program,
+                                  const char *gpus_text,
+                                  uint32_t timeout_ms,
+                                  vramfit_gpus **gpus,
+                                  vramfit_error **error);
 
 // An empty list, for `vramfit_gpus_add`.
 vramfit_status vramfit_gpus_new(vramfit_gpus **gpus, vramfit_error **error);

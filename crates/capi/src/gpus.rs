@@ -1,12 +1,14 @@
 //! Lists of GPUs.
 
 use std::ffi::c_char;
+use std::path::Path;
 use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
 
-use vramfit::{ComputeCapability, GpuList};
+use vramfit::{ChildProbe, ComputeCapability, GpuList};
 
 use crate::error::{Failure, free, guard, look, vramfit_error, vramfit_status};
-use crate::text::{Out, handle, text, text_or_null};
+use crate::text::{Out, handle, path, text, text_or_null};
 
 /// GPUs in CUDA's order: the first is CUDA0. It may be used from several threads at once; a plan is made for the list
 /// as it is at that moment.
@@ -33,7 +35,8 @@ impl vramfit_gpus {
     }
 }
 
-/// Reads a list as `estimate --gpus` does: "k80x2", "rtx3060:free=9GiB", "24GiB:cc=7.5", "none", "auto".
+/// Reads a list as `estimate --gpus` does: "k80x2", "rtx3060:free=9GiB", "24GiB:cc=7.5", "none". For "auto" there is
+/// `vramfit_gpus_probe`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_gpus_parse(
     gpus_text: *const c_char,
@@ -44,6 +47,33 @@ pub unsafe extern "C" fn vramfit_gpus_parse(
         let out = Out::new(gpus, "gpus")?;
         let list = vramfit::gpu_list(text(gpus_text, "gpus_text")?)?;
         out.hand_over(vramfit_gpus::from(list));
+        Ok(())
+    })
+}
+
+/// This machine's GPUs, as the driver shows them: "auto" (which NULL is, too), or "auto:0,2" for some. `program` is
+/// vramfit's `estimate` (NULL: by its name, on the path), which asks the driver in a process of its own, so that a driver
+/// that hangs or crashes does so there; it is given `timeout_ms` (0 for the default, some seconds), then killed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vramfit_gpus_probe(
+    program: *const c_char,
+    gpus_text: *const c_char,
+    timeout_ms: u32,
+    gpus: *mut *mut vramfit_gpus,
+    error: *mut *mut vramfit_error,
+) -> vramfit_status {
+    guard(error, || {
+        let out = Out::new(gpus, "gpus")?;
+        let program = match program.is_null() {
+            true => Path::new("estimate"),
+            false => path(program, "program")?,
+        };
+        let text = text_or_null(gpus_text, "gpus_text")?.unwrap_or("auto");
+        let mut probe = ChildProbe::new(program);
+        if timeout_ms > 0 {
+            probe = probe.timeout(Duration::from_millis(timeout_ms.into()));
+        }
+        out.hand_over(vramfit_gpus::from(vramfit::probed_gpus(text, &probe)?));
         Ok(())
     })
 }

@@ -5,7 +5,8 @@ use std::ptr;
 use std::sync::Arc;
 
 use vramfit::report::{
-    DeviceReport, Estimate, Style, Sure, VerdictWord, estimate_text, explanation_text,
+    DeviceReport, DeviceTerm, Estimate, Style, Sure, TermKind, VerdictWord, estimate_text,
+    explanation_text,
 };
 use vramfit::{Answer, Settings};
 
@@ -45,10 +46,18 @@ pub enum vramfit_term_kind {
     ProjectorWeights = 4,
     /// A multimodal projector's own compute buffers.
     ProjectorCompute = 5,
+    /// A draft model's weights.
+    DraftWeights = 6,
+    /// A draft's cache.
+    DraftContext = 7,
+    /// A draft's own compute buffers.
+    DraftCompute = 8,
     /// CUDA's pool of temporary buffers and cuBLAS's workspace.
-    Runtime = 6,
+    Runtime = 9,
     /// CUDA's context, and what the driver keeps where that is not known.
-    Overhead = 7,
+    Overhead = 10,
+    /// Something that this version of the header has no name for.
+    Other = 99,
 }
 
 /// How sure a number is.
@@ -87,7 +96,7 @@ pub struct vramfit_placement {
 
 /// A device as its arrays.
 struct Shown {
-    terms: [vramfit_term; 8],
+    terms: Vec<vramfit_term>,
     layers: Vec<u32>,
     required_bytes: u64,
     headroom_bytes: i64,
@@ -101,43 +110,38 @@ unsafe impl Send for Pointers {}
 // SAFETY: as above.
 unsafe impl Sync for Pointers {}
 
-impl Shown {
-    fn new(device: &DeviceReport) -> Shown {
-        use vramfit_term_kind as kind;
-        let sure = device.certainty;
-        let projector_weights = device
-            .projector_bytes
-            .saturating_sub(device.projector_compute_bytes);
-        let term = |kind, sure, bytes| vramfit_term {
-            kind,
-            certainty: match sure {
+impl From<DeviceTerm> for vramfit_term {
+    fn from(term: DeviceTerm) -> vramfit_term {
+        vramfit_term {
+            kind: match term.kind {
+                TermKind::Weights => vramfit_term_kind::Weights,
+                TermKind::Adapters => vramfit_term_kind::Adapters,
+                TermKind::Context => vramfit_term_kind::Context,
+                TermKind::Compute => vramfit_term_kind::Compute,
+                TermKind::ProjectorWeights => vramfit_term_kind::ProjectorWeights,
+                TermKind::ProjectorCompute => vramfit_term_kind::ProjectorCompute,
+                TermKind::DraftWeights => vramfit_term_kind::DraftWeights,
+                TermKind::DraftContext => vramfit_term_kind::DraftContext,
+                TermKind::DraftCompute => vramfit_term_kind::DraftCompute,
+                TermKind::Runtime => vramfit_term_kind::Runtime,
+                TermKind::Overhead => vramfit_term_kind::Overhead,
+                _ => vramfit_term_kind::Other,
+            },
+            certainty: match term.certainty {
                 Sure::Exact => vramfit_certainty::Exact,
                 Sure::Modelled => vramfit_certainty::Modelled,
                 Sure::Bound => vramfit_certainty::Bound,
             },
-            bytes,
-        };
+            bytes: term.bytes,
+        }
+    }
+}
+
+impl Shown {
+    fn new(device: &DeviceReport) -> Shown {
         let layers = device.layers.iter();
         Shown {
-            terms: [
-                term(kind::Weights, sure.model, device.model_bytes),
-                term(kind::Adapters, sure.model, device.adapter_bytes),
-                term(kind::Context, sure.context, device.context_bytes),
-                term(kind::Compute, sure.compute, device.compute_bytes),
-                term(kind::ProjectorWeights, sure.model, projector_weights),
-                term(
-                    kind::ProjectorCompute,
-                    sure.compute,
-                    device.projector_compute_bytes,
-                ),
-                term(kind::Runtime, sure.runtime, device.runtime_bytes),
-                // A model, also where the pool beside it is a bound.
-                term(
-                    kind::Overhead,
-                    sure.runtime.min(Sure::Modelled),
-                    device.overhead_bytes,
-                ),
-            ],
+            terms: device.terms().into_iter().map(Into::into).collect(),
             layers: layers
                 .map(|&il| u32::try_from(il).unwrap_or(u32::MAX))
                 .collect(),

@@ -8,6 +8,7 @@ mod config;
 mod explain;
 mod layout;
 mod node_list;
+mod parallel;
 mod profile;
 mod projector;
 mod refusal;

@@ -1,7 +1,7 @@
 //! llama.cpp's reserve passes, replayed (`llama_context::sched_reserve`).
 
 use crate::breakdown::{Breakdown, MemoryBytes, Pass, PassStats, Runtime};
-use crate::{EngineProfile, Error, Layout, Refusal, RunConfig};
+use crate::{EngineProfile, Error, Layout, Refusal, RunConfig, parallel};
 use vramfit_arch::cache::{CacheKind, cache_tensor, cache_tensors};
 use vramfit_arch::{
     Batch, BuiltGraph, ContextParams, CpuRepack, FusedOp, Lent, LentCaches, LentTensor, Model,
@@ -43,7 +43,7 @@ impl Breakdown {
         }
         let reserve = |batch| context.reserve(batch, &mut Unwatched);
         let [prompt, generation] = Pass::ALL.map(|pass| context.batch(pass));
-        let (prompt, generation) = rayon::join(|| reserve(prompt), || reserve(generation));
+        let (prompt, generation) = parallel::both(|| reserve(prompt), || reserve(generation));
         let ((mut needs, prompt), (other, generation)) = (prompt?, generation?);
         let of_one = context.prompt_of_one().map(reserve).transpose()?;
         for others in [Some(other), of_one.map(|(needs, _)| needs)]

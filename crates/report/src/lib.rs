@@ -9,6 +9,7 @@ mod document;
 mod explanation;
 mod schema;
 mod style;
+mod terms;
 mod text;
 
 pub use build::Subject;
@@ -22,6 +23,7 @@ pub use schema::{
     Failure, SCHEMA_COMPARE, SCHEMA_ERROR, SCHEMA_ESTIMATE, SCHEMA_EXPLAIN, SchemaOf, schema,
 };
 pub use style::Style;
+pub use terms::{DeviceTerm, TermKind};
 pub use text::{
     command_line, comparison_text, estimate_text, explanation_text, one_line, summary_heading,
     summary_line, words,

@@ -123,6 +123,10 @@ pub struct Settings {
     /// `--control-vector` and `--control-vector-scaled`, for all layers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub control_vectors: Vec<AdapterFile>,
+    /// `--control-vector-layer-range`: the first and the last layer that control vectors are for; 0 for where llama.cpp
+    /// begins and ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_vector_layer_range: Option<[u32; 2]>,
     /// `--mmproj`: a multimodal projector, which is loaded beside the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mmproj: Option<MmprojFile>,

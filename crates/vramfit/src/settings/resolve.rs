@@ -187,6 +187,11 @@ impl Settings {
     }
 
     fn adapters(&self, model: &Model, resolved: &mut Resolved) -> Result<(), Error> {
+        if let Some([first, last]) = self.control_vector_layer_range {
+            let flag = "--control-vector-layer-range".to_string();
+            let range = [flag, first.to_string(), last.to_string()];
+            resolved.flags.extend(range);
+        }
         let is_applied = !self.lora_init_without_apply.unwrap_or(false);
         let mut loras = Vec::new();
         for file in &self.loras {
@@ -200,7 +205,8 @@ impl Settings {
             control_vector: None,
         };
         for file in &self.control_vectors {
-            adapters.control_vector = Some(crate::control_vector(&file.path, model)?);
+            let all = crate::control_vector(&file.path, model)?;
+            adapters.control_vector = Some(self.controlled(all));
             resolved.flags.extend(file.flags("--control-vector")?);
         }
         if !is_applied {
@@ -208,6 +214,19 @@ impl Settings {
         }
         resolved.run.adapters = adapters;
         Ok(())
+    }
+}
+
+impl Settings {
+    /// The layers that control vectors are for, out of `all` of a file.
+    fn controlled(&self, all: [usize; 2]) -> [usize; 2] {
+        let [first, last] = self.control_vector_layer_range.unwrap_or_default();
+        let [all_first, all_last] = all;
+        let given = |layer: u32, all: usize| match layer {
+            0 => all,
+            n => n as usize,
+        };
+        [given(first, all_first), given(last, all_last)]
     }
 }
 

@@ -1,0 +1,3 @@
+module vramfit
+
+go 1.21

@@ -1,0 +1,303 @@
+package vramfit
+
+/*
+#include <stdlib.h>
+#include "vramfit.h"
+*/
+import "C"
+
+import (
+	"encoding/json"
+	"errors"
+	"runtime"
+	"time"
+	"unsafe"
+)
+
+// Host is the GPUs of one host and the ledger over them.
+type Host struct {
+	// Now is the clock that all holders share; time.Now where it is nil.
+	Now func() time.Time
+
+	c *C.vramfit_host
+}
+
+// HostOptions may be left empty: GPUs are then known as CUDA0, CUDA1 and so on, and the ledger is kept in memory.
+type HostOptions struct {
+	IDs     []string // a name for each GPU, such as its UUID
+	Journal string   // a file that keeps the ledger over a crash
+}
+
+// OpenHost opens the ledger over the GPUs of host name. What is free on them in the list is what models may take of
+// them in all.
+func OpenHost(name string, gpus *GPUs, options HostOptions) (*Host, error) {
+	if options.IDs != nil && len(options.IDs) != gpus.Len() {
+		return nil, errors.New("vramfit: as many IDs as there are GPUs")
+	}
+	cname := C.CString(name)
+	defer C.free(unsafe.Pointer(cname))
+	var journal *C.char
+	if options.Journal != "" {
+		journal = C.CString(options.Journal)
+		defer C.free(unsafe.Pointer(journal))
+	}
+	ids, freeIDs := cStrings(options.IDs)
+	defer freeIDs()
+	var c *C.vramfit_host
+	var failed *C.vramfit_error
+	status := C.vramfit_host_open(cname, gpus.c, ids, journal, &c, &failed)
+	runtime.KeepAlive(gpus)
+	if err := failure(status, failed); err != nil {
+		return nil, err
+	}
+	host := &Host{c: c}
+	runtime.SetFinalizer(host, (*Host).Close)
+	return host, nil
+}
+
+// cStrings is an array in C's memory; nil for none.
+func cStrings(texts []string) (**C.char, func()) {
+	if len(texts) == 0 {
+		return nil, func() {}
+	}
+	memory := C.malloc(C.size_t(len(texts)) * C.size_t(unsafe.Sizeof((*C.char)(nil))))
+	array := unsafe.Slice((**C.char)(memory), len(texts))
+	for i, text := range texts {
+		array[i] = C.CString(text)
+	}
+	return (**C.char)(memory), func() {
+		for _, text := range array {
+			C.free(unsafe.Pointer(text))
+		}
+		C.free(memory)
+	}
+}
+
+// Close closes the ledger; a journal keeps it.
+func (h *Host) Close() {
+	C.vramfit_host_free(h.c)
+	h.c = nil
+	runtime.SetFinalizer(h, nil)
+}
+
+func (h *Host) now() C.uint64_t {
+	if h.Now == nil {
+		return C.uint64_t(time.Now().UnixMilli())
+	}
+	return C.uint64_t(h.Now().UnixMilli())
+}
+
+// GPUs with what is free of them by the ledger now.
+func (h *Host) GPUs() (*GPUs, error) {
+	var c *C.vramfit_gpus
+	var failed *C.vramfit_error
+	status := C.vramfit_host_gpus(h.c, &c, &failed)
+	runtime.KeepAlive(h)
+	if err := failure(status, failed); err != nil {
+		return nil, err
+	}
+	return newGPUs(c), nil
+}
+
+// Observe says what the driver says is free of each GPU: never more than that is promised from now on.
+func (h *Host) Observe(freeBytes []uint64) error {
+	var failed *C.vramfit_error
+	status := C.vramfit_host_observe(h.c, bytesOf(freeBytes), C.size_t(len(freeBytes)), &failed)
+	runtime.KeepAlive(h)
+	return failure(status, failed)
+}
+
+func bytesOf(values []uint64) *C.uint64_t {
+	return (*C.uint64_t)(unsafe.Pointer(unsafe.SliceData(values)))
+}
+
+// Load is who asks for what.
+type Load struct {
+	Model   string        // what the ledger calls it; its own reservations are never evicted for it
+	Holder  string        // the process to look for when the lease runs out
+	Lease   time.Duration // to be renewed at least this often; 0 for none
+	Stale   *Stale        // which reservations may be evicted; nil for none
+	Partial bool          // layers or experts on the host will do, too
+}
+
+// Stale is when a reservation may be evicted: idle for longer than Idle, or not started within Start.
+type Stale struct{ Idle, Start time.Duration }
+
+func (l Load) json() (string, error) {
+	load := map[string]any{"model": l.Model, "holder": l.Holder, "partial": l.Partial}
+	if l.Lease > 0 {
+		load["lease_ms"] = l.Lease.Milliseconds()
+	}
+	if l.Stale != nil {
+		load["stale"] = map[string]int64{"idle_ms": l.Stale.Idle.Milliseconds(), "start_ms": l.Stale.Start.Milliseconds()}
+	}
+	text, err := json.Marshal(load)
+	return string(text), err
+}
+
+// Share is bytes on one GPU.
+type Share struct {
+	GPU   uint32 // its index
+	Bytes uint64
+}
+
+// Reserved is a reservation that was made, and the placement that it is for.
+type Reserved struct {
+	ID        uint64
+	Placement *Placement
+	Shares    []Share
+	Leaving   []uint64        // to be unloaded and released before this one is loaded
+	JSON      json.RawMessage // the grant, with the record of why
+}
+
+// reservation is what C holds of a Reserved and of its placement. It refers to neither, so that it can be collected.
+type reservation struct{ c *C.vramfit_reserved }
+
+// Reserve finds a placement of model on what is free by the ledger and reserves what it takes, in one step.
+func (h *Host) Reserve(model *Model, load Load, settings Settings) (*Reserved, error) {
+	settingsText, err := settings.json()
+	if err != nil {
+		return nil, err
+	}
+	loadText, err := load.json()
+	if err != nil {
+		return nil, err
+	}
+	csettings, cload := C.CString(settingsText), C.CString(loadText)
+	defer C.free(unsafe.Pointer(csettings))
+	defer C.free(unsafe.Pointer(cload))
+	var c *C.vramfit_reserved
+	var failed *C.vramfit_error
+	status := C.vramfit_host_reserve(h.c, model.c, csettings, cload, h.now(), &c, &failed)
+	runtime.KeepAlive(h)
+	runtime.KeepAlive(model)
+	if err := failure(status, failed); err != nil {
+		return nil, err
+	}
+	return reservedOf(c), nil
+}
+
+func reservedOf(c *C.vramfit_reserved) *Reserved {
+	held := &reservation{c}
+	runtime.SetFinalizer(held, func(held *reservation) { C.vramfit_reserved_free(held.c) })
+	r := &Reserved{
+		ID:        uint64(C.vramfit_reserved_id(c)),
+		JSON:      json.RawMessage(C.GoString(C.vramfit_reserved_json(c))),
+		Placement: placementOf(C.vramfit_reserved_placement(c), held),
+	}
+	var count C.size_t
+	shares := C.vramfit_reserved_shares(c, &count)
+	for _, share := range unsafe.Slice(shares, count) {
+		r.Shares = append(r.Shares, Share{uint32(share.gpu), uint64(share.bytes)})
+	}
+	leaving := C.vramfit_reserved_leaving(c, &count)
+	for _, id := range unsafe.Slice(leaving, count) {
+		r.Leaving = append(r.Leaving, uint64(id))
+	}
+	runtime.KeepAlive(held)
+	return r
+}
+
+// Commit says that the engine has loaded it and took shares; nil says that it took what was reserved.
+func (h *Host) Commit(id uint64, shares []Share) error {
+	cshares := make([]C.vramfit_share, len(shares))
+	for i, share := range shares {
+		cshares[i] = C.vramfit_share{gpu: C.uint32_t(share.GPU), bytes: C.uint64_t(share.Bytes)}
+	}
+	var failed *C.vramfit_error
+	status := C.vramfit_host_commit(h.c, C.uint64_t(id), unsafe.SliceData(cshares), C.size_t(len(cshares)), h.now(), &failed)
+	runtime.KeepAlive(h)
+	return failure(status, failed)
+}
+
+// Renew says that the holder is alive: its lease begins anew.
+func (h *Host) Renew(id uint64) error {
+	var failed *C.vramfit_error
+	status := C.vramfit_host_renew(h.c, C.uint64_t(id), h.now(), &failed)
+	runtime.KeepAlive(h)
+	return failure(status, failed)
+}
+
+// Release says that the engine has unloaded it, or has never loaded it.
+func (h *Host) Release(id uint64) error {
+	var failed *C.vramfit_error
+	status := C.vramfit_host_release(h.c, C.uint64_t(id), &failed)
+	runtime.KeepAlive(h)
+	return failure(status, failed)
+}
+
+// BeginRequest says that a request to the loaded model begins: until it ends, the model is not evicted.
+func (h *Host) BeginRequest(id uint64) error {
+	var failed *C.vramfit_error
+	status := C.vramfit_host_begin_request(h.c, C.uint64_t(id), h.now(), &failed)
+	runtime.KeepAlive(h)
+	return failure(status, failed)
+}
+
+// EndRequest says that a request ends.
+func (h *Host) EndRequest(id uint64) error {
+	var failed *C.vramfit_error
+	status := C.vramfit_host_end_request(h.c, C.uint64_t(id), h.now(), &failed)
+	runtime.KeepAlive(h)
+	return failure(status, failed)
+}
+
+// Adopt takes over something that is already loaded. A fact: it is not checked, and the audit shows where it is too much.
+func (h *Host) Adopt(model, holder string, shares []Share) (uint64, error) {
+	cmodel, cholder := C.CString(model), C.CString(holder)
+	defer C.free(unsafe.Pointer(cmodel))
+	defer C.free(unsafe.Pointer(cholder))
+	cshares := make([]C.vramfit_share, len(shares))
+	for i, share := range shares {
+		cshares[i] = C.vramfit_share{gpu: C.uint32_t(share.GPU), bytes: C.uint64_t(share.Bytes)}
+	}
+	var id C.uint64_t
+	var failed *C.vramfit_error
+	status := C.vramfit_host_adopt(h.c, cmodel, cholder, unsafe.SliceData(cshares), C.size_t(len(cshares)), h.now(), &id, &failed)
+	runtime.KeepAlive(h)
+	return uint64(id), failure(status, failed)
+}
+
+// Violation is a GPU with more promised on it than it has.
+type Violation struct {
+	GPU struct {
+		Host string `json:"host"`
+		GPU  string `json:"gpu"`
+	} `json:"gpu"`
+	CapacityBytes uint64   `json:"capacity_bytes"`
+	ReservedBytes uint64   `json:"reserved_bytes"`
+	Reservations  []uint64 `json:"reservations"`
+}
+
+// Audit lists every GPU with more promised on it than it has.
+func (h *Host) Audit() ([]Violation, error) {
+	var text *C.char
+	var failed *C.vramfit_error
+	status := C.vramfit_host_audit(h.c, nil, &text, &failed)
+	runtime.KeepAlive(h)
+	if err := failure(status, failed); err != nil {
+		return nil, err
+	}
+	var violations []Violation
+	err := json.Unmarshal([]byte(taken(text)), &violations)
+	return violations, err
+}
+
+// State is the ledger as of now: gpus and reservations.
+func (h *Host) State() (json.RawMessage, error) {
+	var text *C.char
+	var failed *C.vramfit_error
+	status := C.vramfit_host_state_json(h.c, &text, &failed)
+	runtime.KeepAlive(h)
+	return json.RawMessage(taken(text)), failure(status, failed)
+}
+
+// Reap drops reservations whose lease has run out, together with what the driver says is free of each GPU, taken just
+// before.
+func (h *Host) Reap(freeBytes []uint64) (json.RawMessage, error) {
+	var text *C.char
+	var failed *C.vramfit_error
+	status := C.vramfit_host_reap(h.c, bytesOf(freeBytes), C.size_t(len(freeBytes)), h.now(), &text, &failed)
+	runtime.KeepAlive(h)
+	return json.RawMessage(taken(text)), failure(status, failed)
+}

@@ -1,0 +1,283 @@
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from types import TracebackType
+from typing import Any, Literal, TypeAlias, TypedDict, final
+
+from typing_extensions import NotRequired, Unpack
+
+_Path: TypeAlias = str | PathLike[str]
+_CacheType: TypeAlias = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+_Certainty: TypeAlias = Literal["exact", "modelled", "bound"]
+_GpusLike: TypeAlias = Gpus | str | Sequence[Gpu]
+_Reservation: TypeAlias = Reserved | int
+
+__all__ = [
+    "__version__",
+    "ENGINE",
+    "Model",
+    "Gpu",
+    "Gpus",
+    "Term",
+    "Device",
+    "Placement",
+    "Host",
+    "Reserved",
+    "open",
+    "plan",
+    "settings_schema",
+]
+
+ENGINE: str
+__version__: str
+
+class _TensorOverride(TypedDict):
+    pattern: str
+    buffer: str
+
+class _Adapter(TypedDict):
+    path: _Path
+    scale: NotRequired[float]
+
+class _Mmproj(TypedDict):
+    path: _Path
+    offload: NotRequired[bool]
+    device: NotRequired[str]
+    image_min_tokens: NotRequired[int]
+    image_max_tokens: NotRequired[int]
+
+_Draft = TypedDict(
+    "_Draft",
+    {
+        "type": str,
+        "path": _Path,
+        "n_max": int,
+        "n_gpu_layers": int | Literal["all", "auto"],
+        "devices": Sequence[str],
+        "type_k": _CacheType,
+        "type_v": _CacheType,
+        "overrides": Sequence[_TensorOverride],
+        "cpu_moe": bool,
+        "n_cpu_moe": int,
+        "backend_sampling": bool,
+    },
+    total=False,
+)
+
+class _Settings(TypedDict, total=False):
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    n_seq_max: int
+    n_outputs: int
+    kv_unified: bool
+    flash_attention: Literal["on", "off", "auto"] | bool
+    type_k: _CacheType
+    type_v: _CacheType
+    offload_kqv: bool
+    op_offload: bool
+    swa_full: bool
+    mmap: bool
+    no_host: bool
+    repack: bool
+    embeddings: bool
+    pooling: Literal["none", "mean", "cls", "last", "rank"]
+    n_gpu_layers: int | Literal["all", "auto"]
+    tensor_split: Sequence[float]
+    split_mode: Literal["none", "layer"]
+    main_gpu: int
+    devices: Sequence[str]
+    overrides: Sequence[_TensorOverride]
+    cpu_moe: bool
+    n_cpu_moe: int
+    layout: Literal["best", "engine"]
+    prefer: Literal["most-free", "first", "last", "tightest"]
+    loras: Sequence[_Adapter]
+    lora_init_without_apply: bool
+    control_vectors: Sequence[_Adapter]
+    control_vector_layer_range: tuple[int, int]
+    mmproj: _Mmproj
+    draft: _Draft
+
+@final
+class Model:
+    """What a GGUF file's header says of a model."""
+
+    @property
+    def path(self) -> PathLike[str]: ...
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def n_layer(self) -> int: ...
+    @property
+    def n_params(self) -> int: ...
+    @property
+    def n_ctx_train(self) -> int: ...
+    @property
+    def file_bytes(self) -> int: ...
+
+@final
+class Gpu:
+    """A GPU by what CUDA says of it."""
+
+    def __new__(
+        cls, total_bytes: int, *, compute_capability: str, free_bytes: int | None = None, name: str = ""
+    ) -> Gpu: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def total_bytes(self) -> int: ...
+    @property
+    def free_bytes(self) -> int: ...
+    @property
+    def compute_capability(self) -> str: ...
+
+@final
+class Gpus:
+    """GPUs in CUDA's order: the first is CUDA0."""
+
+    def __new__(cls, gpus: _GpusLike) -> Gpus: ...
+    @staticmethod
+    def probe(gpus: str = "auto", *, program: _Path | None = None, timeout_ms: int | None = None) -> Gpus:
+        """This machine's GPUs, as the driver shows them: ``auto``, or ``auto:0,2`` for some. ``program`` is vramfit's
+        ``estimate`` (by its name, on the path), which asks the driver in a process of its own."""
+
+    @property
+    def notes(self) -> list[str]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Gpu: ...
+    def __iter__(self) -> Iterator[Gpu]: ...
+
+@final
+class Term:
+    """Bytes of one kind on one device."""
+
+    @property
+    def kind(
+        self,
+    ) -> Literal[
+        "weights",
+        "adapters",
+        "context",
+        "compute",
+        "projector_weights",
+        "projector_compute",
+        "draft_weights",
+        "draft_context",
+        "draft_compute",
+        "runtime",
+        "overhead",
+    ]: ...
+    @property
+    def certainty(self) -> _Certainty: ...
+    @property
+    def bytes(self) -> int: ...
+
+@final
+class Device:
+    """A GPU, or the host, and what it holds."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def layers(self) -> list[int]: ...
+    @property
+    def terms(self) -> list[Term]: ...
+    @property
+    def required_bytes(self) -> int: ...
+    @property
+    def total_bytes(self) -> int | None: ...
+    @property
+    def free_bytes(self) -> int | None: ...
+    @property
+    def headroom_bytes(self) -> int | None: ...
+
+@final
+class Placement:
+    """Where everything goes."""
+
+    @property
+    def verdict(self) -> Literal["fits", "partial", "does_not_fit"]: ...
+    @property
+    def devices(self) -> list[Device]: ...
+    @property
+    def command(self) -> list[str]: ...
+    @property
+    def notes(self) -> list[str]: ...
+    def to_dict(self) -> dict[str, Any]: ...
+    def to_json(self) -> str: ...
+    def text(self, columns: int = 80) -> str: ...
+    def explain(self) -> dict[str, Any]: ...
+    def explain_text(self, most: int | None = 12, columns: int = 80) -> str: ...
+
+@final
+class Host:
+    """The GPUs of one host and the ledger over them. Times are milliseconds; by default the system's clock."""
+
+    def __new__(
+        cls, name: str, gpus: _GpusLike, *, ids: Sequence[str] | None = None, journal: _Path | None = None
+    ) -> Host: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def gpus(self) -> Gpus: ...
+    def observe(self, free_bytes: Sequence[int]) -> None: ...
+    def reserve(
+        self,
+        model: Model,
+        *,
+        name: str,
+        holder: str,
+        lease_ms: int | None = None,
+        stale_ms: tuple[int, int] | None = None,
+        partial: bool = False,
+        now_ms: int | None = None,
+        **settings: Unpack[_Settings],
+    ) -> Reserved: ...
+    def commit(
+        self,
+        reservation: _Reservation,
+        shares: Sequence[tuple[int, int]] | None = None,
+        *,
+        now_ms: int | None = None,
+    ) -> None: ...
+    def renew(self, reservation: _Reservation, *, now_ms: int | None = None) -> None: ...
+    def release(self, reservation: _Reservation) -> None: ...
+    def begin_request(self, reservation: _Reservation, *, now_ms: int | None = None) -> None: ...
+    def end_request(self, reservation: _Reservation, *, now_ms: int | None = None) -> None: ...
+    def adopt(
+        self, name: str, holder: str, shares: Sequence[tuple[int, int]], *, now_ms: int | None = None
+    ) -> int: ...
+    def audit(self) -> list[dict[str, Any]]: ...
+    def state(self) -> dict[str, Any]: ...
+    def reap(self, free_bytes: Sequence[int], *, now_ms: int | None = None) -> dict[str, Any]: ...
+
+@final
+class Reserved:
+    """A reservation that was made, and the placement that it is for; released behind a ``with``."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def placement(self) -> Placement: ...
+    @property
+    def shares(self) -> list[tuple[int, int]]: ...
+    @property
+    def leaving(self) -> list[int]: ...
+    def to_dict(self) -> dict[str, Any]: ...
+    def __enter__(self) -> Reserved: ...
+    def __exit__(
+        self, _kind: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
+    ) -> bool: ...
+
+def open(path: _Path) -> Model:
+    """Reads the model at ``path``: one file, or any part of a split model. Only the header is read."""
+
+def plan(model: Model, gpus: _GpusLike, **settings: Unpack[_Settings]) -> Placement:
+    """Finds where ``model`` goes on ``gpus``."""
+
+def settings_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of the settings."""

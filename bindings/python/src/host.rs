@@ -1,0 +1,321 @@
+//! Hosts: GPUs and the ledger over them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyAny, PyDict, PyType};
+use serde_json::json;
+use vramfit::ledger::{self, Probe, Store};
+use vramfit::{
+    Answer, GpuList, Journal, LoadRequest, ReservationId, Share, Stale, Status, Volatile,
+};
+
+use crate::error::Failure;
+use crate::gpus::{Gpus, GpusLike};
+use crate::model::Model;
+use crate::placement::{Placement, read_settings};
+
+type Open = vramfit::Host<Box<dyn Store + Send>>;
+
+/// The GPUs of one host and the ledger over them.
+#[pyclass(frozen, module = "vramfit")]
+pub struct Host {
+    host: Arc<Open>,
+}
+
+/// A reservation that was made, and the placement that it is for.
+#[pyclass(frozen, module = "vramfit")]
+pub struct Reserved {
+    host: Arc<Open>,
+    #[pyo3(get)]
+    id: u64,
+    #[pyo3(get)]
+    placement: Py<Placement>,
+    #[pyo3(get)]
+    shares: Vec<(usize, u64)>,
+    #[pyo3(get)]
+    leaving: Vec<u64>,
+    grant: vramfit::Grant,
+}
+
+/// A reservation, or its number.
+#[derive(FromPyObject)]
+pub enum Which<'py> {
+    Reserved(Bound<'py, Reserved>),
+    Id(u64),
+}
+
+impl Which<'_> {
+    fn id(&self) -> ReservationId {
+        ReservationId(match self {
+            Which::Reserved(reserved) => reserved.get().id,
+            Which::Id(id) => *id,
+        })
+    }
+}
+
+/// The time that was given, or the system's clock, which every process of the host shares.
+fn time(now_ms: Option<u64>) -> u64 {
+    now_ms.unwrap_or_else(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX))
+    })
+}
+
+fn index(host: &Open, gpu: &ledger::GpuId) -> Option<usize> {
+    host.ids().iter().position(|id| id == gpu)
+}
+
+fn probes(host: &Open, free_bytes: &[u64]) -> Vec<Probe> {
+    let probe = |(gpu, &free_bytes): (&ledger::GpuId, &u64)| Probe {
+        gpu: gpu.clone(),
+        free_bytes,
+    };
+    host.ids().iter().zip(free_bytes).map(probe).collect()
+}
+
+#[pymethods]
+impl Host {
+    #[new]
+    #[pyo3(signature = (name, gpus, *, ids = None, journal = None))]
+    fn new(
+        py: Python<'_>,
+        name: String,
+        gpus: GpusLike<'_>,
+        ids: Option<Vec<String>>,
+        journal: Option<PathBuf>,
+    ) -> Result<Host, Failure> {
+        let gpus = gpus.list()?;
+        let ids = ids.unwrap_or_else(|| (0..gpus.devices.len()).map(GpuList::id).collect());
+        if ids.len() != gpus.devices.len() {
+            let (n, m) = (ids.len(), gpus.devices.len());
+            return Err(Failure::argument(format!("{n} ids for {m} GPUs")));
+        }
+        let host = py.detach(|| {
+            let store: Box<dyn Store + Send> = match journal {
+                None => Box::new(Volatile),
+                Some(path) => Box::new(Journal::open(path).map_err(ledger::Error::from)?),
+            };
+            Open::with_ids(store, name, gpus, ids)
+        })?;
+        Ok(Host {
+            host: Arc::new(host),
+        })
+    }
+
+    /// By which the ledger knows it.
+    #[getter]
+    fn name(&self) -> &str {
+        self.host.name().as_str()
+    }
+
+    /// The GPUs with what is free of them by the ledger now.
+    #[getter]
+    fn gpus(&self) -> Result<Gpus, Failure> {
+        let list = self.host.gpus_now()?;
+        Ok(Gpus { list })
+    }
+
+    /// What the driver says is free of each GPU, in their order.
+    fn observe(&self, py: Python<'_>, free_bytes: Vec<u64>) -> Result<(), Failure> {
+        Ok(py.detach(|| self.host.observe(&free_bytes))?)
+    }
+
+    /// Finds a placement of `model` on what is free by the ledger and reserves what it takes, in one step.
+    #[pyo3(signature = (model, *, name, holder, lease_ms = None, stale_ms = None, partial = false, now_ms = None, **settings))]
+    #[expect(clippy::too_many_arguments, reason = "keywords")]
+    fn reserve(
+        &self,
+        py: Python<'_>,
+        model: &Bound<'_, Model>,
+        name: String,
+        holder: String,
+        lease_ms: Option<u64>,
+        stale_ms: Option<(u64, u64)>,
+        partial: bool,
+        now_ms: Option<u64>,
+        settings: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Reserved> {
+        let opened = Arc::clone(&model.get().opened);
+        let settings = read_settings(settings)?;
+        let mut load = LoadRequest::new(name, holder);
+        load.lease_ms = lease_ms;
+        load.stale = stale_ms.map(|(idle, start)| Stale::after(idle, start));
+        load.partial = partial;
+        let host = Arc::clone(&self.host);
+        let now_ms = time(now_ms);
+        let reserve = || {
+            let resolved = settings.resolve(&opened.model, host.gpus())?;
+            let (run, policy) = (&resolved.run, &resolved.policy);
+            let reserved = host.reserve(&opened.model, run, policy, &load, now_ms)?;
+            let gpus = host.gpus_for(&reserved.grant);
+            let placement = &reserved.placement;
+            let document =
+                vramfit::document(&opened.path, &opened.model, &gpus, &resolved, placement);
+            Ok::<_, vramfit::Error>((Answer::new(reserved.placement, document), reserved.grant))
+        };
+        let (answer, grant) = py.detach(reserve).map_err(Failure::from)?;
+        let share = |share: &Share| Some((index(&host, &share.gpu)?, share.bytes.get()));
+        let leaving = grant.evict.iter().map(|e| e.id);
+        let leaving = leaving.chain(grant.waits_for.iter().copied());
+        Ok(Reserved {
+            id: grant.id.0,
+            shares: grant.shares.iter().filter_map(share).collect(),
+            leaving: leaving.map(|id| id.0).collect(),
+            placement: Py::new(py, Placement { opened, answer })?,
+            grant,
+            host,
+        })
+    }
+
+    /// The engine has loaded it and took `shares`, pairs of a GPU's index and bytes; `None` says that it took what was
+    /// reserved.
+    #[pyo3(signature = (reservation, shares = None, *, now_ms = None))]
+    fn commit(
+        &self,
+        py: Python<'_>,
+        reservation: Which<'_>,
+        shares: Option<Vec<(usize, u64)>>,
+        now_ms: Option<u64>,
+    ) -> Result<(), Failure> {
+        let id = reservation.id();
+        let shares = match shares {
+            Some(shares) => self.host.shares(&shares)?,
+            None => {
+                let state = self.host.ledger().state()?;
+                let held = state.reservation(id).map(|r| r.shares.clone());
+                held.ok_or(ledger::Error::UnknownReservation(id))?
+            }
+        };
+        Ok(py.detach(|| self.host.commit(id, &shares, time(now_ms)))?)
+    }
+
+    /// The holder is alive: its lease begins anew.
+    #[pyo3(signature = (reservation, *, now_ms = None))]
+    fn renew(
+        &self,
+        py: Python<'_>,
+        reservation: Which<'_>,
+        now_ms: Option<u64>,
+    ) -> Result<(), Failure> {
+        let id = reservation.id();
+        Ok(py.detach(|| self.host.renew(id, time(now_ms)))?)
+    }
+
+    /// The engine has unloaded it, or has never loaded it.
+    fn release(&self, py: Python<'_>, reservation: Which<'_>) -> Result<(), Failure> {
+        let id = reservation.id();
+        Ok(py.detach(|| self.host.release(id))?)
+    }
+
+    /// A request to the loaded model begins: until it ends, the model is not evicted.
+    #[pyo3(signature = (reservation, *, now_ms = None))]
+    fn begin_request(
+        &self,
+        py: Python<'_>,
+        reservation: Which<'_>,
+        now_ms: Option<u64>,
+    ) -> Result<(), Failure> {
+        let id = reservation.id();
+        Ok(py.detach(|| self.host.ledger().begin_request(id, time(now_ms)))?)
+    }
+
+    /// A request ends.
+    #[pyo3(signature = (reservation, *, now_ms = None))]
+    fn end_request(
+        &self,
+        py: Python<'_>,
+        reservation: Which<'_>,
+        now_ms: Option<u64>,
+    ) -> Result<(), Failure> {
+        let id = reservation.id();
+        Ok(py.detach(|| self.host.ledger().end_request(id, time(now_ms)))?)
+    }
+
+    /// Something that is already loaded. A fact: it is not checked, and the audit shows where it is too much.
+    #[pyo3(signature = (name, holder, shares, *, now_ms = None))]
+    fn adopt(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        holder: &str,
+        shares: Vec<(usize, u64)>,
+        now_ms: Option<u64>,
+    ) -> Result<u64, Failure> {
+        let shares = self.host.shares(&shares)?;
+        let (name, holder) = (name.into(), holder.into());
+        let ledger = self.host.ledger();
+        Ok(py
+            .detach(|| ledger.adopt(&name, &holder, &shares, time(now_ms)))?
+            .0)
+    }
+
+    /// Every GPU with more promised on it than it has.
+    fn audit<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let violations = self.host.ledger().audit().map_err(Failure::from)?;
+        let violations =
+            serde_json::to_value(violations).map_err(|e| Failure::argument(e.to_string()))?;
+        Ok(pythonize::pythonize(py, &violations)?)
+    }
+
+    /// The ledger as of now: `gpus` and `reservations`.
+    fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let state = self.host.ledger().state().map_err(Failure::from)?;
+        let reservations: Vec<_> = state.reservations().collect();
+        let json = json!({ "gpus": state.gpus(), "reservations": reservations });
+        Ok(pythonize::pythonize(py, &json)?)
+    }
+
+    /// Drops reservations whose lease has run out, together with what the driver says is free of each GPU.
+    #[pyo3(signature = (free_bytes, *, now_ms = None))]
+    fn reap<'py>(
+        &self,
+        py: Python<'py>,
+        free_bytes: Vec<u64>,
+        now_ms: Option<u64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let probes = probes(&self.host, &free_bytes);
+        let reaped = self.host.ledger().reap(&probes, time(now_ms));
+        Ok(pythonize::pythonize(py, &reaped.map_err(Failure::from)?)?)
+    }
+
+    fn __repr__(&self) -> String {
+        let (name, n) = (self.name(), self.host.ids().len());
+        format!("<vramfit.Host {name}, {n} GPUs>")
+    }
+}
+
+#[pymethods]
+impl Reserved {
+    /// The grant, with the record of why: every option, each rejection with its GPU and bytes.
+    fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(pythonize::pythonize(py, &self.grant)?)
+    }
+
+    fn __enter__(this: Py<Self>) -> Py<Self> {
+        this
+    }
+
+    /// Releases it, unless that has been done.
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _kind: Option<Bound<'_, PyType>>,
+        _value: Option<Bound<'_, PyAny>>,
+        _traceback: Option<Bound<'_, PyAny>>,
+    ) -> Result<bool, Failure> {
+        let released = py.detach(|| self.host.release(ReservationId(self.id)));
+        match released {
+            Err(error) if error.status() != Status::UnknownReservation => Err(error.into()),
+            _ => Ok(false),
+        }
+    }
+
+    fn __repr__(&self) -> String {
+        let shares = self.shares.iter();
+        let shares: Vec<String> = shares.map(|(i, n)| format!("CUDA{i} {n} bytes")).collect();
+        format!("<vramfit.Reserved #{}: {}>", self.id, shares.join(", "))
+    }
+}

@@ -1,0 +1,236 @@
+"""The package against the command line: `ESTIMATE` is the program, whose figures the repository's tests hold to llama.cpp's."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import threading
+
+import pytest
+import vramfit
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+GIB = 1 << 30
+
+
+def fixture(name: str) -> pathlib.Path:
+    return ROOT / "fixtures" / "gguf" / name
+
+
+def estimate(name: str, *flags: str) -> dict:
+    program = os.environ["ESTIMATE"]
+    run = subprocess.run([program, str(fixture(name)), *flags, "--json"], capture_output=True, text=True, env={})
+    assert run.returncode in (0, 1), run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.fixture
+def small() -> vramfit.Model:
+    return vramfit.open(fixture("qwen3-8b.Q4_K_M.gguf"))
+
+
+def test_a_placement_is_what_the_command_line_prints() -> None:
+    model = vramfit.open(fixture("gemma-3-12b.Q4_K_M.gguf"))
+    placement = vramfit.plan(model, "k80x2", n_ctx=8192)
+    expected = estimate("gemma-3-12b.Q4_K_M.gguf", "--gpus", "k80x2", "-c", "8192")
+    assert placement.to_dict() == expected
+    assert json.loads(placement.to_json()) == expected
+    assert placement.verdict == "fits"
+    assert placement.command == expected["command"]
+    assert placement.notes == expected["notes"]
+    for device, report in zip(placement.devices, expected["devices"], strict=True):
+        assert device.id == report["id"]
+        assert device.layers == report["layers"]
+        assert device.required_bytes == report["required_bytes"] == sum(term.bytes for term in device.terms)
+        assert device.headroom_bytes == report["headroom_bytes"]
+        of = {term.kind: term for term in device.terms}
+        assert of["weights"].bytes == report["model_bytes"]
+        assert of["context"].bytes == report["context_bytes"]
+        assert of["compute"].bytes == report["compute_bytes"]
+        assert of["compute"].certainty == "exact"
+    assert {t.kind: t.certainty for t in placement.devices[0].terms}["overhead"] == "modelled"
+
+
+def test_settings_are_keywords() -> None:
+    model = vramfit.open(str(fixture("qwen3-30b-a3b.Q4_K_M.gguf")))
+    placement = vramfit.plan(
+        model,
+        "2xrtx3060:free=9GiB",
+        n_ctx=16384,
+        type_k="q8_0",
+        type_v="q8_0",
+        flash_attention=True,
+        n_cpu_moe=30,
+        overrides=[{"pattern": "attn_q", "buffer": "CPU"}],
+    )
+    flags = "--gpus 2xrtx3060:free=9GiB -c 16384 -ctk q8_0 -ctv q8_0 -fa on -ot attn_q=CPU -ncmoe 30"
+    assert placement.to_dict() == estimate("qwen3-30b-a3b.Q4_K_M.gguf", *flags.split())
+    projector = fixture("mmproj/gemma3.gguf")
+    gemma = vramfit.open(fixture("gemma-3-4b.Q4_K_M.gguf"))
+    placement = vramfit.plan(gemma, "rtx3060", mmproj={"path": projector})
+    assert placement.to_dict() == estimate(
+        "gemma-3-4b.Q4_K_M.gguf", "--gpus", "rtx3060", "--mmproj", str(projector)
+    )
+    assert "n_gpu_layers" in vramfit.settings_schema()["properties"]
+
+
+def test_gpus_are_a_text_or_described(small: vramfit.Model) -> None:
+    card = vramfit.Gpu(24 * GIB, compute_capability="8.6", free_bytes=9 * GIB, name="a card")
+    gpus = vramfit.Gpus([card, card])
+    assert len(gpus) == 2 and gpus[-1].free_bytes == 9 * GIB and gpus[0].name == "a card"
+    assert [gpu.total_bytes for gpu in gpus] == [24 * GIB] * 2
+    with pytest.raises(IndexError):
+        gpus[2]
+    by_list = vramfit.plan(small, [card, card]).to_dict()
+    assert by_list == vramfit.plan(small, gpus).to_dict()
+    assert by_list["devices"][1]["free_bytes"] == 9 * GIB
+    assert vramfit.Gpus("none") is not None and len(vramfit.Gpus("none")) == 0
+    assert "24GiB" in vramfit.Gpus("24GiB").notes[0]
+
+
+def test_a_forked_child_plans_too(small: vramfit.Model) -> None:
+    expected = vramfit.plan(small, "rtx3060").to_dict()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        os._exit(0 if vramfit.plan(small, "rtx3060").to_dict() == expected else 1)
+    assert os.waitpid(child, 0) == (child, 0)
+
+
+def test_this_machine_is_asked_by_the_program() -> None:
+    program = os.environ["ESTIMATE"]
+    run = subprocess.run([program, "gpus", "--json"], capture_output=True, text=True)
+    machine = json.loads(run.stdout)["machine"]
+    if machine is None:
+        with pytest.raises(vramfit.GpusError):
+            vramfit.Gpus.probe(program=program, timeout_ms=20_000)
+    else:
+        found = vramfit.Gpus.probe(program=program)
+        assert [gpu.name for gpu in found] == [device["name"] for device in machine["devices"]]
+
+
+def test_texts(small: vramfit.Model) -> None:
+    placement = vramfit.plan(small, "rtx3060")
+    assert placement.text().startswith("Fits: ")
+    assert max(map(len, placement.text(columns=100).splitlines())) <= 100
+    assert placement.explain()["peaks"][0]["id"] == "CUDA0"
+    assert "CUDA0" in placement.explain_text(most=3)
+    assert small.architecture == "qwen3" and small.n_layer == 36 and small.path == fixture("qwen3-8b.Q4_K_M.gguf")
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda m: vramfit.open("no such file"), vramfit.OpenError, "no such file"),
+        (lambda m: vramfit.plan(m, "rtx9999"), vramfit.GpusError, "rtx9999"),
+        (lambda m: vramfit.plan(m, "auto"), vramfit.GpusError, "look for GPUs"),
+        (lambda m: vramfit.Gpus.probe(program="no such program"), vramfit.GpusError, "no such program"),
+        (lambda m: vramfit.plan(m, "k80", ctx=1), vramfit.SettingsError, "unknown field `ctx`"),
+        (lambda m: vramfit.plan(m, "k80", n_ctx="many"), vramfit.SettingsError, "expected u32"),
+        (lambda m: vramfit.plan(m, "k80", n_ctx=object()), vramfit.SettingsError, "settings: "),
+        (
+            lambda m: vramfit.plan(m, "k80", type_v="q8_0", flash_attention=False),
+            vramfit.RefusedError,
+            "llama.cpp refuses this",
+        ),
+        (lambda m: vramfit.Gpu(0, compute_capability="8.6"), vramfit.GpusError, "no memory"),
+        (lambda m: vramfit.Gpu(1, compute_capability="86"), vramfit.GpusError, "not a compute capability"),
+        (lambda m: vramfit.Host("h", "k80", ids=[]), vramfit.InvalidArgument, "0 ids for 1 GPUs"),
+        (lambda m: vramfit.Host("h", "k80").release(7), vramfit.UnknownReservation, "#7"),
+        (
+            lambda m: vramfit.Host("h", "2GiB").reserve(m, name="m", holder="h"),
+            vramfit.NeverFits,
+            "does not fit",
+        ),
+    ],
+)
+def test_errors_say_what_is_wrong(small: vramfit.Model, call, kind, words: str) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        call(small)
+    assert isinstance(caught.value, vramfit.VramfitError)
+    assert "\n" not in str(caught.value) and caught.value.status == kind.status
+
+
+def test_a_loader(small: vramfit.Model, tmp_path: pathlib.Path) -> None:
+    journal = tmp_path / "ledger.redb"
+    host = vramfit.Host("gpu-box", "rtx3060", ids=["GPU-1"], journal=journal)
+    before = host.gpus[0].free_bytes
+    with host.reserve(small, name="qwen3:8b", holder="loader", lease_ms=60_000, now_ms=1000, n_ctx=16384) as reserved:
+        (share,) = reserved.shares
+        assert share == (0, reserved.placement.devices[0].required_bytes)
+        assert host.gpus[0].free_bytes == before - share[1]
+        host.commit(reserved, reserved.shares, now_ms=2000)
+        host.begin_request(reserved, now_ms=2500)
+        with pytest.raises(vramfit.FullNow) as full:
+            host.reserve(small, name="another", holder="loader", stale_ms=(10, 10), now_ms=90_000, n_ctx=16384)
+        assert full.value.can_retry and full.value.details["decision"]["model"] == "another"
+        host.end_request(reserved, now_ms=3000)
+        # Not used for longer than it may be: the other one takes its place, once it is unloaded.
+        other = host.reserve(small, name="another", holder="loader", stale_ms=(10, 10), now_ms=90_000, n_ctx=16384)
+        assert other.leaving == [reserved.id]
+        with pytest.raises(vramfit.Waits):
+            host.commit(other, now_ms=91_000)
+        host.release(reserved)
+        host.commit(other, now_ms=92_000)
+        assert host.audit() == []
+    held = other.id
+    del host, other, reserved
+
+    again = vramfit.Host("gpu-box", "rtx3060", ids=["GPU-1"], journal=journal)
+    (reservation,) = again.state()["reservations"]
+    assert reservation["id"] == held and reservation["phase"] == "running"
+    again.renew(held)
+    again.release(held)
+    assert again.gpus[0].free_bytes == before
+
+
+def test_facts_are_taken_over_and_shown(small: vramfit.Model) -> None:
+    host = vramfit.Host("h", "8GiB")
+    host.adopt("m", "engine", [(0, 9 * GIB)], now_ms=1)
+    (violation,) = host.audit()
+    assert violation["reserved_bytes"] == 9 * GIB
+    assert host.reap([0], now_ms=2) == {"released": [], "unprobed": []}
+    host.observe([0])
+    with pytest.raises(vramfit.LedgerError):
+        host.reserve(small, name="m2", holder="h")
+
+
+def test_threads_share_a_host() -> None:
+    model = vramfit.open(fixture("qwen2.5-0.5b.Q4_K_M.gguf"))
+    host = vramfit.Host("h", "8GiB")
+    before = host.gpus[0].free_bytes
+    failures: list[BaseException] = []
+
+    def load(n: int) -> None:
+        try:
+            for i in range(5):
+                try:
+                    with host.reserve(model, name=f"{n}-{i}", holder="thread") as reserved:
+                        host.commit(reserved)
+                        assert host.audit() == []
+                except (vramfit.FullNow, vramfit.FullPending):
+                    pass
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=load, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == [] and host.gpus[0].free_bytes == before
+    assert host.state()["reservations"] == []
+
+
+def test_the_readme() -> None:
+    text = (ROOT / "bindings" / "python" / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    here = pathlib.Path.cwd()
+    os.chdir(fixture("."))
+    try:
+        exec(code.replace("model.gguf", "gemma-3-12b.Q4_K_M.gguf"), {})
+    finally:
+        os.chdir(here)
