@@ -227,7 +227,6 @@ fn errors_say_what_to_do() {
         "needs flash attention: use -fa on, or -ctv f16",
     );
     check("--gpus k80x2 -sm row", "does not support split buffers");
-    check("--gpus k80x2 -sm tensor", "not modelled yet");
     check("--gpus k80x2 -dev CUDA2", "there are CUDA0 to CUDA1");
     check("--gpus k80 -c many", "-c: 'many' is not a whole number");
     check("--gpus k80 -c -5", "-c: '-5' is not a whole number");
@@ -432,6 +431,35 @@ fn an_architecture_that_is_not_known_has_bounds_and_says_so() {
     let of = |name: &str| folder.out.lines().find(|l| l.ends_with(name)).unwrap();
     assert!(of("future.gguf").contains(" ≤3"), "{}", folder.out);
     assert!(!of("known.gguf").contains('≤'), "{}", folder.out);
+}
+
+#[test]
+fn tensors_are_shared_out_where_asked() {
+    let json = json_of(LLAMA_70B, "--gpus rtx3090x2 -sm tensor");
+    assert_eq!(
+        (&json["verdict"], &json["run"]["split_mode"]),
+        (&json!("fits"), &json!("tensor"))
+    );
+    for device in json["devices"].as_array().unwrap().iter().take(2) {
+        assert_eq!(device["layers"].as_array().unwrap().len(), 81);
+        assert_eq!(device["certainty"]["runtime"], "bound");
+    }
+    let command = json["command"].as_array().unwrap();
+    let at = command.iter().position(|word| word == "-sm").unwrap();
+    assert_eq!(command[at + 1], "tensor");
+    assert!(!command.contains(&json!("-ts")));
+    // as many layers as have room
+    let json = json_of(LLAMA_70B, "--gpus rtx3060x2 -sm tensor");
+    assert_eq!(json["verdict"], "partial");
+    assert!(json["devices"][0]["headroom_bytes"].as_i64().unwrap() >= 0);
+    refused(
+        &run(LLAMA_70B, "--gpus k80x2 -sm tensor"),
+        "-sm tensor needs flash attention",
+    );
+    let mamba = run("gguf/mamba-2.8b.Q4_K_M.gguf", "--gpus rtx3090x2 -sm tensor");
+    refused(&mamba, "does not share out the tensors of 'mamba'");
+    let draft = run(GEMMA, "--gpus rtx3090x2 -sm tensor -md x.gguf");
+    refused(&draft, "what a draft takes with it is not modelled");
 }
 
 #[test]

@@ -465,6 +465,7 @@ fn pipeline_copies_are_given_up_before_layers_are() {
             n_gpu_layers: Some(33),
             tensor_split: counts.to_vec(),
             overrides: Vec::new(),
+            ..Layout::default()
         };
         if !copies {
             layout.overrides = vec![to_host("matches nothing")];
@@ -506,6 +507,7 @@ fn all_splits(model: &Model, run: &RunConfig, overrides: &[TensorOverride]) -> V
             n_gpu_layers: Some(total as u32),
             tensor_split: counts.iter().map(|&c| c as f32).collect(),
             overrides: overrides.to_vec(),
+            ..Layout::default()
         };
         let b = Breakdown::estimate(model, run, &layout, &PROFILE).unwrap();
         let bytes = b.devices.iter().zip(&b.runtime);
@@ -624,6 +626,7 @@ fn all_full_splits(model: &Model, run: &RunConfig, overrides: &[TensorOverride])
             n_gpu_layers: None,
             tensor_split: counts.iter().map(|&c| c as f32).collect(),
             overrides: overrides.to_vec(),
+            ..Layout::default()
         };
         let b = Breakdown::estimate(model, run, &layout, &PROFILE).unwrap();
         let bytes = b.devices.iter().zip(&b.runtime);

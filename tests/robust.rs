@@ -134,6 +134,7 @@ fn settings(random: &mut Random) -> (RunConfig, Layout) {
         devices: vec![device; random.below(4) as usize],
         n_gpu_layers: random.one_in(2).then(|| random.below(40) as u32),
         tensor_split: vec![1.0; random.below(4) as usize],
+        split_tensors: random.one_in(5),
         overrides: Vec::new(),
     };
     (run, layout)

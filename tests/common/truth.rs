@@ -7,12 +7,19 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use vramfit_arch::{Adapters, CpuRepack, Model, Pooling, TensorOverride};
 use vramfit_estimate::{
-    Breakdown, EngineProfile, Error, FlashAttention, Layout, LayoutDevice, Outputs, RunConfig,
+    Breakdown, EngineProfile, Error, FlashAttention, Layout, LayoutDevice, MemoryBytes, Outputs,
+    RunConfig,
 };
 use vramfit_ggml::{BufferType, ComputeCapability, Type};
+use vramfit_gguf::Header;
 
 /// The engine's reason for a refusal, and what ours says of the same.
-const REASONS: [(&str, &str); 4] = [
+const REASONS: [(&str, &str); 6] = [
+    ("SPLIT_MODE_TENSOR not implemented", "does not share out"),
+    (
+        "SPLIT_MODE_TENSOR requires flash_attn",
+        "needs flash attention",
+    ),
     ("does not divide n_embd_head", "which do not divide"),
     (
         "failed to allocate buffer for kv cache",
@@ -111,6 +118,33 @@ fn full_graph(graph: &str) -> String {
     }
 }
 
+/// Every row of a table of `n` loads is exact; one cut short must not pass.
+pub fn check(table: &str, n: usize) {
+    let rows = rows(table);
+    assert_eq!(rows.len(), n);
+    assert!(rows.iter().all(|row| row.status == Status::Ok));
+    let mut models: BTreeMap<&str, Model> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for row in &rows {
+        let model = models.entry(&row.model).or_insert_with(|| {
+            let header = Header::open(fixture(&format!("gguf/{}", row.model))).unwrap();
+            Model::load(&header).unwrap()
+        });
+        let got = row.estimate(model);
+        if !row.agrees(&got) {
+            let (gpus, flags, expected) = (&row.gpus, &row.flags, &row.expected);
+            let case = format!("{} | {gpus} | {flags}", row.model);
+            wrong.push(format!("{case}\n  engine {expected}\n  ours   {got}"));
+        }
+    }
+    let n_wrong = wrong.len();
+    assert!(
+        n_wrong == 0,
+        "{n_wrong} of {n} rows differ:\n{}",
+        wrong.join("\n")
+    );
+}
+
 /// Run-length code of a list.
 pub fn runs<T: PartialEq + Copy>(list: &[T]) -> Vec<(T, usize)> {
     let mut runs: Vec<(T, usize)> = Vec::new();
@@ -131,6 +165,24 @@ pub fn memories(text: &str) -> Option<BTreeMap<&str, [u64; 3]>> {
     };
     let words = text.split(' ').filter_map(|word| word.split_once('='));
     words.map(|(name, word)| Some((name, one(word)?))).collect()
+}
+
+/// With `-sm tensor`: the largest figures of any GPU, then what each takes in all.
+fn shared_out(devices: &[Gpu], b: &Breakdown) -> String {
+    let most = |of: fn(&MemoryBytes) -> u64| b.devices.iter().map(of).max().unwrap_or(0);
+    let (model, compute) = (most(|m| m.model), most(|m| m.compute));
+    let mut text = format!(" Meta={model}/{compute}");
+    for ((device, m), runtime) in devices.iter().zip(&b.devices).zip(&b.runtime) {
+        // steps through copies are taken when something is computed, the pipeline at once
+        let fixed = match devices.len() {
+            2 => runtime.reduce_bytes.min(32 << 20),
+            _ => 0,
+        };
+        let is_new = devices.iter().all(|d| d.compute_capability.0 >= 700);
+        let bytes = m.sum() + if is_new { fixed } else { 0 };
+        let _ = write!(text, " CUDA{}:{bytes}", device.index);
+    }
+    text
 }
 
 impl Row {
@@ -225,10 +277,20 @@ impl Row {
             p.n_ctx, p.n_ctx_seq, p.n_batch, p.n_ubatch, p.flash_attn as u8, b.pipeline_copies
         );
         for (device, n) in runs(&b.layers) {
-            let name = device.map_or("host".to_string(), |d| format!("CUDA{}", devices[d].index));
+            let name = match device {
+                None => "host".to_string(),
+                Some(_) if b.split_tensors => "Meta".to_string(),
+                Some(d) => format!("CUDA{}", devices[d].index),
+            };
             let _ = write!(text, " {name}*{n}");
         }
+        if b.split_tensors {
+            text += &shared_out(devices, b);
+        }
         for (device, m) in devices.iter().zip(&b.devices) {
+            if b.split_tensors {
+                continue;
+            }
             let _ = write!(
                 text,
                 " CUDA{}={}/{}/{}",
@@ -316,10 +378,15 @@ impl Row {
         };
         let by_free = || gpus.iter().map(|g| g.total_bytes as f32).collect();
         let given = split.iter().any(|&x: &f32| x != 0.0);
+        let split_tensors = self.flag("-sm") == Some("tensor");
         Ok(Layout {
             devices: gpus.iter().map(device).collect(),
             n_gpu_layers: u32::try_from(self.number("-ngl", -1i64)).ok(),
-            tensor_split: if given { split } else { by_free() },
+            tensor_split: match given || split_tensors {
+                true => split,
+                false => by_free(),
+            },
+            split_tensors,
             overrides: self.overrides(gpus)?,
         })
     }

@@ -72,6 +72,12 @@ pub enum Error {
         /// Name of the tensor.
         name: String,
     },
+    /// A tensor that `-sm tensor` has no way to share out: an abort.
+    #[error("llama.cpp would abort: '{name}' cannot be shared out over devices; use -sm layer")]
+    CannotBeSliced {
+        /// Name of the tensor.
+        name: String,
+    },
     /// A tensor that llama.cpp would refuse or ignore because it does not belong.
     #[error("the tensor '{name}' does not belong to architecture '{architecture}'")]
     UnexpectedTensor {

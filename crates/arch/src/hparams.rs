@@ -36,6 +36,8 @@ pub struct LayerHparams {
     pub n_embd_head_k: i64,
     /// Width of a V head.
     pub n_embd_head_v: i64,
+    /// Width of a dense feed-forward block; 0 where the file does not say.
+    pub n_ff: i64,
     /// Experts a token, where the layer has any.
     pub n_expert_used: i64,
     /// Attends to a sliding window only.
@@ -319,6 +321,8 @@ pub struct Hparams {
     pub has_memory: bool,
     /// Attends to the batch alone even so.
     pub ignores_memory: bool,
+    /// llama.cpp does not read how wide its experts are, and aborts where that matters (`-sm tensor`).
+    pub lacks_n_ff_exp: bool,
     /// Positions a token (4 for M-RoPE).
     pub n_pos_per_embd: i64,
     /// Attention and feed-forward block read the same stream (`use_parallel_residual`).
@@ -487,6 +491,7 @@ impl Hparams {
             is_causal: keys.flag("attention.causal")?.unwrap_or(true),
             has_memory: true,
             ignores_memory: false,
+            lacks_n_ff_exp: false,
             n_pos_per_embd: 1,
             parallel_residual: false,
             no_rope: keys.flag("rope.scaling.finetuned")? == Some(false),
@@ -677,12 +682,14 @@ fn load_layers(keys: &Keys<'_>, n_layer: usize, n_embd: i64) -> Result<Vec<Layer
         .unwrap_or(width);
     let n_used = keys.per_layer("expert_used_count", n_layer, EXPERTS)?;
     let n_used = n_used.unwrap_or_else(|| vec![0; n_layer]);
+    let n_ff = keys.per_layer("feed_forward_length", n_layer, i64::MAX)?;
     let layer = |(block, ((n_head, n_head_kv), n_expert_used))| LayerHparams {
         block,
         n_head,
         n_head_kv,
         n_embd_head_k: head_k,
         n_embd_head_v: head_v,
+        n_ff: n_ff.as_ref().map_or(0, |n_ff| n_ff[block]),
         n_expert_used,
         is_swa: false,
         is_recurrent: false,

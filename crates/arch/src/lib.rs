@@ -16,6 +16,7 @@ mod names;
 mod params;
 mod placement;
 mod role;
+mod slices;
 
 pub use adapter::{Adapters, Lora, LoraTensor, control_vector};
 pub use error::{Error, Result};
@@ -27,3 +28,4 @@ pub use names::{Global, Kind, Name, Part, Use};
 pub use params::{ContextParams, FusedOp, Pooling, Unfused, pad_256};
 pub use placement::{CpuRepack, LoadedTensor, TensorOverride, WeightMap};
 pub use role::{Lent, LentCaches, LentTensor, Role};
+pub use slices::{Slicer, TensorSplit};

@@ -86,7 +86,7 @@ fn split_mode(low: &LowArgs) -> Result<Option<SplitMode>, String> {
         Some("row") => Err(format!(
             "{by} row: this build of llama.cpp does not support split buffers; use layer or none"
         )),
-        Some(_) => Err(format!("{by} tensor: not modelled yet; use layer or none")),
+        Some(_) => Ok(Some(SplitMode::Tensor)),
         None => Ok(None),
     }
 }

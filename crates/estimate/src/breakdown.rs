@@ -33,6 +33,8 @@ pub struct Runtime {
     pub pool_bytes: u64,
     /// cuBLAS's workspace, once it is used.
     pub workspace_bytes: u64,
+    /// With `-sm tensor`: buffers through which devices add up their results.
+    pub reduce_bytes: u64,
     /// The figures are a bound, since something of the device is not known.
     pub is_bound: bool,
 }
@@ -40,7 +42,9 @@ pub struct Runtime {
 impl Runtime {
     /// All of it.
     pub fn sum(&self) -> u64 {
-        self.pool_bytes.saturating_add(self.workspace_bytes)
+        self.pool_bytes
+            .saturating_add(self.workspace_bytes)
+            .saturating_add(self.reduce_bytes)
     }
 }
 
@@ -102,8 +106,11 @@ pub struct Breakdown {
     /// Weights that ggml-cpu re-orders in a buffer beside the mapped file (`CPU_REPACK`), which
     /// llama.cpp does not count among the host's. 0 when a GPU is used.
     pub host_repacked_bytes: u64,
-    /// Device of each layer (`None` for the host); the output layer is the last.
+    /// Device of each layer (`None` for the host); the output layer is the last. With `split_tensors` the first device
+    /// stands for all.
     pub layers: Vec<Option<usize>>,
+    /// `-sm tensor`: every layer that is on devices is on all of them.
+    pub split_tensors: bool,
     /// Prompt and generation.
     pub passes: [PassStats; 2],
     /// What is only an upper bound.
@@ -113,6 +120,10 @@ pub struct Breakdown {
 impl Breakdown {
     /// Layers on device `device`, output layer included.
     pub fn layers_on(&self, device: usize) -> Vec<usize> {
+        let device = match self.split_tensors {
+            true => 0,
+            false => device,
+        };
         let on = |(il, d): (usize, &Option<usize>)| (*d == Some(device)).then_some(il);
         self.layers.iter().enumerate().filter_map(on).collect()
     }

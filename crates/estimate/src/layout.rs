@@ -37,6 +37,8 @@ pub struct Layout {
     pub tensor_split: Vec<f32>,
     /// `-ot`, `-cmoe`, `-ncmoe`, in order; the first match counts.
     pub overrides: Vec<TensorOverride>,
+    /// `-sm tensor`: the devices are one to the scheduler, and tensors are shared out over them.
+    pub split_tensors: bool,
 }
 
 impl Layout {
@@ -75,7 +77,10 @@ impl Layout {
     /// Memory of each layer; the output layer is the last entry.
     pub fn layer_buffers(&self, n_layer_all: usize) -> Vec<BufferType> {
         let n_gpu_layers = self.gpu_layers(n_layer_all);
-        let points = self.split_points();
+        let points = match self.split_tensors {
+            true if !self.devices.is_empty() => vec![1.0],
+            _ => self.split_points(),
+        };
         let first = (n_layer_all + 1).saturating_sub(n_gpu_layers);
         let active = if points.is_empty() {
             0
@@ -109,7 +114,7 @@ mod tests {
             devices: vec![device; n_devices],
             n_gpu_layers: ngl,
             tensor_split: split.to_vec(),
-            overrides: Vec::new(),
+            ..Layout::default()
         }
     }
 

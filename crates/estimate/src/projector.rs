@@ -151,7 +151,7 @@ impl<'a> TowerRun<'a> {
             counted_bytes: n_bytes.saturating_add(device.compute),
             runtime: match home {
                 Backend::Cuda(cuda) => runtime_of(cuda, &reserved.pool),
-                Backend::Cpu => Runtime::default(),
+                _ => Runtime::default(),
             },
             flash_attn,
             is_guess: !is_known,
@@ -166,7 +166,7 @@ impl<'a> TowerRun<'a> {
             misplaced: self.has_misplaced(&graph),
             pool: match &self.backends[0] {
                 Backend::Cuda(cuda) => cuda.pool_use(&graph, &schedule, BackendId(0)),
-                Backend::Cpu => PoolUse::default(),
+                _ => PoolUse::default(),
             },
             bytes,
         };

@@ -96,6 +96,20 @@ pub enum Refusal {
         "this model has no layers for multi-token prediction that llama.cpp knows: choose another --spec-type"
     )]
     NoMtp,
+    /// `SPLIT_MODE_TENSOR not implemented for architecture`, or not known.
+    #[error(
+        "llama.cpp does not share out the tensors of '{architecture}' over devices: use -sm layer"
+    )]
+    TensorSplitArchitecture {
+        /// `general.architecture`.
+        architecture: String,
+    },
+    /// `SPLIT_MODE_TENSOR needs >= 1 devices`.
+    #[error("-sm tensor needs a GPU: use -sm layer")]
+    TensorSplitWithoutDevice,
+    /// `SPLIT_MODE_TENSOR requires flash_attn to be enabled`.
+    #[error("-sm tensor needs flash attention: use -fa on, or -sm layer")]
+    TensorSplitWithoutFlashAttention,
     /// A tensor override to a device that is not used.
     #[error("a tensor override names {device}, which is not among the devices in use")]
     OverrideDevice {

@@ -1,15 +1,18 @@
 //! llama.cpp's reserve passes, replayed (`llama_context::sched_reserve`).
 
 use crate::breakdown::{Breakdown, MemoryBytes, Pass, PassStats, Runtime};
-use crate::{EngineProfile, Error, Layout, Refusal, RunConfig, parallel};
+use crate::{
+    EngineProfile, Error, FlashAttention, Layout, LayoutDevice, Refusal, RunConfig, parallel,
+};
 use vramfit_arch::cache::{CacheKind, cache_tensor, cache_tensors};
 use vramfit_arch::{
     Batch, BuiltGraph, ContextParams, CpuRepack, FusedOp, Lent, LentCaches, LentTensor, Model,
-    Unfused, WeightMap, build,
+    Slicer, TensorSplit, Unfused, WeightMap, build,
 };
 use vramfit_ggml::cuda::{Cuda, PoolUse};
 use vramfit_ggml::{
-    Backend, BackendId, BufferType, Observer, Schedule, Scheduler, Type, Unwatched, align, reserve,
+    Backend, BackendId, BufferType, ComputeCapability, Observer, Schedule, Scheduler, Type,
+    Unwatched, align, contiguous_strides, reserve,
 };
 
 /// `GGML_SCHED_MAX_COPIES`.
@@ -22,6 +25,10 @@ pub(crate) struct Context<'a> {
     pub backends: Vec<Backend>,
     pub layers: Vec<BufferType>,
     pub weights: WeightMap,
+    /// `-sm tensor`.
+    slicer: Option<Slicer<'a>>,
+    /// The devices in order; the scheduler may see them as one.
+    devices: Vec<Cuda>,
     pub n_copies: usize,
     keeps_pins: bool,
     use_mmap: bool,
@@ -39,7 +46,7 @@ impl Breakdown {
         let context = Context::new(model, run, layout, profile)?;
         if !model.is_known() {
             let needs = context.bound();
-            return Ok(context.breakdown(&needs, [PassStats::default(); 2]));
+            return context.breakdown(&needs, [PassStats::default(); 2]);
         }
         let reserve = |batch| context.reserve(batch, &mut Unwatched);
         let [prompt, generation] = Pass::ALL.map(|pass| context.batch(pass));
@@ -55,7 +62,7 @@ impl Breakdown {
             }
         }
         let passes = [prompt, generation];
-        Ok(context.breakdown(&needs, passes))
+        context.breakdown(&needs, passes)
     }
 }
 
@@ -84,11 +91,21 @@ impl<'a> Context<'a> {
         layout: &Layout,
         profile: &EngineProfile,
     ) -> Result<Context<'a>, Error> {
+        if layout.split_tensors {
+            check_tensor_split(model, run, layout)?;
+        }
         let params = run.resolve(model)?;
-        let n_devices = layout.devices.len();
+        // as the scheduler counts them
+        let n_devices = match layout.split_tensors {
+            true => 1,
+            false => layout.devices.len(),
+        };
         let n_layer_all = model.hparams.n_layer_all;
         let full_offload = layout.gpu_layers(n_layer_all) > n_layer_all;
-        let unused = |b: &BufferType| b.device_index().is_some_and(|i| i >= n_devices);
+        let unused = |b: &BufferType| {
+            let index = b.device_index();
+            index.is_some_and(|i| i >= n_devices || layout.split_tensors)
+        };
         if let Some(o) = layout.overrides.iter().find(|o| unused(&o.buffer)) {
             let device = format!("device {}", o.buffer.index() - 1);
             return Err(Refusal::OverrideDevice { device }.into());
@@ -106,19 +123,24 @@ impl<'a> Context<'a> {
         let pipelined =
             n_devices > 1 && full_offload && params.offload_kqv && layout.overrides.is_empty();
         let has_integrated = layout.devices.iter().any(|d| d.integrated);
+        let devices = devices(layout, profile);
+        let slicer = Slicer::new(model, devices.len(), &layout.tensor_split);
         let mut context = Context {
             model,
             params,
-            backends: backends(layout, profile),
+            backends: backends(&devices, layout.split_tensors),
             layers,
             weights,
+            slicer: layout.split_tensors.then_some(slicer),
+            devices,
             n_copies: if pipelined { PIPELINE_COPIES } else { 1 },
             keeps_pins: profile.keeps_pins,
             use_mmap: run.use_mmap && !has_integrated,
             reads_lazily: !has_integrated,
         };
         context.check_caches()?;
-        context.settle_fused_ops(run.probes_flash_attention(model))?;
+        let probes = run.probes_flash_attention(model) && !layout.split_tensors;
+        context.settle_fused_ops(probes)?;
         Ok(context)
     }
 
@@ -238,17 +260,21 @@ impl<'a> Context<'a> {
     ) -> Result<(Vec<Needs>, PassStats), Error> {
         let (built, schedule) = self.schedule(batch)?;
         let sizes = reserve(&built.graph, &schedule, &self.backends, observer);
-        let needs = |(backend, compute_bytes): (&Backend, u64)| Needs {
-            compute_bytes,
-            pool: match backend {
-                Backend::Cpu => PoolUse::default(),
-                Backend::Cuda(cuda) => {
-                    let id = self.backend_id(backend.buffer_type());
-                    cuda.pool_use(&built.graph, &schedule, id)
-                }
-            },
-        };
-        let needs = self.backends.iter().zip(sizes).map(needs).collect();
+        let mut needs = Vec::with_capacity(self.devices.len() + 1);
+        for (backend, compute_bytes) in self.backends.iter().zip(sizes) {
+            let id = self.backend_id(backend.buffer_type());
+            let pool = |cuda: &Cuda| cuda.pool_use(&built.graph, &schedule, id);
+            let need = |pool| Needs {
+                compute_bytes,
+                pool,
+            };
+            match backend {
+                Backend::Cpu => needs.push(need(PoolUse::default())),
+                Backend::Cuda(cuda) => needs.push(need(pool(cuda))),
+                // each computes less than all of it
+                Backend::Meta(all) => needs.extend(all.iter().map(|cuda| need(whole(pool(cuda))))),
+            }
+        }
         let stats = PassStats {
             n_nodes: built.graph.nodes.len(),
             n_splits: schedule.splits.len(),
@@ -304,23 +330,26 @@ impl<'a> Context<'a> {
         &self.backends[self.backend_id(buffer).index()]
     }
 
-    fn breakdown(self, needs: &[Needs], passes: [PassStats; 2]) -> Breakdown {
-        // by buffer type: the host, then the devices
-        let mut memory = vec![MemoryBytes::default(); self.backends.len()];
+    /// `needs` has those of every device, the host's behind them.
+    fn breakdown(self, needs: &[Needs], passes: [PassStats; 2]) -> Result<Breakdown, Error> {
+        // the host, then the devices
+        let mut memory = vec![MemoryBytes::default(); self.devices.len() + 1];
         let mut host_repacked_bytes = 0;
-        self.add_weights(&mut memory, &mut host_repacked_bytes);
-        self.add_cache(&mut memory);
+        self.add_weights(&mut memory, &mut host_repacked_bytes)?;
+        self.add_cache(&mut memory)?;
         self.add_adapters(&mut memory);
-        let mut runtime = vec![Runtime::default(); memory.len() - 1];
-        for (backend, needs) in self.backends.iter().zip(needs) {
-            let buffer = backend.buffer_type();
-            memory[buffer.index()].compute = needs.compute_bytes;
-            if let (Backend::Cuda(cuda), Some(i)) = (backend, buffer.device_index()) {
-                runtime[i] = runtime_of(cuda, &needs.pool);
-            }
+        let mut runtime = Vec::with_capacity(self.devices.len());
+        for (i, cuda) in self.devices.iter().enumerate() {
+            memory[i + 1].compute = needs[i].compute_bytes;
+            let reduce_bytes = self.reduce_bytes();
+            runtime.push(Runtime {
+                reduce_bytes,
+                ..runtime_of(cuda, &needs[i].pool)
+            });
         }
+        memory[0].compute = needs[self.devices.len()].compute_bytes;
         let (host, bounded) = (memory[0], self.bounded());
-        Breakdown {
+        Ok(Breakdown {
             params: self.params,
             pipeline_copies: self.n_copies as u32,
             runtime,
@@ -328,12 +357,62 @@ impl<'a> Context<'a> {
             host,
             host_repacked_bytes,
             layers: self.layers.iter().map(|b| b.device_index()).collect(),
+            split_tensors: self.slicer.is_some(),
             passes,
             bounded,
-        }
+        })
     }
 
-    fn add_weights(&self, memory: &mut [MemoryBytes], repacked: &mut u64) {
+    /// With `-sm tensor` two devices from compute capability 7.0 on add up their results through a buffer of fixed size
+    /// each (`ggml_cuda_ar_pipeline`), others in steps through copies as large as what is added up.
+    fn reduce_bytes(&self) -> u64 {
+        const VOLTA: ComputeCapability = ComputeCapability::new(7, 0);
+        const PIPELINE_BYTES: u64 = 32 << 20;
+        let n = self.devices.len();
+        if self.slicer.is_none() || n < 2 {
+            return 0;
+        }
+        if n == 2 && self.devices.iter().all(|d| d.compute_capability >= VOLTA) {
+            return PIPELINE_BYTES;
+        }
+        let batch = self.batch(Pass::Prompt);
+        let row = self.model.hparams.n_embd.max(0) as u64;
+        let result = row.saturating_mul(4 * batch.n_tokens.max(0) as u64);
+        result.saturating_mul(u64::from(n.next_power_of_two().ilog2()))
+    }
+
+    /// Adds to `memory` what a tensor takes in `buffer`, on every device its part where tensors are shared out.
+    fn put(
+        &self,
+        memory: &mut [MemoryBytes],
+        buffer: BufferType,
+        tensor: (Type, [i64; 4], u64),
+        slices: impl FnOnce(&Slicer<'_>) -> Result<Vec<[i64; 4]>, vramfit_arch::Error>,
+        field: fn(&mut MemoryBytes) -> &mut u64,
+    ) -> Result<(), Error> {
+        let (ty, ne, n_bytes) = tensor;
+        let backend = self.backend_of(buffer);
+        let mut add = |index: usize, ne, n_bytes| {
+            let bytes = field(&mut memory[index]);
+            *bytes = bytes.saturating_add(backend.placed_size(ty, ne, n_bytes));
+        };
+        match &self.slicer {
+            Some(slicer) if buffer != BufferType::HOST => {
+                // a part of nothing is padded all the same
+                for (i, ne) in slices(slicer)?.into_iter().enumerate() {
+                    add(
+                        i + 1,
+                        ne,
+                        contiguous_strides(ty, ne)[3].saturating_mul(ne[3].max(0) as u64),
+                    );
+                }
+            }
+            _ => add(buffer.index(), ne, n_bytes),
+        }
+        Ok(())
+    }
+
+    fn add_weights(&self, memory: &mut [MemoryBytes], repacked: &mut u64) -> Result<(), Error> {
         let mut spans: Vec<Option<(u64, u64)>> = Vec::new();
         for loaded in self.weights.loaded(self.model) {
             let t = &self.model.tensors[loaded.tensor];
@@ -350,11 +429,9 @@ impl<'a> Context<'a> {
                 spans[span] = Some((first.min(t.offset), last.max(end)));
                 continue;
             }
-            let size = self
-                .backend_of(loaded.buffer)
-                .placed_size(t.ty, t.ne, t.n_bytes);
-            let model = &mut memory[loaded.buffer.index()].model;
-            *model = model.saturating_add(size);
+            let slices = |slicer: &Slicer<'_>| slicer.weight(loaded.tensor);
+            let tensor = (t.ty, t.ne, t.n_bytes);
+            self.put(memory, loaded.buffer, tensor, slices, |m| &mut m.model)?;
         }
         // Mapped weights: from the first to the last one on the host, whatever lies between; those
         // read lazily by themselves.
@@ -363,6 +440,7 @@ impl<'a> Context<'a> {
             .flatten()
             .map(|(first, last)| last - first)
             .sum::<u64>();
+        Ok(())
     }
 
     /// Each half of a pair lies with the weight that it adapts, re-ordered or not.
@@ -373,8 +451,14 @@ impl<'a> Context<'a> {
         }
         let mut put = |buffer: BufferType, ty, ne, n_bytes| {
             let size = self.backend_of(buffer).placed_size(ty, ne, n_bytes);
-            let adapters = &mut memory[buffer.index()].adapters;
-            *adapters = adapters.saturating_add(size);
+            // whole on every device where tensors are shared out
+            let places = match self.slicer {
+                Some(_) if buffer != BufferType::HOST => 1..memory.len(),
+                _ => buffer.index()..buffer.index() + 1,
+            };
+            for memory in &mut memory[places] {
+                memory.adapters = memory.adapters.saturating_add(size);
+            }
         };
         let loaded = self.weights.loaded(self.model);
         for (target, pair) in adapters.loras.iter().flat_map(|lora| &lora.pairs) {
@@ -422,19 +506,21 @@ impl<'a> Context<'a> {
         Err(Refusal::EmptyCache { device })
     }
 
-    fn add_cache(&self, memory: &mut [MemoryBytes]) {
+    fn add_cache(&self, memory: &mut [MemoryBytes]) -> Result<(), Error> {
         for il in 0..self.model.hparams.layers.len() {
             let home = self.cache_home(il);
-            let context = &mut memory[home.index()].context;
             if !self.model.is_known() {
+                let context = &mut memory[home.index()].context;
                 *context = context.saturating_add(self.cache_bound(il));
                 continue;
             }
             for t in cache_tensors(&self.model.hparams, &self.params, il) {
-                let size = self.backend_of(home).placed_size(t.ty, t.ne, t.n_bytes());
-                *context = context.saturating_add(size);
+                let slices = |slicer: &Slicer<'_>| slicer.cache(il, &t);
+                let tensor = (t.ty, t.ne, t.n_bytes());
+                self.put(memory, home, tensor, slices, |m| &mut m.context)?;
             }
         }
+        Ok(())
     }
 }
 
@@ -446,20 +532,59 @@ pub(crate) fn runtime_of(cuda: &Cuda, pool: &PoolUse) -> Runtime {
         } else {
             0
         },
+        reduce_bytes: 0,
         is_bound: pool.is_bound,
     }
 }
 
-/// The devices in order, the CPU last.
-fn backends(layout: &Layout, profile: &EngineProfile) -> Vec<Backend> {
-    let cuda = layout.devices.iter().enumerate().map(|(index, device)| {
-        Backend::Cuda(Cuda {
-            index,
-            compute_capability: device.compute_capability,
-            compiled: profile.compiled_for(device.compute_capability),
-            integrated: device.integrated,
-            sm_count: device.sm_count,
-        })
-    });
-    cuda.chain([Backend::Cpu]).collect()
+/// What the operations of a whole graph take, for a device that computes a part of each.
+fn whole(pool: PoolUse) -> PoolUse {
+    PoolUse {
+        is_bound: true,
+        ..pool
+    }
+}
+
+/// What llama.cpp says to `-sm tensor`.
+fn check_tensor_split(model: &Model, run: &RunConfig, layout: &Layout) -> Result<(), Refusal> {
+    if layout.devices.is_empty() {
+        return Err(Refusal::TensorSplitWithoutDevice);
+    }
+    let is_refused = model.architecture.tensor_split == TensorSplit::Refused;
+    if is_refused || !model.is_known() {
+        let architecture = model.architecture_name.clone();
+        return Err(Refusal::TensorSplitArchitecture { architecture });
+    }
+    match run.flash_attention {
+        FlashAttention::Off => Err(Refusal::TensorSplitWithoutFlashAttention),
+        _ => Ok(()),
+    }
+}
+
+fn devices(layout: &Layout, profile: &EngineProfile) -> Vec<Cuda> {
+    let cuda = |(index, device): (usize, &LayoutDevice)| Cuda {
+        index,
+        compute_capability: device.compute_capability,
+        compiled: profile.compiled_for(device.compute_capability),
+        integrated: device.integrated,
+        // of a part of an operation only a bound is known
+        sm_count: device.sm_count.filter(|_| !layout.split_tensors),
+    };
+    layout.devices.iter().enumerate().map(cuda).collect()
+}
+
+/// The devices in order, or all as one, the CPU last.
+fn backends(devices: &[Cuda], as_one: bool) -> Vec<Backend> {
+    let mut backends: Vec<Backend> = match as_one {
+        // memory shared out is none of another device's
+        true => vec![Backend::Meta(
+            devices
+                .iter()
+                .map(|&cuda| Cuda { index: 0, ..cuda })
+                .collect(),
+        )],
+        false => devices.iter().copied().map(Backend::Cuda).collect(),
+    };
+    backends.push(Backend::Cpu);
+    backends
 }

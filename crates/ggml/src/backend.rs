@@ -2,14 +2,18 @@
 
 use crate::cuda::Cuda;
 use crate::{BufferType, Graph, TensorId};
+use std::sync::Arc;
 
 /// A backend of the scheduler. Metal and Vulkan would be further variants.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Backend {
     /// ggml-cpu: runs everything, from host memory. The last of the scheduler's list.
     Cpu,
     /// ggml-cuda on one device.
     Cuda(Cuda),
+    /// Several devices as one (`ggml-backend-meta.cpp`): tensors are shared out among them, and what is computed is allocated
+    /// on each as if it were whole.
+    Meta(Arc<[Cuda]>),
 }
 
 impl Backend {
@@ -19,6 +23,7 @@ impl Backend {
         match self {
             Backend::Cpu => BufferType::HOST,
             Backend::Cuda(c) => BufferType::device(c.index),
+            Backend::Meta(_) => BufferType::device(0),
         }
     }
 
@@ -27,7 +32,7 @@ impl Backend {
     pub fn alignment(&self) -> u64 {
         match self {
             Backend::Cpu => 32,
-            Backend::Cuda(_) => 128,
+            Backend::Cuda(_) | Backend::Meta(_) => 128,
         }
     }
 
@@ -45,6 +50,7 @@ impl Backend {
         match self {
             Backend::Cpu => true,
             Backend::Cuda(c) => c.supports_op(graph, node),
+            Backend::Meta(all) => all.iter().all(|c| c.supports_op(graph, node)),
         }
     }
 
@@ -52,7 +58,7 @@ impl Backend {
     #[inline]
     pub fn offload_op(&self, graph: &Graph, node: TensorId) -> bool {
         match self {
-            Backend::Cpu => false,
+            Backend::Cpu | Backend::Meta(_) => false,
             Backend::Cuda(_) => crate::cuda::offload_op(graph, node),
         }
     }
@@ -63,6 +69,10 @@ impl Backend {
         match self {
             Backend::Cpu => graph[t].n_bytes(),
             Backend::Cuda(c) => c.alloc_size(graph, t),
+            Backend::Meta(all) => {
+                let sizes = all.iter().map(|c| c.alloc_size(graph, t));
+                sizes.max().unwrap_or_else(|| graph[t].n_bytes())
+            }
         }
     }
 
@@ -70,7 +80,9 @@ impl Backend {
     pub fn placed_size(&self, ty: crate::Type, ne: [i64; 4], n_bytes: u64) -> u64 {
         let padded = match self {
             Backend::Cpu => n_bytes,
-            Backend::Cuda(_) => n_bytes.saturating_add(crate::cuda::row_padding(ty, ne[0])),
+            Backend::Cuda(_) | Backend::Meta(_) => {
+                n_bytes.saturating_add(crate::cuda::row_padding(ty, ne[0]))
+            }
         };
         align(padded, self.alignment())
     }

@@ -37,8 +37,10 @@ mod pool;
 mod random;
 mod real_model;
 mod row;
+mod sampled;
 mod settings;
 mod synth;
+mod tensor_split;
 mod truth;
 
 use std::ffi::OsString;
@@ -69,6 +71,8 @@ const USAGE: &str = "usage: oracle COMMAND
   drafts [FILE..] [--per-pair N] [--seed S] [--out FILE]
                          targets with a draft beside them (fixtures/specs/drafts/pairs.toml), engine against estimate,
                          node by node, and their table; of pairs with one of these files without a table
+  tensor-split [MODEL.gguf] [..]
+                         the same with -sm tensor
   table                  the README's table of architectures, from the truth tables
   synth [NAME...]        headers of models from the specs in fixtures/specs, all if none is named; NAME.toml with its
                          path makes the header beside it
@@ -105,8 +109,9 @@ fn command() -> Result<i32> {
                 "--out",
             ],
         )?),
-        Some("adapters") => adapters_command(args),
         Some("drafts") => drafts_command(args),
+        Some("adapters") => sampled_command(sampled::Kind::Adapters, args),
+        Some("tensor-split") => sampled_command(sampled::Kind::TensorSplit, args),
         Some("table") => table().map(|()| 0),
         Some("diff") => diff::run(&diff::Request::of(&texts(&args)?)?),
         Some("graphs") => {
@@ -193,21 +198,25 @@ fn truth_command(options: &Options) -> Result<i32> {
     Ok(0)
 }
 
-fn adapters_command(mut args: Vec<OsString>) -> Result<i32> {
+fn sampled_command(kind: sampled::Kind, mut args: Vec<OsString>) -> Result<i32> {
+    let table = match kind {
+        sampled::Kind::Adapters => "truth/adapters-llama.cpp-v0.5.0.tsv",
+        sampled::Kind::TensorSplit => "truth/tensor-split-llama.cpp-v0.5.0.tsv",
+    };
     let named = args
         .first()
         .is_some_and(|arg| !arg.to_string_lossy().starts_with('-'));
     let model = named.then(|| args.remove(0).into());
     let options = Options::of(&args, &["--per-model", "--seed", "--workers", "--out"])?;
-    adapters::make(&adapters::Request {
+    sampled::make(&sampled::Request {
+        kind,
         per_model: options.number("--per-model", 2)?,
         seed: options.number("--seed", 0)? as u64,
         workers: options.number("--workers", 2)?,
         model,
-        out: options.get("--out").map_or_else(
-            || models::fixtures().join("truth/adapters-llama.cpp-v0.5.0.tsv"),
-            Into::into,
-        ),
+        out: options
+            .get("--out")
+            .map_or_else(|| models::fixtures().join(table), Into::into),
     })
 }
 

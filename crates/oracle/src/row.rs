@@ -9,6 +9,9 @@ use crate::case::Case;
 /// The columns of a truth table, after the tab-separated `#` header.
 pub const COLUMNS: &str = "model\tgpus\tflags\tstatus\tn_ctx\tn_ctx_seq\tn_batch\tn_ubatch\tflash_attn\tsched_copies\tlayer_device\tmemory\tgraph";
 
+/// All GPUs with `-sm tensor`, as the engine calls them.
+const META: &str = "Meta()";
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -96,7 +99,9 @@ impl Row {
             graph(context["graph"].as_str().unwrap_or("")),
         ];
         let equal = result["cuda_malloc_equals_breakdown"].as_bool() == Some(true);
-        let counted_equal = adapters || equal;
+        // with -sm tensor the engine reports the largest part alone
+        let is_shared_out = result["devices"][0]["device"] == META;
+        let counted_equal = adapters || equal || is_shared_out;
         Self {
             outcome: Outcome::Loaded,
             tail: columns.join("\t"),
@@ -119,7 +124,11 @@ fn layers(list: &Value) -> String {
         .flatten()
         .filter_map(Value::as_str)
     {
-        let device = if device == "CPU" { "host" } else { device };
+        let device = match device {
+            "CPU" => "host",
+            META => "Meta",
+            device => device,
+        };
         match runs.last_mut() {
             Some((last, n)) if *last == device => *n += 1,
             _ => runs.push((device, 1)),
@@ -142,6 +151,14 @@ fn memory(result: &Value, adapters: bool) -> String {
     let mut texts = Vec::new();
     for device in result["devices"].as_array().into_iter().flatten() {
         let name = device["device"].as_str().unwrap_or("?");
+        if name == META {
+            // its context is the sum of the largest part of each buffer, on whatever GPU
+            texts.push(format!("Meta={}/{}", device["model"], device["compute"]));
+            for count in result["cuda_malloc"].as_array().into_iter().flatten() {
+                texts.push(format!("CUDA{}:{}", count["gpu"], count["bytes"]));
+            }
+            continue;
+        }
         let mut text = format!("{name}={}", bytes(device));
         if let (true, Some(gpu)) = (adapters, name.strip_prefix("CUDA")) {
             let gpu: Option<u64> = gpu.parse().ok();

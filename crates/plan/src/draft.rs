@@ -145,6 +145,7 @@ impl Problem<'_> {
             n_gpu_layers: plan.n_gpu_layers,
             tensor_split: flags::shares_of(self, scored),
             overrides: draft_overrides(self, plan, devices)?,
+            split_tensors: false,
         })
     }
 }

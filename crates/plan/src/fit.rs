@@ -244,6 +244,9 @@ impl<'a> Problem<'a> {
             n_gpu_layers: candidate.n_gpu_layers,
             tensor_split: candidate.split.clone(),
             overrides: self.overrides(candidate, &used)?,
+            // the host alone is left to `-dev none`
+            split_tensors: self.policy.pinned.split_mode == Some(SplitMode::Tensor)
+                && (!used.is_empty() || candidate.n_gpu_layers != Some(0)),
         })
     }
 

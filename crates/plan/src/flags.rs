@@ -103,7 +103,9 @@ fn layout_flags(args: &mut Args, problem: &Problem, scored: &Scored) {
         .collect();
     args.value("-dev", devices.join(","));
     let pinned = &problem.policy.pinned;
-    if let Some(main) = candidate.main {
+    if scored.layout.split_tensors {
+        args.value("-sm", "tensor");
+    } else if let Some(main) = candidate.main {
         args.value("-sm", "none");
         args.value("-mg", main);
     } else if candidate.listed.len() > 1 || pinned.split_mode == Some(SplitMode::Layer) {
@@ -123,6 +125,7 @@ fn layout_flags(args: &mut Args, problem: &Problem, scored: &Scored) {
 pub(crate) fn shares_of(problem: &Problem, scored: &Scored) -> Vec<f32> {
     match problem.policy.pinned.shares() {
         Some(given) => given.to_vec(),
+        None if scored.layout.split_tensors => Vec::new(),
         None if scored.candidate.used().len() > 1 => shares(scored),
         None => Vec::new(),
     }

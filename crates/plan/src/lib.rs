@@ -21,6 +21,7 @@ mod search;
 mod sheet;
 mod split;
 mod subsets;
+mod tensor;
 mod words;
 
 pub use device::{Allowance, Device};
@@ -73,6 +74,7 @@ pub fn plan(
         calls: &calls,
     };
     let mut placement = match policy.mode {
+        _ if policy.pinned.split_mode == Some(SplitMode::Tensor) => tensor::plan(&problem)?,
         LayoutMode::Best => search::plan(&problem)?,
         LayoutMode::Engine => engine::plan(&problem)?,
     };

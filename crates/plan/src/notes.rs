@@ -15,6 +15,7 @@ pub(crate) fn explain(problem: &Problem, placement: &mut Placement) {
     notes.extend(flash_attention(problem, placement));
     notes.extend(build(problem, placement));
     notes.extend(numbering(problem, placement));
+    notes.extend(shared_out(placement));
     notes.extend(engine_split(problem, placement));
     placement.notes.extend(notes);
 }
@@ -31,6 +32,18 @@ fn unknown(problem: &Problem, placement: &Placement) -> Option<String> {
         "architecture '{}' is not known: {figures}, judged by the keys and tensors that known architectures use; \
          it may need far less, and whether the engine loads it is not known",
         problem.model.architecture_name
+    ))
+}
+
+/// What `-sm tensor` costs, and what of it is no byte of the engine's own counting.
+fn shared_out(placement: &Placement) -> Option<String> {
+    let b = &placement.breakdown;
+    let reduce = b.runtime.iter().map(|r| r.reduce_bytes).max();
+    let reduce = reduce.filter(|_| b.split_tensors && b.devices.len() > 1)?;
+    Some(format!(
+        "-sm tensor: every GPU has a part of each layer and of its cache, and a compute buffer as large as one GPU would \
+         need alone; {} of the runtime memory are for adding up their results",
+        size(reduce)
     ))
 }
 

@@ -33,6 +33,8 @@ pub enum SplitMode {
     None,
     /// Layers over all GPUs.
     Layer,
+    /// Every layer over all GPUs.
+    Tensor,
 }
 
 /// Where an override sends tensors.

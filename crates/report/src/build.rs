@@ -226,10 +226,10 @@ fn run(policy: &Policy, placement: &Placement) -> RunReport {
         embeddings: p.embeddings,
         pooling: pooling(p.pooling).to_string(),
         tensor_split: placement.layout.tensor_split.clone(),
-        split_mode: if one_gpu {
-            SplitWord::None
-        } else {
-            SplitWord::Layer
+        split_mode: match one_gpu {
+            true => SplitWord::None,
+            false if placement.layout.split_tensors => SplitWord::Tensor,
+            false => SplitWord::Layer,
         },
         main_gpu: main_gpu.unwrap_or(pinned.main_gpu.unwrap_or(0) as u64),
         overrides: overrides

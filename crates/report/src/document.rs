@@ -112,6 +112,8 @@ pub enum SplitWord {
     None,
     /// Layers over all GPUs.
     Layer,
+    /// Every layer over all GPUs.
+    Tensor,
 }
 
 /// `--layout`.

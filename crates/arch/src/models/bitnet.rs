@@ -8,6 +8,7 @@ use vramfit_ggml::Glu;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("bitnet", graph)
+    .whole()
     .scales(&[Scale::Dense])
     .leaves_scales(&[Scale::Output])
     .embd_output()];

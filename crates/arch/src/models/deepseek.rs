@@ -8,6 +8,7 @@ use vramfit_ggml::TensorId;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("deepseek2", graph)
+    .whole()
     .constants(&["expert_weights_scale"])
     .leaves_scales(&[Scale::Output])
     .predicts(mtp)

@@ -15,6 +15,7 @@ use vramfit_ggml::{TensorId, Unary};
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("deepseek32", graph)
+        .whole()
         .constants(&["expert_weights_scale"])
         .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
         .unadapted(&[super::LATENT])
@@ -23,6 +24,7 @@ pub(super) const ALL: &[Architecture] = &[
         .reads(deepseek32_hparams)
         .loads_of_mtp(&[Kind::ExpProbsB]),
     Architecture::new("dots3note", graph)
+        .whole()
         .constants(&["expert_weights_scale"])
         .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
         .leaves_scales(&[Scale::Output])
@@ -30,6 +32,7 @@ pub(super) const ALL: &[Architecture] = &[
         .output_unadapted()
         .reads(dots3_hparams),
     Architecture::new("glm-dsa", graph)
+        .whole()
         .constants(&["expert_weights_scale"])
         .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
         .unadapted(&[super::LATENT])

@@ -8,7 +8,8 @@ use crate::keys::Keys;
 use crate::names::Kind;
 
 /// Its architectures.
-pub(super) const ALL: &[Architecture] = &[Architecture::new("falcon-h1", graph).reads(hparams)];
+pub(super) const ALL: &[Architecture] =
+    &[Architecture::new("falcon-h1", graph).whole().reads(hparams)];
 
 fn hparams(_: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.set_recurrent(|_, _| true);

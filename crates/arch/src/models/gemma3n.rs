@@ -11,6 +11,7 @@ use vramfit_ggml::{Op, TensorId, Type, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("gemma3n", graph)
+    .whole()
     .reads(hparams)
     .unadapted(&[&[Kind::AltupRouter]])
     .output_first()];

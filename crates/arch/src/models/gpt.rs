@@ -21,6 +21,7 @@ pub(super) const ALL: &[Architecture] = &[
         .rows_behind_layers(),
     Architecture::new("gpt2", gpt2).layer_norm(),
     Architecture::new("mpt", mpt)
+        .whole()
         .reads(mpt_hparams)
         .layer_norm(),
     Architecture::new("starcoder", gpt2).layer_norm(),

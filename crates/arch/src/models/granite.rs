@@ -20,6 +20,7 @@ pub(super) const ALL: &[Architecture] = &[
         .constants(&["embedding_scale", "logit_scale", "residual_scale"])
         .reads(swa_hparams),
     Architecture::new("granitehybrid", graph)
+        .whole()
         .constants(&["embedding_scale", "logit_scale", "residual_scale"])
         .reads(mamba::hybrid_hparams),
     Architecture::new("granitemoe", graph).constants(&[
@@ -43,6 +44,7 @@ fn minicpm_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
 }
 
 fn swa_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    hp.lacks_n_ff_exp = true;
     hp.scales_logits = true;
     hp.no_rope = false;
     hp.set_swa(keys, Hparams::window(keys)?, 0)?;

@@ -10,6 +10,7 @@ use crate::names::Kind;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("grok", graph)
+    .whole()
     .constants(&["embedding_scale", "final_logit_softcapping", "logit_scale"])
     .reads(hparams)
     .no_flash_attention()];

@@ -11,6 +11,7 @@ use vramfit_ggml::{TensorId, Type};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("hy_v4", graph)
+    .whole()
     .constants(&["expert_weights_scale"])
     .leaves_scales(&[Scale::Qkv, Scale::AttnOutput, Scale::Output])
     .reads(hparams)

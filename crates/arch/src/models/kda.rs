@@ -13,6 +13,7 @@ use vramfit_ggml::{TensorId, Unary};
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("bailingmoe3", bailingmoe3)
+        .whole()
         .constants(&["expert_weights_scale"])
         .leaves_scales(&[Scale::Qkv, Scale::AttnOutput, Scale::Output])
         .rolling_back()
@@ -25,6 +26,7 @@ pub(super) const ALL: &[Architecture] = &[
         .output_unadapted()
         .rows_behind_norm(),
     Architecture::new("kimi-linear", kimi_linear)
+        .whole()
         .constants(&["expert_weights_scale"])
         .leaves_scales(&[Scale::Qkv, Scale::Output])
         .reads(hparams)

@@ -6,6 +6,7 @@ use crate::graph::{LlmGraph, MoeOptions};
 use crate::hparams::{Hparams, Ssm};
 use crate::keys::Keys;
 use crate::names::Kind;
+use crate::slices::TensorSplit;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[lfm2("lfm2"), lfm2("lfm2moe")];
@@ -16,6 +17,7 @@ const fn lfm2(name: &'static str) -> Architecture {
         .rolling_back()
         .reads(hparams)
         .embd_norm_output()
+        .tensor_split(TensorSplit::WholeStates)
         .embeddings_without_head()
 }
 

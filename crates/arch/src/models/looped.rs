@@ -7,12 +7,14 @@ use crate::graph::{Ffn, LlmGraph, Scale};
 use crate::hparams::{Hparams, Hrm, limits::LAYERS};
 use crate::keys::Keys;
 use crate::names::{Global, Part};
+use crate::slices::TensorSplit;
 use crate::{Error, Result};
 use vramfit_ggml::TensorId;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("hrm_text", hrm)
+        .tensor_split(TensorSplit::Mirrored)
         .constants(&["embedding_scale"])
         .reads(hrm_hparams)
         .graph_room(80, 64),

@@ -10,10 +10,17 @@ use vramfit_ggml::TensorId;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
-    Architecture::new("jamba", jamba).reads(hybrid_hparams),
-    Architecture::new("mamba", mamba).reads(hybrid_hparams),
-    Architecture::new("mamba2", mamba2).reads(hybrid_hparams),
+    Architecture::new("jamba", jamba)
+        .whole()
+        .reads(hybrid_hparams),
+    Architecture::new("mamba", mamba)
+        .whole()
+        .reads(hybrid_hparams),
+    Architecture::new("mamba2", mamba2)
+        .whole()
+        .reads(hybrid_hparams),
     Architecture::new("nemotron_h", nemotron_h)
+        .whole()
         .constants(&["expert_weights_scale"])
         .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
         .rolling_back()
@@ -23,6 +30,7 @@ pub(super) const ALL: &[Architecture] = &[
         .no_control()
         .rows_behind_norm(),
     Architecture::new("nemotron_h_moe", nemotron_h)
+        .whole()
         .constants(&["expert_weights_scale"])
         .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
         .rolling_back()

@@ -8,7 +8,9 @@ use vramfit_ggml::{TensorId, Type};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
-    Architecture::new("minicpm3", minicpm3).unadapted(&[super::LATENT]),
+    Architecture::new("minicpm3", minicpm3)
+        .whole()
+        .unadapted(&[super::LATENT]),
     Architecture::new("plm", plm)
         .leaves_scales(&[Scale::Qkv])
         .unadapted(&[super::LATENT]),

@@ -11,6 +11,7 @@ use vramfit_ggml::{TensorId, Type, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("minimax-01", graph)
+    .whole()
     .constants(&["residual_scale"])
     .leaves_scales(&[Scale::Qkv])
     .tapped()

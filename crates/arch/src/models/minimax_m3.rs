@@ -12,6 +12,7 @@ use vramfit_ggml::TensorId;
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("minimax-m3", graph)
+    .whole()
     .constants(&["expert_weights_scale"])
     .reads(hparams)
     .large_graph()];

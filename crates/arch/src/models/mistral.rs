@@ -12,6 +12,7 @@ pub(super) const ALL: &[Architecture] = &[
         .scales(&[Scale::Dense, Scale::Experts])
         .reads(hparams),
     Architecture::new("mistral4", deepseek::graph)
+        .whole()
         .constants(&["expert_weights_scale"])
         .leaves_scales(&[Scale::Output])
         .unadapted(&[super::LATENT])

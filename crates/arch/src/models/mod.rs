@@ -63,6 +63,7 @@ use crate::graph::{LlmGraph, Norm, RankHead, Scale};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
+use crate::slices::TensorSplit;
 use std::fmt;
 
 const FAMILIES: &[&[Architecture]] = &[
@@ -181,6 +182,8 @@ pub struct Architecture {
     pub has_encoder: bool,
     /// Where the tokens without wanted logits are dropped.
     pub rows: Rows,
+    /// What `-sm tensor` does with it.
+    pub tensor_split: TensorSplit,
     /// Flash attention cannot be on.
     pub lacks_flash_attention: bool,
     /// Matrices of its layers that it multiplies without asking adapters (no `build_lora_mm`).
@@ -255,6 +258,7 @@ impl Architecture {
             loads_mtp: &[],
             rank_head: RankHead::Tanh,
             rows: Rows::InLastLayer,
+            tensor_split: TensorSplit::Sliced,
             lacks_flash_attention: false,
             unadapted: &[],
             output_is_unadapted: false,
@@ -404,6 +408,16 @@ impl Architecture {
     const fn rows_behind_norm(mut self) -> Architecture {
         self.rows = Rows::BehindNorm;
         self
+    }
+
+    const fn tensor_split(mut self, split: TensorSplit) -> Architecture {
+        self.tensor_split = split;
+        self
+    }
+
+    /// Without `-sm tensor`.
+    const fn whole(self) -> Architecture {
+        self.tensor_split(TensorSplit::Refused)
     }
 
     const fn no_flash_attention(mut self) -> Architecture {

@@ -34,8 +34,8 @@ pub(super) const ALL: &[Architecture] = &[
         .predicts(hy_v3_mtp)
         .rows_behind_norm()
         .loads_of_mtp(HY_V3_MTP),
-    Architecture::new("minimax-m2", minimax_m2).tapped(),
-    Architecture::new("olmoe", olmoe),
+    Architecture::new("minimax-m2", minimax_m2).tapped().whole(),
+    Architecture::new("olmoe", olmoe).whole(),
 ];
 
 /// DeepSeek-MoE: weights as the softmax over all experts has them.

@@ -11,7 +11,9 @@ use vramfit_ggml::TensorId;
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("exaone4", exaone4).reads(exaone4_hparams),
-    Architecture::new("olmo2", olmo2).reads(olmo2_hparams),
+    Architecture::new("olmo2", olmo2)
+        .whole()
+        .reads(olmo2_hparams),
 ];
 
 pub(super) fn olmo2_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {

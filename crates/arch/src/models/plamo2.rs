@@ -7,6 +7,7 @@ use vramfit_ggml::{Glu, TensorId, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("plamo2", graph)
+    .whole()
     .leaves_scales(&[Scale::Qkv, Scale::Ssm])
     .reads(mamba::hybrid_hparams)
     .no_control()];

@@ -6,11 +6,13 @@ use crate::graph::{Ffn, LlmGraph, MoeOptions, Scale, floats};
 use crate::hparams::Hparams;
 use crate::keys::Keys;
 use crate::names::Kind;
+use crate::slices::TensorSplit;
 use vramfit_ggml::{TensorId, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("qwen35", qwen35)
+        .tensor_split(TensorSplit::DeltaNetInterleaved)
         .scales(&[Scale::Dense, Scale::AttnGate])
         .rolling_back()
         .tapped()
@@ -20,6 +22,7 @@ pub(super) const ALL: &[Architecture] = &[
         .large_graph()
         .no_scan(),
     Architecture::new("qwen35moe", qwen35)
+        .tensor_split(TensorSplit::DeltaNetInterleaved)
         .scales(&[Scale::Experts, Scale::SharedExperts, Scale::AttnGate])
         .rolling_back()
         .tapped()
@@ -29,6 +32,7 @@ pub(super) const ALL: &[Architecture] = &[
         .large_graph()
         .no_scan(),
     Architecture::new("qwen3next", qwen3next)
+        .tensor_split(TensorSplit::DeltaNet)
         .scales(&[Scale::Experts, Scale::SharedExperts])
         .leaves_scales(&[Scale::Ssm])
         .tapped()

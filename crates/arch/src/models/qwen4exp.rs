@@ -15,6 +15,7 @@ use vramfit_ggml::{Op, TensorId, Type, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[Architecture::new("qwen4exp", graph)
+    .whole()
     .scales(&[Scale::Experts, Scale::SharedExperts, Scale::AttnGate])
     .reads(hparams)
     .large_graph()

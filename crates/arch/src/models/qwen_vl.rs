@@ -14,7 +14,9 @@ pub(super) const ALL: &[Architecture] = &[
     Architecture::new("qwen2vl", qwen::graph)
         .reads(hparams)
         .no_output_bias(),
-    Architecture::new("qwen3tts", tts).reads(deepstack_hparams),
+    Architecture::new("qwen3tts", tts)
+        .whole()
+        .reads(deepstack_hparams),
     Architecture::new("qwen3vl", tts)
         .reads(deepstack_hparams)
         .ranks_by(RankHead::Softmax),

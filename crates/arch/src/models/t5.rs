@@ -12,6 +12,7 @@ use vramfit_ggml::{TensorId, Type};
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
     Architecture::new("t5", decoder)
+        .whole()
         .reads(decoder_hparams)
         .with_encoder(),
     Architecture::new("t5encoder", encoder)

@@ -129,6 +129,7 @@ impl Settings {
         let split_mode = self.split_mode.map(|mode| match mode {
             SplitWord::None => SplitMode::None,
             SplitWord::Layer => SplitMode::Layer,
+            SplitWord::Tensor => SplitMode::Tensor,
         });
         let main_gpu = self.main_gpu.map(|main| main as usize);
         if let Some(main) = main_gpu.filter(|&main| main >= used && used > 0)
