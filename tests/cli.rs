@@ -573,6 +573,20 @@ fn explain_lists_the_largest_tensors_first() {
     assert_eq!(peak["id"], "CUDA0");
     assert_eq!(peak["compute_bytes"], placed["devices"][0]["compute_bytes"]);
     assert!(peak["unfragmented_bytes"].as_u64() <= peak["compute_bytes"].as_u64());
+    // 226 MiB on a K80: a feed-forward matrix of Gemma 3 12B as f32, by cuBLAS in 4 MiB of its own
+    let pool = &json["pools"][0];
+    assert_eq!(
+        (&pool["op"], &pool["is_bound"]),
+        (&"MUL_MAT".into(), &false.into())
+    );
+    assert_eq!(
+        pool["source"]["shape"],
+        serde_json::json!([3840, 15_360, 1, 1])
+    );
+    assert_eq!(pool["op_bytes"], 15_360 * 3840 * 4);
+    assert_eq!(pool["workspace_bytes"], 4 << 20);
+    let runtime = pool["pool_bytes"].as_u64().unwrap() + (4 << 20);
+    assert_eq!(runtime, placed["devices"][0]["runtime_bytes"]);
     let sizes: Vec<u64> = peak["alive"]
         .as_array()
         .unwrap()

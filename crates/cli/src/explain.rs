@@ -20,7 +20,9 @@ fn document(path: &Path, settings: &Settings) -> Result<Explanation, vramfit::Er
     } = plan(path, settings)?;
     let peaks = vramfit::explain(&model, &placement)?;
     let devices = &placement.layout_devices;
-    Ok(Explanation::new(path, &model, &ENGINE, &peaks, devices))
+    let pools = vramfit::explain_pools(&model, &placement)?;
+    let explanation = Explanation::new(path, &model, &ENGINE, &peaks, devices);
+    Ok(explanation.with_pools(&pools, devices))
 }
 
 /// Explains one model after the other; the first error ends it.

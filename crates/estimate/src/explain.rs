@@ -1,10 +1,10 @@
 //! Which tensors make the compute buffer as large as it is.
 
 use crate::breakdown::Pass;
-use crate::simulate::Context;
+use crate::simulate::{Context, runtime_of};
 use crate::{EngineProfile, Error, Layout, RunConfig};
 use vramfit_arch::Model;
-use vramfit_ggml::{BackendId, Graph, Label, Observer, TensorId, Type, reserve};
+use vramfit_ggml::{Backend, BackendId, Graph, Label, Observer, TensorId, Type, reserve};
 
 /// A tensor in the compute buffer at its peak.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -129,6 +129,100 @@ impl Peak {
             }
         }
         Ok(peaks.into_iter().flatten().collect())
+    }
+}
+
+/// What sets the size of a device's runtime pool. Modelled, like the pool itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PoolPeak {
+    /// Device in the layout's order.
+    pub device: usize,
+    /// The pass that holds the more.
+    pub pass: Pass,
+    /// The pool, whole granules.
+    pub pool_bytes: u64,
+    /// cuBLAS's workspace, beside it.
+    pub workspace_bytes: u64,
+    /// Some of it depends on what is not known of the device.
+    pub is_bound: bool,
+    /// The operation that holds the most at once, and what it does it with; `None` where none holds anything.
+    pub at: Option<PoolOp>,
+}
+
+/// An operation that needs temporary buffers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PoolOp {
+    /// ggml's operation.
+    pub op: &'static str,
+    /// Its result.
+    pub name: String,
+    /// Its first source: in a product the weights. With type and elements.
+    pub source: Option<AliveTensor>,
+    /// The bytes that it holds.
+    pub bytes: u64,
+}
+
+impl PoolPeak {
+    /// The pools of every device that has one. None of an architecture that is not known: its pool is a bound.
+    pub fn explain(
+        model: &Model,
+        run: &RunConfig,
+        layout: &Layout,
+        profile: &EngineProfile,
+    ) -> Result<Vec<PoolPeak>, Error> {
+        if !model.is_known() {
+            return Ok(Vec::new());
+        }
+        let context = Context::new(model, run, layout, profile)?;
+        let mut peaks: Vec<Option<PoolPeak>> = vec![None; layout.devices.len()];
+        let passes = Pass::ALL.map(|pass| (pass, context.batch(pass)));
+        let of_one = context.prompt_of_one().map(|batch| (Pass::Prompt, batch));
+        for (pass, batch) in passes.into_iter().chain(of_one) {
+            let (built, schedule) = context.schedule(batch)?;
+            for backend in &context.backends {
+                let device = backend.buffer_type().device_index();
+                let (Backend::Cuda(cuda), Some(device)) = (backend, device) else {
+                    continue;
+                };
+                let id = context.backend_id(backend.buffer_type());
+                let held = cuda.pool_use(&built.graph, &schedule, id);
+                let runtime = runtime_of(cuda, &held);
+                let Some(slot) = peaks.get_mut(device) else {
+                    continue;
+                };
+                let workspace = slot.as_ref().map_or(0, |p| p.workspace_bytes);
+                let workspace_bytes = workspace.max(runtime.workspace_bytes);
+                if let Some(known) = slot
+                    && known.at.as_ref().map_or(0, |at| at.bytes) >= held.bytes
+                {
+                    known.workspace_bytes = workspace_bytes;
+                    continue;
+                }
+                *slot = Some(PoolPeak {
+                    device,
+                    pass,
+                    pool_bytes: runtime.pool_bytes,
+                    workspace_bytes,
+                    is_bound: runtime.is_bound,
+                    at: held
+                        .peak
+                        .map(|t| pool_op(model, &built.graph, t, held.bytes)),
+                });
+            }
+            built.graph.recycle();
+        }
+        Ok(peaks.into_iter().flatten().collect())
+    }
+}
+
+fn pool_op(model: &Model, graph: &Graph, t: TensorId, bytes: u64) -> PoolOp {
+    let result = describe(model, graph, t, 0);
+    let source = graph[t].source(0);
+    PoolOp {
+        op: result.op,
+        name: result.name,
+        source: source.map(|source| describe(model, graph, source, graph[source].n_bytes())),
+        bytes,
     }
 }
 

@@ -18,7 +18,7 @@ mod speculative;
 pub use breakdown::{Bounded, Breakdown, MemoryBytes, Pass, PassStats, Runtime};
 pub use builder::RunConfigBuilder;
 pub use config::{CACHE_TYPES, FlashAttention, MAX_SEQ, Outputs, RunConfig};
-pub use explain::{AliveTensor, Peak};
+pub use explain::{AliveTensor, Peak, PoolOp, PoolPeak};
 pub use layout::{Layout, LayoutDevice};
 pub use node_list::{NodeRow, RowKind, node_list};
 pub use profile::EngineProfile;

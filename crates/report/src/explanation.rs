@@ -5,7 +5,7 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vramfit_arch::Model;
-use vramfit_estimate::{EngineProfile, Pass, Peak};
+use vramfit_estimate::{AliveTensor, EngineProfile, Pass, Peak, PoolPeak};
 
 use crate::document::ModelReport;
 use crate::schema::SCHEMA_EXPLAIN;
@@ -22,6 +22,33 @@ pub struct Explanation {
     pub model: ModelReport,
     /// Each device that computes, the host last.
     pub peaks: Vec<PeakReport>,
+    /// The runtime pool of each GPU. Modelled, not exact.
+    #[serde(default)]
+    pub pools: Vec<PoolReport>,
+}
+
+/// What sets the size of a GPU's runtime pool.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
+pub struct PoolReport {
+    /// `CUDA0` and so on.
+    pub id: String,
+    /// The pass that holds the more.
+    pub pass: PassWord,
+    /// ggml-cuda's pool of temporary buffers.
+    pub pool_bytes: u64,
+    /// cuBLAS's workspace.
+    pub workspace_bytes: u64,
+    /// Something of the GPU is not known: not above this.
+    pub is_bound: bool,
+    /// ggml's operation that holds the most at once; null where none holds anything.
+    pub op: Option<String>,
+    /// Its result, as llama.cpp names it.
+    pub at: Option<String>,
+    /// Its first source, of a product the weights.
+    pub source: Option<AliveReport>,
+    /// What the operation holds.
+    pub op_bytes: u64,
 }
 
 /// The graph that a buffer is reserved for.
@@ -83,30 +110,56 @@ impl Explanation {
         };
         let report = |peak: &Peak| PeakReport {
             id: id(peak.device),
-            pass: match peak.pass {
-                Pass::Prompt => PassWord::Prompt,
-                Pass::Generation => PassWord::Generation,
-            },
+            pass: word(peak.pass),
             compute_bytes: peak.bytes,
             unfragmented_bytes: peak.unfragmented_bytes,
             at: peak.at.clone(),
-            alive: peak
-                .alive
-                .iter()
-                .map(|t| AliveReport {
-                    name: t.name.clone(),
-                    op: t.op.to_string(),
-                    r#type: t.ty.to_string(),
-                    shape: t.ne,
-                    bytes: t.bytes,
-                })
-                .collect(),
+            alive: peak.alive.iter().map(tensor).collect(),
         };
         Explanation {
             schema: SCHEMA_EXPLAIN.to_string(),
             engine: engine.name.to_string(),
             model: ModelReport::new(path, model),
             peaks: peaks.iter().map(report).collect(),
+            pools: Vec::new(),
         }
+    }
+
+    /// The same with the runtime pools of GPUs.
+    pub fn with_pools(mut self, pools: &[PoolPeak], layout_devices: &[usize]) -> Explanation {
+        let report = |pool: &PoolPeak| {
+            let index = layout_devices.get(pool.device).copied();
+            let at = pool.at.as_ref();
+            PoolReport {
+                id: format!("CUDA{}", index.unwrap_or(pool.device)),
+                pass: word(pool.pass),
+                pool_bytes: pool.pool_bytes,
+                workspace_bytes: pool.workspace_bytes,
+                is_bound: pool.is_bound,
+                op: at.map(|at| at.op.to_string()),
+                at: at.map(|at| at.name.clone()),
+                source: at.and_then(|at| at.source.as_ref()).map(tensor),
+                op_bytes: at.map_or(0, |at| at.bytes),
+            }
+        };
+        self.pools = pools.iter().map(report).collect();
+        self
+    }
+}
+
+fn word(pass: Pass) -> PassWord {
+    match pass {
+        Pass::Prompt => PassWord::Prompt,
+        Pass::Generation => PassWord::Generation,
+    }
+}
+
+fn tensor(t: &AliveTensor) -> AliveReport {
+    AliveReport {
+        name: t.name.clone(),
+        op: t.op.to_string(),
+        r#type: t.ty.to_string(),
+        shape: t.ne,
+        bytes: t.bytes,
     }
 }

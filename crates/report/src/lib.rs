@@ -18,7 +18,7 @@ pub use document::{
     CertaintyWords, DeviceReport, Estimate, FixReport, LayoutWord, ModelReport, OverrideReport,
     PreferWord, RejectedReport, RunReport, ShortfallReport, SplitWord, Sure, VerdictWord,
 };
-pub use explanation::{AliveReport, Explanation, PassWord, PeakReport};
+pub use explanation::{AliveReport, Explanation, PassWord, PeakReport, PoolReport};
 pub use schema::{
     Failure, SCHEMA_COMPARE, SCHEMA_ERROR, SCHEMA_ESTIMATE, SCHEMA_EXPLAIN, SchemaOf, schema,
 };

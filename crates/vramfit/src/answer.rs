@@ -89,12 +89,8 @@ pub fn explanation(
     placement: &Placement,
 ) -> Result<Explanation, Error> {
     let peaks = crate::explain(model, placement)?;
+    let pools = crate::explain_pools(model, placement)?;
     let devices = &placement.layout_devices;
-    Ok(Explanation::new(
-        path.as_ref(),
-        model,
-        &ENGINE,
-        &peaks,
-        devices,
-    ))
+    let explanation = Explanation::new(path.as_ref(), model, &ENGINE, &peaks, devices);
+    Ok(explanation.with_pools(&pools, devices))
 }

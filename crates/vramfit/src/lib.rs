@@ -395,3 +395,16 @@ pub fn explain(model: &Model, placement: &Placement) -> Result<Vec<Peak>, Error>
         &ENGINE,
     )?)
 }
+
+/// Which operation makes the runtime pool of each device as large as it is: modelled.
+pub fn explain_pools(
+    model: &Model,
+    placement: &Placement,
+) -> Result<Vec<estimate::PoolPeak>, Error> {
+    Ok(estimate::PoolPeak::explain(
+        model,
+        &placement.run,
+        &placement.layout,
+        &ENGINE,
+    )?)
+}

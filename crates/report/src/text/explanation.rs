@@ -1,6 +1,6 @@
 //! What makes the compute buffers as large as they are.
 
-use crate::explanation::{AliveReport, Explanation, PassWord, PeakReport};
+use crate::explanation::{AliveReport, Explanation, PassWord, PeakReport, PoolReport};
 use crate::style::{Ink, Style};
 use crate::text::numbers::mib;
 use crate::text::wrap::{cut, one_line, words};
@@ -22,14 +22,51 @@ pub fn explanation_text(explanation: &Explanation, most: usize, style: &Style) -
     if text.is_empty() {
         text += "no compute buffers\n";
     }
+    if !explanation.pools.is_empty() {
+        text.push('\n');
+    }
+    for pool in &explanation.pools {
+        text += &runtime(pool, style);
+    }
     text
 }
 
-fn heading(peak: &PeakReport, style: &Style) -> String {
-    let pass = match peak.pass {
+/// The runtime pool, and the operation that sets it.
+fn runtime(pool: &PoolReport, style: &Style) -> String {
+    let sure = if pool.is_bound { "bound" } else { "modelled" };
+    let mut text = format!(
+        "{}: runtime pool {} MiB ({sure})",
+        pool.id,
+        mib(pool.pool_bytes, 2)
+    );
+    if let (Some(op), Some(at)) = (&pool.op, &pool.at) {
+        let with = pool.source.as_ref().map(|source| {
+            let name = one_line(&source.name);
+            format!(" with {name}, {} {}", source.r#type, shape(&source.shape))
+        });
+        text += &format!(
+            ", set by {op} {}{} of {}, which holds {} MiB at once",
+            one_line(at),
+            with.unwrap_or_default(),
+            pass_words(pool.pass),
+            mib(pool.op_bytes, 2)
+        );
+    }
+    if pool.workspace_bytes > 0 {
+        text += &format!("; cuBLAS workspace {} MiB", mib(pool.workspace_bytes, 2));
+    }
+    words(&format!("{text}."), "", "", style.width)
+}
+
+fn pass_words(pass: PassWord) -> &'static str {
+    match pass {
         PassWord::Prompt => "the largest prompt batch",
         PassWord::Generation => "one token a sequence",
-    };
+    }
+}
+
+fn heading(peak: &PeakReport, style: &Style) -> String {
+    let pass = pass_words(peak.pass);
     let gaps = peak.compute_bytes.saturating_sub(peak.unfragmented_bytes);
     let rest = format!(
         " compute buffer {} MiB, fullest at {} of {pass}. Without gaps between tensors it would be \
