@@ -1,18 +1,12 @@
 //! Conformers: towers for sounds whose layers hold a convolution over time between two halves of a network, with
 //! positions relative to each other.
 
-use super::gemma::clamped;
 use super::graph::{NormKind, TowerGraph, plain};
-use super::hparams::{Activation, MAX_QUERY, TowerHparams};
+use super::hparams::{Activation, MAX_QUERY};
 use super::kinds::{ProjectorKind, common, kind};
-use super::qformer::{QueryBlock, query_block};
-use crate::Result;
-use crate::keys::Keys;
 use vramfit_ggml::{Op, TensorId, Type, Unary};
 
 type Product<'p> = &'p dyn Fn(&mut TowerGraph<'_>, &str, TensorId) -> TensorId;
-
-const LAYERS_OF_QFORMER: usize = 2;
 
 pub(super) static KINDS: &[ProjectorKind] = &[
     kind(
@@ -80,93 +74,16 @@ pub(super) static KINDS: &[ProjectorKind] = &[
         ],
         parakeet,
     ),
-    kind(
-        "granite_speech",
-        granite,
-        &[
-            "a.input_projection.+",
-            "a.enc_ctc_out.+",
-            "a.enc_ctc_out_mid.+",
-            "a.blk.*.attn_rel_pos_emb",
-            "a.blk.*.ffn_norm.+",
-            "a.blk.*.ffn_norm_1.+",
-            "a.blk.*.ffn_up_1.+",
-            "a.blk.*.ffn_down_1.+",
-            "a.blk.*.norm_conv.+",
-            "a.blk.*.conv_norm.+",
-            "a.blk.*.conv_dw.weight",
-            "a.blk.*.conv_pw1.+",
-            "a.blk.*.conv_pw2.+",
-            "a.proj_query",
-            "a.proj_norm.+",
-            "a.proj_linear.+",
-            "a.proj_blk.#.self_attn_q.+",
-            "a.proj_blk.#.self_attn_k.+",
-            "a.proj_blk.#.self_attn_v.+",
-            "a.proj_blk.#.self_attn_out.+",
-            "a.proj_blk.#.self_attn_norm.+",
-            "a.proj_blk.#.cross_attn_q.+",
-            "a.proj_blk.#.cross_attn_k.+",
-            "a.proj_blk.#.cross_attn_v.+",
-            "a.proj_blk.#.cross_attn_out.+",
-            "a.proj_blk.#.cross_attn_norm.+",
-            "a.proj_blk.#.ffn_up.+",
-            "a.proj_blk.#.ffn_down.+",
-            "a.proj_blk.#.ffn_norm.+",
-        ],
-        granite_speech,
-    ),
-    kind(
-        "gemma4a",
-        common,
-        &[
-            "a.conv1d.0.+",
-            "a.conv1d.0.norm.weight",
-            "a.conv1d.1.+",
-            "a.conv1d.1.norm.weight",
-            "a.input_projection.+",
-            "a.pre_encode.out.+",
-            "mm.a.soft_emb_norm.weight",
-            "mm.a.input_projection.weight",
-            "a.blk.*.ffn_norm.weight",
-            "a.blk.*.attn_pre_norm.weight",
-            "a.blk.*.per_dim_scale.weight",
-            "a.blk.*.per_dim_k_scale.weight",
-            "a.blk.*.attn_k_rel.weight",
-            "a.blk.*.conv_norm.+",
-            "a.blk.*.conv_pw1.+",
-            "a.blk.*.conv_dw.+",
-            "a.blk.*.norm_conv.+",
-            "a.blk.*.conv_pw2.+",
-            "a.blk.*.ffn_norm_1.weight",
-            "a.blk.*.ffn_up_1.+",
-            "a.blk.*.ffn_down_1.+",
-            "a.blk.*.ffn_post_norm_1.weight",
-        ],
-        gemma4a,
-    ),
 ];
 
-fn granite(keys: &Keys<'_>, hp: &mut TowerHparams) -> Result<()> {
-    const LARGEST_CHUNK: i64 = 8192;
-    hp.chunk = keys.require("audio.chunk_size", LARGEST_CHUNK)?;
-    hp.conv_kernel = keys.require("audio.conv_kernel_size", MAX_QUERY)?;
-    keys.require("audio.max_pos_emb", MAX_QUERY)?;
-    hp.qformer.window = keys.require("audio.projector.window_size", MAX_QUERY)?;
-    hp.qformer.query = keys.require("audio.projector.downsample_rate", MAX_QUERY)?;
-    hp.second.n_head = keys.require("audio.projector.head_count", MAX_QUERY)?;
-    hp.second.n_layer = LAYERS_OF_QFORMER;
-    Ok(())
-}
-
 /// Half of what `name`'s network makes of `x`, added to `residual`.
-fn half_step(b: &mut TowerGraph<'_>, residual: TensorId, y: TensorId) -> TensorId {
+pub(super) fn half_step(b: &mut TowerGraph<'_>, residual: TensorId, y: TensorId) -> TensorId {
     let half = b.g.scale(y);
     b.g.add(residual, half)
 }
 
 /// A network behind a norm, without biases where it `is_bare`.
-fn network(
+pub(super) fn network(
     b: &mut TowerGraph<'_>,
     x: TensorId,
     [norm, up, down]: [&str; 3],
@@ -217,7 +134,7 @@ fn subsampled(b: &mut TowerGraph<'_>, is_direct: bool) -> TensorId {
 }
 
 /// Half of the channels gate the other half; frames come first afterwards.
-fn gated(b: &mut TowerGraph<'_>, x: TensorId, order: Gating) -> TensorId {
+pub(super) fn gated(b: &mut TowerGraph<'_>, x: TensorId, order: Gating) -> TensorId {
     let [n, rows, ..] = b.g[x].ne;
     let nb = b.g[x].nb[1];
     let view = |b: &mut TowerGraph<'_>| b.g.view_2d(x, [n / 2, rows], nb);
@@ -234,13 +151,13 @@ fn gated(b: &mut TowerGraph<'_>, x: TensorId, order: Gating) -> TensorId {
 
 /// Whether a gate is copied before its sigmoid.
 #[derive(Clone, Copy)]
-enum Gating {
+pub(super) enum Gating {
     Copied,
     Viewed,
 }
 
 /// A convolution over time, of as many frames before as behind.
-fn over_time(b: &mut TowerGraph<'_>, x: TensorId, pad: i64, name: &str) -> TensorId {
+pub(super) fn over_time(b: &mut TowerGraph<'_>, x: TensorId, pad: i64, name: &str) -> TensorId {
     let x = b.g.pad_by(x, [pad, 0, 0, 0]);
     let x = b.g.roll(x);
     let x = b.g.pad_by(x, [pad, 0, 0, 0]);
@@ -268,7 +185,7 @@ fn heads(b: &mut TowerGraph<'_>, x: TensorId, name: &str, mm: Product<'_>) -> Te
     b.g.reshape(x, ne)
 }
 
-fn swapped(b: &mut TowerGraph<'_>, x: TensorId) -> TensorId {
+pub(super) fn swapped(b: &mut TowerGraph<'_>, x: TensorId) -> TensorId {
     b.g.permute(x, [0, 2, 1, 3])
 }
 
@@ -312,7 +229,7 @@ fn lfm2a(b: &mut TowerGraph<'_>) -> TensorId {
 }
 
 /// A norm over what was seen in training, folded into a weight and a bias.
-fn folded_norm(b: &mut TowerGraph<'_>, x: TensorId, name: &str) -> TensorId {
+pub(super) fn folded_norm(b: &mut TowerGraph<'_>, x: TensorId, name: &str) -> TensorId {
     let weight = b.need(&format!("{name}.weight"));
     let x = b.g.mul(x, weight);
     let bias = b.need(&format!("{name}.bias"));
@@ -482,353 +399,4 @@ fn centred(b: &mut TowerGraph<'_>, x: TensorId, like: TensorId) -> TensorId {
     let [_, nb1, nb2, _] = g[x].nb;
     let x = g.view_3d(x, [n, rows, heads], [nb1, nb2]);
     g.cont(x)
-}
-
-fn granite_speech(b: &mut TowerGraph<'_>) -> TensorId {
-    let (n_frames, chunk) = (b.hp.warmup[0], b.hp.chunk.max(1));
-    let n_chunks = (n_frames + chunk - 1) / chunk;
-    let distances = b.ids("attn_dists", chunk.saturating_mul(chunk));
-    let mask = (n_frames % chunk > 0).then(|| {
-        b.g.input("attn_mask", Type::F32, [chunk, chunk, 1, n_chunks])
-    });
-    let image = b.raw(1);
-    let x = b.transposed(image);
-    let mut x = b.linear(x, "a.input_projection");
-    let mut stack = b.hp.is_feature_layer(0).then_some(x);
-    let pad = b.hp.conv_kernel / 2;
-    for il in 0..b.hp.n_layer {
-        let name = |kind: &str| format!("a.blk.{il}.{kind}");
-        let y = network(
-            b,
-            x,
-            [&name("ffn_norm"), &name("ffn_up"), &name("ffn_down")],
-            false,
-        );
-        let residual = half_step(b, x, y);
-        let y = b.norm(residual, NormKind::Layer, &name("ln1"));
-        let y = granite_attention(b, y, distances, mask, il);
-        let residual = b.g.add(residual, y);
-        let y = b.norm(residual, NormKind::Layer, &name("norm_conv"));
-        let y = b.linear(y, &name("conv_pw1"));
-        let y = gated(b, y, Gating::Viewed);
-        let y = over_time(b, y, pad, &name("conv_dw.weight"));
-        let y = folded_norm(b, y, &name("conv_norm"));
-        let y = b.g.unary(Unary::Silu, y);
-        let y = b.linear(y, &name("conv_pw2"));
-        let residual = b.g.add(residual, y);
-        let names = ["ffn_norm_1", "ffn_up_1", "ffn_down_1"].map(name);
-        let y = network(b, residual, [&names[0], &names[1], &names[2]], false);
-        let residual = half_step(b, residual, y);
-        x = b.norm(residual, NormKind::Layer, &name("ln2"));
-        if b.hp.is_feature_layer(il + 1) {
-            stack = Some(match stack {
-                Some(before) => b.g.concat(before, x, 0),
-                None => x,
-            });
-        }
-        if il + 1 == b.hp.n_layer / 2 {
-            let y = b.linear(x, "a.enc_ctc_out");
-            let y = b.g.soft_max(y, None, None);
-            let y = b.linear(y, "a.enc_ctc_out_mid");
-            x = b.g.add(x, y);
-        }
-    }
-    if let Some(before) = stack {
-        x = b.g.concat(before, x, 0);
-    }
-    granite_queries(b, x)
-}
-
-/// Frames of a chunk see each other, positions by rows of a table (Shaw).
-fn granite_attention(
-    b: &mut TowerGraph<'_>,
-    x: TensorId,
-    distances: TensorId,
-    mask: Option<TensorId>,
-    il: usize,
-) -> TensorId {
-    let name = |kind: &str| format!("a.blk.{il}.{kind}");
-    let (n, n_frames, chunk) = (b.hp.n_embd, b.hp.warmup[0], b.hp.chunk.max(1));
-    let n_chunks = (n_frames + chunk - 1) / chunk;
-    let n_padded = n_chunks.saturating_mul(chunk);
-    let (d, n_head) = (b.hp.n_embd_head, b.hp.n_head);
-    let x = match n_padded - n_frames {
-        0 => x,
-        pad => b.g.pad_by(x, [0, pad, 0, 0]),
-    };
-    let [q, k, v] = ["attn_q", "attn_k", "attn_v"].map(|kind| {
-        let x = plain(b, &name(&format!("{kind}.weight")), x);
-        b.g.reshape(x, [d, n_head, chunk, n_chunks])
-    });
-    let q_heads = swapped(b, q);
-    let k = swapped(b, k);
-    let k = b.g.cont(k);
-    let content = b.g.mul_mat(k, q_heads);
-    let table = b.need(&name("attn_rel_pos_emb"));
-    let g = &mut b.g;
-    let p = g.get_rows(table, distances);
-    let p = g.reshape(p, [d, chunk, chunk, 1]);
-    let p = g.reshape(p, [d, chunk, 1, chunk]);
-    let q = g.permute(q, [0, 1, 3, 2]);
-    let place = g.mul_mat(p, q);
-    let place = g.permute(place, [0, 2, 3, 1]);
-    let place = g.cont(place);
-    let scores = g.add(content, place);
-    let probs = g.soft_max(scores, mask, None);
-    let v = g.permute(v, [1, 2, 0, 3]);
-    let v = g.cont(v);
-    let y = g.mul_mat(v, probs);
-    let y = g.permute(y, [0, 2, 1, 3]);
-    let mut y = g.cont_shape(y, [n, n_padded, 1, 1]);
-    if n_frames < n_padded {
-        let nb = g[y].nb[1];
-        y = g.view_2d(y, [n, n_frames], nb);
-    }
-    b.linear(y, &name("attn_out"))
-}
-
-/// Queries look at windows of frames.
-fn granite_queries(b: &mut TowerGraph<'_>, x: TensorId) -> TensorId {
-    let (n, n_frames) = (b.hp.n_embd, b.hp.warmup[0]);
-    let (window, rate) = (b.hp.qformer.window.max(1), b.hp.qformer.query.max(1));
-    let n_query = window / rate;
-    let n_windows = (n_frames + window - 1) / window;
-    let wide = b.g[x].ne[0];
-    let x = match n_windows.saturating_mul(window) - n_frames {
-        0 => x,
-        pad => b.g.pad_by(x, [0, pad, 0, 0]),
-    };
-    let windows = b.g.reshape(x, [wide, window, n_windows, 1]);
-    let query = b.need("a.proj_query");
-    let query = b.norm(query, NormKind::Layer, "a.proj_norm");
-    let query = b.g.reshape(query, [n, n_query, 1, 1]);
-    let mut query = b.g.repeat(query, [n, n_query, n_windows, 1]);
-    let shape = QueryBlock {
-        n_head: b.hp.second.n_head.max(1),
-        is_flat: false,
-        activation: Activation::Gelu,
-    };
-    for il in 0..LAYERS_OF_QFORMER {
-        query = query_block(b, &format!("a.proj_blk.{il}"), [query, windows], &shape);
-    }
-    let rows = n_query.saturating_mul(n_windows);
-    let x = b.g.reshape(query, [n, rows, 1, 1]);
-    b.linear(x, "a.proj_linear")
-}
-
-/// What Gemma 4's attention over blocks of frames needs.
-#[derive(Clone, Copy)]
-struct Blocks {
-    n_pos: i64,
-    n_blocks: i64,
-    positions: TensorId,
-    mask: TensorId,
-}
-
-/// Frames of a block, those that it sees before it, and both.
-const BLOCK: i64 = 12;
-const PAST: i64 = 12;
-const SEEN: i64 = BLOCK + PAST;
-
-fn gemma4a(b: &mut TowerGraph<'_>) -> TensorId {
-    let mut x = gemma4a_frames(b);
-    let n_pos = b.g[x].ne[1];
-    let n_blocks = (n_pos + BLOCK - 1) / BLOCK;
-    let wide = b.hp.n_head.saturating_mul(b.hp.n_embd_head);
-    let blocks = Blocks {
-        n_pos,
-        n_blocks,
-        positions: b.g.input("pos_emb", Type::F32, [wide, PAST + 1, 1, 1]),
-        mask: b.g.input("kq_mask", Type::F32, [SEEN, BLOCK, n_blocks, 1]),
-    };
-    for il in 0..b.hp.n_layer {
-        let name = |kind: &str| format!("a.blk.{il}.{kind}");
-        let names = ["ffn_norm", "ffn_up", "ffn_down", "ffn_post_norm"].map(name);
-        let mut residual = gemma4a_network(b, x, &names);
-        let norm = match b.has(&name("attn_pre_norm.weight")) {
-            true => name("attn_pre_norm"),
-            false => name("ln1"),
-        };
-        let y = b.normed_if(residual, NormKind::Rms, &norm);
-        let y = gemma4a_attention(b, y, il, &blocks);
-        let y = b.normed_if(y, NormKind::Rms, &name("attn_post_norm"));
-        residual = b.g.add(residual, y);
-        if b.has(&name("conv_norm.weight")) {
-            residual = gemma4a_over_time(b, residual, il);
-        }
-        let names = ["ffn_norm_1", "ffn_up_1", "ffn_down_1", "ffn_post_norm_1"].map(name);
-        residual = gemma4a_network(b, residual, &names);
-        x = match b.weight(&name("ln2.weight")) {
-            Some(weight) => scaled_rms(b, residual, weight),
-            None => residual,
-        };
-    }
-    if b.has("a.pre_encode.out.weight") {
-        x = b.linear_by(x, "a.pre_encode.out", &clamped);
-    }
-    x = b.g.map(Op::RmsNorm, x);
-    if let Some(weight) = b.weight("mm.a.soft_emb_norm.weight") {
-        x = b.g.mul(x, weight);
-    }
-    match b.has("mm.a.input_projection.weight") {
-        true => clamped(b, "mm.a.input_projection.weight", x),
-        false => x,
-    }
-}
-
-fn scaled_rms(b: &mut TowerGraph<'_>, x: TensorId, weight: TensorId) -> TensorId {
-    let x = b.g.map(Op::RmsNorm, x);
-    b.g.mul(x, weight)
-}
-
-/// Two convolutions that make four frames one.
-fn gemma4a_frames(b: &mut TowerGraph<'_>) -> TensorId {
-    let image = b.raw(1);
-    let mut x = b.transposed(image);
-    for name in ["a.conv1d.0", "a.conv1d.1"] {
-        let kernel = b.need(&format!("{name}.weight"));
-        x = b.conv_2d(kernel, x, 2, 1);
-        if let Some(bias) = b.weight(&format!("{name}.bias")) {
-            x = b.g.add(x, bias);
-        }
-        if let Some(weight) = b.weight(&format!("{name}.norm.weight")) {
-            x = b.channels_first(x);
-            x = b.g.map(Op::Norm, x);
-            x = b.g.mul(x, weight);
-            x = b.channels_last(x);
-        }
-        x = b.g.unary(Unary::Relu, x);
-    }
-    let x = b.channels_first(x);
-    let [n_chan, n_freq, n_time, _] = b.g[x].ne;
-    let x =
-        b.g.reshape(x, [n_chan.saturating_mul(n_freq), n_time, 1, 1]);
-    b.linear_by(x, "a.input_projection", &clamped)
-}
-
-fn gemma4a_network(
-    b: &mut TowerGraph<'_>,
-    residual: TensorId,
-    [norm, up, down, post]: &[String; 4],
-) -> TensorId {
-    let weight = b.need(&format!("{norm}.weight"));
-    let x = scaled_rms(b, residual, weight);
-    let x = clamped(b, &format!("{up}.weight"), x);
-    let x = b.activate(x, Activation::Silu);
-    let mut x = clamped(b, &format!("{down}.weight"), x);
-    if let Some(weight) = b.weight(&format!("{post}.weight")) {
-        x = scaled_rms(b, x, weight);
-    }
-    half_step(b, residual, x)
-}
-
-/// Frames that each block sees, `[d, h, seen, blocks]`.
-fn seen(b: &mut TowerGraph<'_>, x: TensorId, blocks: &Blocks) -> TensorId {
-    let more = SEEN.saturating_mul(blocks.n_blocks) - blocks.n_pos;
-    let g = &mut b.g;
-    let x = g.pad_by(x, [0, 0, more, 0]);
-    let x = g.roll(x);
-    let x = g.cont(x);
-    let ([d, heads, ..], [_, nb1, nb2, _]) = (g[x].ne, g[x].nb);
-    let nb = [nb1, nb2, nb2.saturating_mul(BLOCK as u64)];
-    let x = g.view_4d(x, [d, heads, SEEN, blocks.n_blocks], nb);
-    g.cont(x)
-}
-
-fn gemma4a_attention(b: &mut TowerGraph<'_>, x: TensorId, il: usize, blocks: &Blocks) -> TensorId {
-    let name = |kind: &str| format!("a.blk.{il}.{kind}");
-    let &Blocks {
-        n_pos, n_blocks, ..
-    } = blocks;
-    let n_padded = n_blocks.saturating_mul(BLOCK);
-    let (d, n_head) = (b.hp.n_embd_head, b.hp.n_head);
-    let [q, k, v] = ["attn_q", "attn_k", "attn_v"].map(|kind| {
-        let x = clamped(b, &name(&format!("{kind}.weight")), x);
-        b.g.reshape(x, [d, n_head, n_pos, 1])
-    });
-    let [q, k] = [(q, "per_dim_scale.weight"), (k, "per_dim_k_scale.weight")].map(|(x, kind)| {
-        let x = b.g.scale(x);
-        match b.weight(&name(kind)) {
-            Some(scale) => {
-                let scale = b.g.reshape(scale, [d, 1, 1, 1]);
-                b.g.mul(x, scale)
-            }
-            None => x,
-        }
-    });
-    let q = b.g.pad_by(q, [0, 0, n_padded - n_pos, 0]);
-    let q = b.g.reshape(q, [d, n_head, BLOCK, n_blocks]);
-    let q = b.g.permute(q, [0, 3, 1, 2]);
-    let q = b.g.cont(q);
-    let k = seen(b, k, blocks);
-    let k = b.g.permute(k, [0, 3, 1, 2]);
-    let k = b.g.cont(k);
-    let v = seen(b, v, blocks);
-    let v = b.g.permute(v, [1, 3, 0, 2]);
-    let v = b.g.cont(v);
-    let mut scores = b.g.mul_mat(k, q);
-    if b.has(&name("attn_k_rel.weight")) {
-        let place = by_distance(b, q, &name("attn_k_rel.weight"), blocks);
-        scores = b.g.add(scores, place);
-    }
-    let g = &mut b.g;
-    let scores = g.scale(scores);
-    let scores = g.unary(Unary::Tanh, scores);
-    let scores = g.scale(scores);
-    let scores = g.add(scores, blocks.mask);
-    let probs = g.soft_max(scores, None, None);
-    let y = g.mul_mat(v, probs);
-    let y = g.permute(y, [0, 2, 3, 1]);
-    let y = g.cont(y);
-    let wide = d.saturating_mul(n_head);
-    let mut y = g.cont_shape(y, [wide, n_padded, 1, 1]);
-    if n_pos < n_padded {
-        let nb = g[y].nb[1];
-        y = g.view_2d(y, [wide, n_pos], nb);
-        y = g.cont(y);
-    }
-    b.linear_by(y, &name("attn_out"), &clamped)
-}
-
-/// Scores by distance within a block.
-fn by_distance(b: &mut TowerGraph<'_>, q: TensorId, name: &str, blocks: &Blocks) -> TensorId {
-    const R: i64 = PAST + 1;
-    let (d, n_head, n) = (b.hp.n_embd_head, b.hp.n_head, blocks.n_blocks);
-    let p = plain(b, name, blocks.positions);
-    let g = &mut b.g;
-    let p = g.reshape(p, [d, n_head, R, 1]);
-    let p = g.permute(p, [0, 2, 1, 3]);
-    let p = g.cont(p);
-    let q = g.reshape(q, [d, n.saturating_mul(BLOCK), n_head, 1]);
-    let x = g.mul_mat(p, q);
-    let x = g.reshape(x, [R, BLOCK, n, n_head]);
-    let x = g.pad_by(x, [SEEN + 1 - R, 0, 0, 0]);
-    let x = g.reshape(x, [(SEEN + 1) * BLOCK, n, n_head, 1]);
-    let [_, nb1, nb2, _] = g[x].nb;
-    let x = g.view_3d(x, [BLOCK * SEEN, n, n_head], [nb1, nb2]);
-    let x = g.cont(x);
-    g.reshape(x, [SEEN, BLOCK, n, n_head])
-}
-
-/// The convolution of layer `il`, of frames before alone.
-fn gemma4a_over_time(b: &mut TowerGraph<'_>, residual: TensorId, il: usize) -> TensorId {
-    const BEFORE: i64 = 4;
-    let name = |kind: &str| format!("a.blk.{il}.{kind}");
-    let weight = b.need(&name("conv_norm.weight"));
-    let x = scaled_rms(b, residual, weight);
-    let x = clamped(b, &name("conv_pw1.weight"), x);
-    let x = gated(b, x, Gating::Copied);
-    let x = b.g.pad_by(x, [BEFORE, 0, 0, 0]);
-    let x = b.g.roll(x);
-    let kernel = b.need(&name("conv_dw.weight"));
-    let mut x = b.g.ssm_conv(x, kernel);
-    if let Some(bias) = b.weight(&name("conv_dw.bias")) {
-        x = b.g.add(x, bias);
-    }
-    if let Some(weight) = b.weight(&name("norm_conv.weight")) {
-        x = scaled_rms(b, x, weight);
-    }
-    let x = b.g.unary(Unary::Silu, x);
-    let x = clamped(b, &name("conv_pw2.weight"), x);
-    b.g.add(residual, x)
 }

@@ -2,10 +2,10 @@
 
 use super::blocks::{PostNorm, Rope, Vit};
 use super::graph::{NormKind, TowerGraph, plain};
-use super::hparams::{Activation, MAX_QUERY, TowerHparams};
+use super::hparams::{Activation, MAX_PIXELS, MAX_QUERY, TowerHparams};
 use super::kinds::{ProjectorKind, common, kind};
-use crate::Result;
 use crate::keys::Keys;
+use crate::{Error, Result};
 use vramfit_ggml::{Op, TensorId, Type};
 
 pub(super) static KINDS: &[ProjectorKind] = &[
@@ -72,6 +72,14 @@ fn mimo(keys: &Keys<'_>, hp: &mut TowerHparams) -> Result<()> {
     let n_books = keys.require("audio.rvq.num_quantizers", MAX_QUERY)?;
     let sizes = keys.array(SIZES, n_books as usize, 0)?;
     hp.codebooks = sizes.ok_or_else(|| keys.missing(SIZES))?;
+    if hp.codebooks.iter().any(|&n| n <= 0) {
+        return Err(Error::KeyRange {
+            key: format!("clip.{SIZES}"),
+            value: 0,
+            min: 1,
+            max: MAX_PIXELS,
+        });
+    }
     keys.require("audio.window_size", MAX_QUERY)?;
     hp.read_modes(keys, "audio.wa_pattern_mode")?;
     hp.read_second(keys, "audio.local_block_count")?;

@@ -3,8 +3,8 @@
 use super::graph::TowerGraph;
 use super::hparams::{SCALE_FACTOR, TowerHparams};
 use super::{
-    audio, conformer, convnext, frames, gemma, llava, minicpm, mobilenet, native, qformer, qwen,
-    sam, speech, vision,
+    audio, conformer, convnext, frames, gemma, gemma4a, granite_speech, llava, minicpm, mobilenet,
+    native, qformer, qwen, sam, speech, vision,
 };
 use crate::Result;
 use crate::keys::Keys;
@@ -91,6 +91,8 @@ static FAMILIES: &[&[ProjectorKind]] = &[
     convnext::KINDS,
     frames::KINDS,
     gemma::KINDS,
+    gemma4a::KINDS,
+    granite_speech::KINDS,
     llava::KINDS,
     minicpm::KINDS,
     mobilenet::KINDS,

@@ -7,6 +7,8 @@ mod conformer;
 mod convnext;
 mod frames;
 mod gemma;
+mod gemma4a;
+mod granite_speech;
 mod graph;
 mod hparams;
 mod kinds;
