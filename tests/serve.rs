@@ -799,6 +799,65 @@ fn a_lease_that_is_not_renewed_runs_out() {
     );
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn of_its_own_gpus_no_more_is_promised_than_the_driver_says() {
+    let install = vramfit_vgpu::Install::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger.redb");
+    let models = fixtures();
+    let start = || {
+        let mut command = command(&[
+            "--listen",
+            "127.0.0.1:0",
+            "--models",
+            models.to_str().unwrap(),
+            "--ledger",
+            ledger.to_str().unwrap(),
+        ]);
+        // 4123 of 24123 MiB are taken by others.
+        let gpus = "2*NVIDIA GeForce RTX 3090:24123MiB:8.6:sms=82:free=20000MiB";
+        install.play(&mut command, gpus);
+        command.env("LD_LIBRARY_PATH", install.folder());
+        Server::spawn(command)
+    };
+    let server = start();
+    let devices = server.get("/v1/devices").ok(200)["devices"].clone();
+    let mib = |device: &Value, field: &str| device[field].as_u64().unwrap() >> 20;
+    for device in devices.as_array().unwrap() {
+        assert!(
+            device["gpu"].as_str().unwrap().starts_with("GPU-"),
+            "{device}"
+        );
+        let fields = [
+            "capacity_bytes",
+            "foreign_bytes",
+            "reserved_bytes",
+            "free_bytes",
+        ];
+        let found = fields.map(|field| mib(device, field));
+        assert_eq!(found, [24_123, 4_123, 0, 20_000]);
+    }
+    let reserved = reserve(&server, &ask(SMALL, "loader")).ok(201);
+    let share = &reserved["reservation"]["shares"][0];
+    assert_eq!(share["gpu"], devices[0]["gpu"]);
+    assert_eq!(
+        mib(&reserved["estimate"]["devices"][0], "free_bytes"),
+        20_000
+    );
+    let left = (20_000 << 20) - share["bytes"].as_u64().unwrap();
+    assert_eq!(free(&server), [left, 20_000 << 20]);
+    let leased = json!({ "model": SMALL, "holder": "dead", "lease_ms": 1 });
+    reserve(&server, &leased).ok(201);
+    wait_for("a lease of a millisecond", || {
+        free(&server) == [left, 20_000 << 20]
+    });
+
+    // The next one finds it by the GPU's own name.
+    drop(server);
+    assert_eq!(free(&start()), [left, 20_000 << 20]);
+}
+
 #[test]
 fn many_clients_never_have_the_same_byte() {
     let server = Server::start(&["--gpus", "rtx3090x4"]);

@@ -32,6 +32,9 @@ type Answer = Result<Response, Problem>;
 /// The header of a request that may be sent again.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
+/// Bytes of settings, at most, whose answer is kept.
+const KEPT_QUESTION: usize = 4 << 10;
+
 /// Every route.
 pub fn router(app: Arc<App>) -> Router {
     let one = "/v1/reservations/{id}";
@@ -157,11 +160,14 @@ fn estimated(app: &App, mut asked: EstimateRequest) -> Result<Bytes, Problem> {
     };
     let (stamp, model) = app.cache.model(&path)?;
     let rest = serde_json::to_string(&(&asked.gpus, &asked.settings));
-    let question = rest.ok().filter(|_| !has_files).map(|rest| Question {
-        path: path.clone(),
-        stamp,
-        rest,
-    });
+    let question = rest
+        .ok()
+        .filter(|rest| !has_files && rest.len() <= KEPT_QUESTION)
+        .map(|rest| Question {
+            path: path.clone(),
+            stamp,
+            rest,
+        });
     if let Some(kept) = question
         .as_ref()
         .and_then(|question| app.cache.answer(question))
