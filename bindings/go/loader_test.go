@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -329,6 +330,24 @@ func TestErrors(t *testing.T) {
 	}
 	if vramfit.Version() == "" {
 		t.Error("no version")
+	}
+}
+
+func TestSettingsHaveEveryKey(t *testing.T) {
+	var schema struct{ Properties map[string]any }
+	if err := json.Unmarshal(must[json.RawMessage](t)(vramfit.SettingsSchema()), &schema); err != nil {
+		t.Fatal(err)
+	}
+	fields := reflect.TypeOf(vramfit.Settings{})
+	for i := 0; i < fields.NumField(); i++ {
+		key, _, _ := strings.Cut(fields.Field(i).Tag.Get("json"), ",")
+		if schema.Properties[key] == nil {
+			t.Errorf("there is no setting %s", key)
+		}
+		delete(schema.Properties, key)
+	}
+	for key := range schema.Properties {
+		t.Errorf("Settings has no %s", key)
 	}
 }
 

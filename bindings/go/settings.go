@@ -25,7 +25,7 @@ type Settings struct {
 
 	NGPULayers  any              `json:"n_gpu_layers,omitempty"` // a number, "all" or "auto"
 	TensorSplit []float32        `json:"tensor_split,omitempty"`
-	SplitMode   string           `json:"split_mode,omitempty"` // none, layer
+	SplitMode   string           `json:"split_mode,omitempty"` // none, layer, tensor
 	MainGPU     *uint32          `json:"main_gpu,omitempty"`
 	Devices     *[]string        `json:"devices,omitempty"` // CUDA0 and so on; empty for the CPU alone
 	Overrides   []TensorOverride `json:"overrides,omitempty"`

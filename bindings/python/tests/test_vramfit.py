@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import pathlib
@@ -75,6 +76,13 @@ def test_settings_are_keywords() -> None:
         "gemma-3-4b.Q4_K_M.gguf", "--gpus", "rtx3060", "--mmproj", str(projector)
     )
     assert "n_gpu_layers" in vramfit.settings_schema()["properties"]
+
+
+def test_the_stubs_have_every_setting() -> None:
+    stubs = ast.parse((pathlib.Path(vramfit.__file__).parent / "_vramfit.pyi").read_text())
+    (settings,) = (node for node in stubs.body if isinstance(node, ast.ClassDef) and node.name == "_Settings")
+    keys = {line.target.id for line in settings.body if isinstance(line, ast.AnnAssign)}
+    assert keys == set(vramfit.settings_schema()["properties"])
 
 
 def test_gpus_are_a_text_or_described(small: vramfit.Model) -> None:

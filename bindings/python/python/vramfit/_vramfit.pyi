@@ -83,7 +83,7 @@ class _Settings(TypedDict, total=False):
     pooling: Literal["none", "mean", "cls", "last", "rank"]
     n_gpu_layers: int | Literal["all", "auto"]
     tensor_split: Sequence[float]
-    split_mode: Literal["none", "layer"]
+    split_mode: Literal["none", "layer", "tensor"]
     main_gpu: int
     devices: Sequence[str]
     overrides: Sequence[_TensorOverride]
