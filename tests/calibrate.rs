@@ -256,6 +256,21 @@ fn nothing_is_learned_where_exact_terms_disagree() {
     assert!(!stage.path("overhead.json").exists());
 }
 
+/// A pool of the older kind takes more than is predicted: that is not CUDA's own.
+#[test]
+fn nothing_is_learned_from_a_device_without_virtual_memory() {
+    let stage = Stage::new();
+    let engine = stage.engine("legacy", |_| ());
+    let mut run = stage.calibrate(&["--engine", &engine]);
+    let run = answer(run.env("VGPU_VMM", "0"));
+    assert!(
+        run.out.contains("no virtual memory management"),
+        "{}",
+        run.out
+    );
+    assert!(!stage.path("overhead.json").exists());
+}
+
 #[test]
 fn an_engine_that_fails_is_told_and_gone() {
     let stage = Stage::new();

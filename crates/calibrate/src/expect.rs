@@ -45,6 +45,9 @@ pub struct ExpectedDevice {
     pub workspace_bytes: u64,
     /// Pool and workspace are only a bound.
     pub pool_is_bound: bool,
+    /// The device cannot map memory by itself, so that ggml-cuda has its older kind of pool, which takes more than is
+    /// predicted here.
+    pub pool_is_legacy: bool,
     /// llama.cpp's own buffers are only a bound: the architecture is not known.
     pub buffers_are_bound: bool,
     /// CUDA's own, at least.

@@ -84,6 +84,13 @@ fn residual(device: &DeviceComparison) -> Result<u64, String> {
     if predicted.buffers_are_bound || predicted.pool_is_bound {
         return Err("a bound is among the predicted terms".to_string());
     }
+    if predicted.pool_is_legacy {
+        return Err(
+            "the device has no virtual memory management: ggml-cuda's pool is of its older kind there, which is not \
+             modelled"
+                .to_string(),
+        );
+    }
     match residual {
         ..=0 => Err(format!(
             "less was measured than buffers and pool alone ({} MiB)",
@@ -188,6 +195,9 @@ mod tests {
         let disagrees = run(&good, 4916, Some(lie));
         assert!(!disagrees.is_right());
         check(&[disagrees], "not the predicted ones");
+        let mut legacy = expected();
+        legacy.devices[0].pool_is_legacy = true;
+        check(&[run(&legacy, 4916, None)], "no virtual memory management");
         let mut bound = expected();
         bound.devices[0].pool_is_bound = true;
         check(&[run(&bound, 4916, None)], "a bound is among");

@@ -202,7 +202,10 @@ fn one(
         return Err("calibrate measures a model by itself, without a draft".to_string());
     }
     let shown = path.to_string_lossy();
-    let expected = Expected::new(&shown, &model, &placement, &settings.gpus.devices);
+    let mut expected = Expected::new(&shown, &model, &placement, &settings.gpus.devices);
+    for (planned, found) in expected.devices.iter_mut().zip(&machine.devices) {
+        planned.pool_is_legacy = found.virtual_memory == Some(false);
+    }
     let mut text = String::new();
     let mut errors = Vec::new();
     let mut allocation = None;
