@@ -93,7 +93,7 @@ pub enum Refusal {
     NeedsGemma4,
     /// No layers for multi-token prediction.
     #[error(
-        "this model has no layers for multi-token prediction that llama.cpp knows: choose another --spec-type"
+        "this model has no layers for multi-token prediction whose graph is known: choose another --spec-type"
     )]
     NoMtp,
     /// `SPLIT_MODE_TENSOR not implemented for architecture`, or not known.
