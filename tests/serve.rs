@@ -568,6 +568,49 @@ fn without_a_token_it_answers_to_its_own_names() {
 }
 
 #[test]
+fn a_page_of_another_site_changes_nothing() {
+    let server = Server::start(&[]);
+    let reserved = reserve(&server, &ask(SMALL, "loader")).ok(201);
+    let one = format!("/v1/reservations/{}", id(&reserved));
+    let commit = format!("{one}/commit");
+    // What a browser sends of its own accord, or for a form.
+    let body = r#"{"shares": [{"gpu": "CUDA0", "bytes": 1}]}"#;
+    for foreign in [
+        "Origin: https://evil.example",
+        "Origin: null",
+        "Origin: http://localhost.evil.example",
+        "Sec-Fetch-Site: cross-site",
+    ] {
+        let json = "Content-Type: application/json";
+        let refused = |method: &str, path: &str, body: &str| {
+            let answer = server.send(method, path, &[foreign, json], body);
+            answer.refused(403, "forbidden");
+        };
+        refused("POST", &commit, body);
+        refused("POST", &commit, "");
+        for step in ["renew", "begin", "end"] {
+            refused("POST", &format!("{one}/{step}"), "");
+        }
+        refused("DELETE", &one, "");
+        refused("GET", "/v1/ledger", "");
+    }
+    let form = ["Content-Type: text/plain"];
+    server
+        .send("POST", &commit, &form, body)
+        .refused(415, "media-type");
+    server
+        .send("POST", &commit, &[], body)
+        .refused(415, "media-type");
+    assert_eq!(server.get(&one).ok(200), reserved["reservation"]);
+
+    // A page of this machine may, and where there is a token it alone decides.
+    for own in ["Origin: http://127.0.0.1:3000", "Sec-Fetch-Site: same-site"] {
+        server.send("GET", &one, &[own], "").ok(200);
+    }
+    server.post(&commit, "").ok(200);
+}
+
+#[test]
 fn what_does_not_start_says_why() {
     let check = |arguments: &[&str], token: Option<&str>, says: &str| {
         let mut command = command(arguments);

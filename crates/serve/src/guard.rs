@@ -3,11 +3,15 @@
 use crate::app::App;
 use crate::problem::Problem;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// What browsers say of where a request comes from.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What is answered whoever asks.
 pub const OPEN: &str = "/healthz";
@@ -69,24 +73,84 @@ fn authorise(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// Without a token, a page in a browser must not get here by a name of its own that leads to loopback.
+/// Without a token, a page in a browser must not get here: not by a name of its own that leads to loopback,
+/// and not by a request across sites, which a browser sends unasked where it needs no answer to it.
 fn from_here(headers: &HeaderMap) -> Result<(), Problem> {
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    let host = host.unwrap_or("localhost");
-    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, _)) => address,
-        None => host.split(':').next().unwrap_or_default(),
+    let host = headers.get(header::HOST).map(HeaderValue::to_str);
+    let by_name = match host {
+        None => true,
+        Some(host) => host.is_ok_and(is_loopback),
     };
-    let loopback = |text: &str| {
-        text.parse()
-            .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
-    };
-    match name.eq_ignore_ascii_case("localhost") || loopback(name) {
-        true => Ok(()),
-        false => Err(Problem::forbidden(
+    if !by_name {
+        return Err(Problem::forbidden(
             "without a token this server answers to localhost, 127.0.0.1 and [::1] alone",
+        ));
+    }
+    let foreign = |origin: &HeaderValue| !origin.to_str().is_ok_and(is_own_origin);
+    let across = |site: &HeaderValue| site.as_bytes().eq_ignore_ascii_case(b"cross-site");
+    let origins = headers.get_all(header::ORIGIN);
+    let sites = headers.get_all(SEC_FETCH_SITE);
+    match origins.iter().any(foreign) || sites.iter().any(across) {
+        true => Err(Problem::forbidden(
+            "without a token this server does not answer the pages of other sites; start it with --token-file",
         )),
+        false => Ok(()),
+    }
+}
+
+/// Whether an `Origin` is a page of this machine. One that a browser keeps to itself (`null`) is none.
+fn is_own_origin(origin: &str) -> bool {
+    let authority = origin.split_once("://");
+    authority.is_some_and(|(_, authority)| is_loopback(authority))
+}
+
+/// Whether `HOST[:PORT]` is this machine by a name that nobody else can give.
+fn is_loopback(authority: &str) -> bool {
+    let name = match authority
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+    {
+        Some((address, _)) => address,
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let address = name.parse::<IpAddr>();
+    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_no_name_that_only_looks_so() {
+        for own in [
+            "localhost",
+            "LOCALHOST:8315",
+            "127.0.0.1:1",
+            "127.8.9.1",
+            "[::1]:8315",
+            "[::1]",
+        ] {
+            assert!(is_loopback(own), "{own}");
+        }
+        for other in [
+            "",
+            "localhost.example.org",
+            "127.0.0.1.example.org:8315",
+            "10.0.0.1",
+            "[::2]",
+            "::1",
+        ] {
+            assert!(!is_loopback(other), "{other}");
+        }
+        assert!(is_own_origin("http://localhost:3000"));
+        for other in [
+            "null",
+            "localhost",
+            "https://example.org",
+            "http://localhost@example.org",
+        ] {
+            assert!(!is_own_origin(other), "{other}");
+        }
     }
 }

@@ -112,7 +112,7 @@ const OPERATIONS: &[Operation] = &[
         summary: "The engine has loaded it, and took what was granted or what it says",
         sends: Sends::May(of::<CommitRequest>),
         gets: (200, "The reservation", Some(of::<ReservationReport>)),
-        refused: &[400, 403, 404, 408, 409, 413],
+        refused: &[400, 403, 404, 408, 409, 413, 415],
     },
     Operation {
         method: "post",

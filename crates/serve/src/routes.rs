@@ -84,7 +84,13 @@ fn ok(value: &impl Serialize) -> Answer {
 
 /// The body, if it comes in time and is JSON of a size that can be.
 async fn body(app: &App, request: Request) -> Result<Bytes, Problem> {
-    let kind = request.headers().get(header::CONTENT_TYPE);
+    is_json(request.headers())?;
+    some_body(app, request).await
+}
+
+/// What is sent as anything else may come from a form in a browser's page.
+fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let kind = headers.get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {
@@ -95,7 +101,7 @@ async fn body(app: &App, request: Request) -> Result<Bytes, Problem> {
             why,
         ));
     }
-    some_body(app, request).await
+    Ok(())
 }
 
 async fn some_body(app: &App, request: Request) -> Result<Bytes, Problem> {
@@ -338,10 +344,14 @@ async fn show(State(app): Shared, Path(id): Path<String>) -> Answer {
 
 async fn commit(State(app): Shared, Path(id): Path<String>, request: Request) -> Answer {
     let id = number(&id)?;
+    let sent_as = is_json(request.headers());
     let body = some_body(&app, request).await?;
     let asked: CommitRequest = match body.is_empty() {
         true => CommitRequest::default(),
-        false => parse(&body)?,
+        false => {
+            sent_as?;
+            parse(&body)?
+        }
     };
     let committed = quick(move || {
         let ledger = app.host.ledger();
