@@ -245,8 +245,9 @@ impl App {
 
     /// Keeps an answer; those of reservations that are no longer held are dropped.
     pub fn keep(&self, key: String, kept: Kept) -> Result<(), Problem> {
-        let state = self.host.ledger().state()?;
+        // In this order: a reservation made after the state was looked at would seem to be gone.
         let mut keys = self.keys();
+        let state = self.host.ledger().state()?;
         keys.insert(key, kept);
         keys.retain(|_, kept| state.reservation(kept.id).is_some());
         Ok(())
