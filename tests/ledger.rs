@@ -505,6 +505,64 @@ fn a_plan_that_no_longer_holds() {
 }
 
 #[test]
+fn a_stored_plan_that_lists_an_eviction_twice_frees_its_bytes_once() {
+    let ledger = hosts(&[("a", &[80])]);
+    let old = load(&ledger, &ask("old", &[&[30 * GIB]]), 0);
+    load(&ledger, &ask("other", &[&[25 * GIB]]), 2 * MINUTE);
+    let request = ask("m", &[&[45 * GIB]]).evicting(stale());
+    let plan = ledger.plan(&request, 2 * MINUTE).unwrap();
+    let mut twice = plan.clone();
+    twice.evict.push(twice.evict[0].clone());
+    // Without the rest of the GPU, what leaves is too little once and enough twice.
+    ledger
+        .reserve(&ask("more", &[&[25 * GIB]]), 2 * MINUTE)
+        .unwrap();
+    let refused = ledger.take(&twice, 2 * MINUTE);
+    assert!(matches!(refused, Err(Error::EvictedTwice(id)) if id == old.id));
+    let refused = ledger.take(&plan, 2 * MINUTE);
+    assert!(matches!(refused, Err(Error::StalePlan { .. })));
+    let state = ledger.state().unwrap();
+    let shares = [share(gpu0(), 45 * GIB)];
+    assert_eq!(state.validate(&shares, &[old.id]).unwrap().len(), 1);
+    let refused = state.validate(&shares, &[old.id, old.id]);
+    assert!(matches!(refused, Err(Error::EvictedTwice(_))));
+}
+
+#[test]
+fn a_stored_plan_has_to_be_what_its_request_asks_for() {
+    let ledger = hosts(&[("a", &[80, 80]), ("b", &[80])]);
+    let way = |gpu, gib: u64| vec![share(gpu, gib * GIB)];
+    let mut request = ask("m", &[&[45 * GIB], &[20 * GIB, 25 * GIB]]);
+    request.shapes.push(Shape::On(way(gpu1(), 44)));
+    let good = ledger.plan(&request.on_host("a"), 0).unwrap();
+    let both = vec![share(gpu1(), 20 * GIB), share(gpu0(), 25 * GIB)];
+    for (shares, is_asked) in [
+        (way(gpu0(), 45), true),
+        (way(gpu1(), 45), true),
+        (way(gpu1(), 44), true),
+        (both.clone(), true),
+        (way(gpu0(), 44), false),
+        (way(gpu("b", 0), 45), false),
+        (both[..1].to_vec(), false),
+        (Vec::new(), false),
+    ] {
+        let mut plan = good.clone();
+        plan.shares = shares;
+        match ledger.take(&plan, 0) {
+            Ok(grant) => {
+                assert!(is_asked, "{:?}", plan.shares);
+                assert_eq!(grant.shares, plan.shares);
+                ledger.release(grant.id).unwrap();
+            }
+            Err(error) => {
+                assert!(!is_asked, "{:?}: {error}", plan.shares);
+                assert!(matches!(error, Error::NotAsked { .. }), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
 fn checked_again_before_the_commit() {
     let ledger = two_of_80();
     load(&ledger, &ask("other", &[&[30 * GIB]]), 0);

@@ -42,6 +42,17 @@ pub enum Error {
         /// What has changed.
         why: String,
     },
+    /// A plan that is not for its own request: nothing that this ledger made. Plan again.
+    #[error("the plan for {model} is not what its request asks for: {why}; plan again")]
+    NotAsked {
+        /// What was to be placed.
+        model: Name,
+        /// Where they part.
+        why: String,
+    },
+    /// One reservation twice among those that are to leave: its bytes would be promised on twice.
+    #[error("{0} is to be evicted twice; plan again")]
+    EvictedTwice(ReservationId),
     /// A size that is zero or unknown.
     #[error("a size is zero or unknown")]
     NoSize,

@@ -4,16 +4,40 @@ use crate::ids::check_shares;
 use crate::plan::Choice;
 use crate::state::{Account, signed};
 use crate::{
-    Error, Event, Grant, Name, Phase, Plan, Request, Reservation, ReservationId, Share, State,
+    Error, Event, Grant, Name, Phase, Plan, Request, Reservation, ReservationId, Shape, Share,
+    State,
 };
 
 /// Events to append, and what to answer once they are.
 pub(crate) type Decided<T> = Result<(Vec<Event>, T), Error>;
 
+/// A plan may have been stored, or come over a network: its shares are one of the request's shapes, on
+/// the host that it names.
+fn is_asked_for(plan: &Plan) -> Result<(), Error> {
+    let request = &plan.request;
+    let not = |why: String| Error::NotAsked {
+        model: request.model.clone(),
+        why,
+    };
+    let is_elsewhere = |s: &&Share| request.host.as_ref().is_some_and(|h| s.gpu.host() != h);
+    if let (Some(share), Some(host)) = (plan.shares.iter().find(is_elsewhere), &request.host) {
+        return Err(not(format!("{} is not on {host}", share.gpu)));
+    }
+    let is_shape = |shape: &Shape| match shape {
+        Shape::Anywhere(bytes) => plan.shares.iter().map(|s| &s.bytes).eq(bytes),
+        Shape::On(shares) => plan.shares == *shares,
+    };
+    match request.shapes.iter().any(is_shape) {
+        true => Ok(()),
+        false => Err(not("its bytes are none of the request's shapes".into())),
+    }
+}
+
 impl State {
     /// A plan becomes a reservation, if it still holds.
     pub(crate) fn take(&self, plan: &Plan, now_ms: u64) -> Decided<Grant> {
         self.check_key(&plan.request)?;
+        is_asked_for(plan)?;
         let stale = |why: String| Error::StalePlan {
             model: plan.request.model.clone(),
             why,

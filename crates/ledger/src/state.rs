@@ -3,7 +3,7 @@
 use crate::ids::check_shares;
 use crate::{GpuId, Name, ReservationId, Share, Shortfall, StoreError};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroU64;
 
@@ -443,13 +443,18 @@ impl State {
     }
 
     /// The one check, for one GPU and for any number: where `shares` do not fit once `evict` have
-    /// left. Empty where they do.
+    /// left. Empty where they do. [`crate::Error::EvictedTwice`] where `evict` names one twice, which
+    /// frees its bytes once.
     pub fn validate(
         &self,
         shares: &[Share],
         evict: &[ReservationId],
     ) -> Result<Vec<Shortfall>, crate::Error> {
         check_shares(shares)?;
+        let mut seen = BTreeSet::new();
+        if let Some(&id) = evict.iter().find(|&id| !seen.insert(id)) {
+            return Err(crate::Error::EvictedTwice(id));
+        }
         let leavers = || evict.iter().filter_map(|id| self.held.get(id));
         let leavers = || leavers().filter(|r| r.phase != Phase::Leaving);
         self.shortfalls(shares, |gpu, account| {

@@ -83,7 +83,11 @@ impl Status {
             Error::Waits { .. } => Status::Waits,
             Error::TookTooMuch { .. } => Status::TookTooMuch,
             Error::Phase { .. } | Error::NoRequest(_) => Status::Phase,
-            Error::NoSize | Error::GpuTwice(_) | Error::TwoHosts(..) => Status::InvalidArgument,
+            Error::NoSize
+            | Error::GpuTwice(_)
+            | Error::TwoHosts(..)
+            | Error::NotAsked { .. }
+            | Error::EvictedTwice(_) => Status::InvalidArgument,
             Error::Store(_) => Status::Store,
             _ => Status::Other,
         }
