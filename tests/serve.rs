@@ -901,6 +901,49 @@ fn of_its_own_gpus_no_more_is_promised_than_the_driver_says() {
     assert_eq!(free(&start()), [left, 20_000 << 20]);
 }
 
+/// A server that keeps a ledger of these of the imaginary GPUs.
+#[cfg(target_os = "linux")]
+fn of_this_machine(
+    install: &vramfit_vgpu::Install,
+    gpus: &str,
+    picks: &str,
+    play: impl Fn(&mut std::process::Command),
+) -> Server {
+    let models = fixtures();
+    let mut command = command(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--models",
+        models.to_str().unwrap(),
+        "--gpus",
+        picks,
+    ]);
+    install.play(&mut command, gpus);
+    command.env("LD_LIBRARY_PATH", install.folder());
+    play(&mut command);
+    Server::spawn(command)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn picked_gpus_go_by_their_uuids_and_are_asked_for() {
+    let install = vramfit_vgpu::Install::new().unwrap();
+    let card = "NVIDIA GeForce RTX 3090:24123MiB:8.6:sms=82";
+    let gpus = format!("{card}:free=20000MiB,{card}:free=10000MiB,{card}:free=15000MiB");
+    let all = of_this_machine(&install, &gpus, "auto", |_| ());
+    let all = all.get("/v1/devices").ok(200)["devices"].clone();
+    let picked = of_this_machine(&install, &gpus, "auto:2,0", |_| ());
+    let devices = picked.get("/v1/devices").ok(200)["devices"].clone();
+    assert_eq!(devices.as_array().unwrap().len(), 2);
+    for (device, (of_all, free)) in [(2, 15_000u64), (0, 20_000)].into_iter().enumerate() {
+        let device = &devices[device];
+        assert_eq!(device["gpu"], all[of_all]["gpu"]);
+        assert_eq!(device["capacity_bytes"], 24_123u64 << 20);
+        assert_eq!(device["free_bytes"], free << 20);
+        assert_eq!(device["foreign_bytes"], (24_123 - free) << 20);
+    }
+}
+
 #[test]
 fn many_clients_never_have_the_same_byte() {
     let server = Server::start(&["--gpus", "rtx3090x4"]);

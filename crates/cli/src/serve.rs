@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
-use vramfit::devices::DEFAULT_TIMEOUT;
+use vramfit::devices::{DEFAULT_TIMEOUT, ProbeError};
 use vramfit::{Gpus, Probe};
 use vramfit_serve::{Config, Server, Token};
 
@@ -185,19 +185,23 @@ fn gpus(matches: &ArgMatches) -> Result<Config, String> {
     let text = matches.get_one::<String>("gpus");
     let gpus = text.map_or("auto", String::as_str).parse::<Gpus>();
     let probe = probe::child(DEFAULT_TIMEOUT, false)?;
-    match gpus.map_err(|error| format!("--gpus: {error}"))? {
+    let failed = |error: ProbeError| error.to_string();
+    let (list, ids) = match gpus.map_err(|error| format!("--gpus: {error}"))? {
         Gpus::Auto => {
-            let machine = probe.machine().map_err(|error| error.to_string())?;
-            let mut config = Config::new(machine.list());
-            config.gpu_ids = Some(machine.ids());
-            config.probe = Some(Arc::new(probe));
-            Ok(config)
+            let machine = probe.machine().map_err(failed)?;
+            (machine.list(), machine.ids())
         }
-        given => {
-            let gpus = given.resolve(&probe);
-            Ok(Config::new(gpus.map_err(|error| error.to_string())?))
+        Gpus::AutoPicked(picks) => {
+            let machine = probe.machine().map_err(failed)?;
+            let list = machine.picked(&picks).map_err(failed)?;
+            (list, machine.picked_ids(&picks).map_err(failed)?)
         }
-    }
+        Gpus::List(list) => return Ok(Config::new(list)),
+    };
+    let mut config = Config::new(list);
+    config.gpu_ids = Some(ids);
+    config.probe = Some(Arc::new(probe));
+    Ok(config)
 }
 
 /// Of a file or the environment, not of the command line, which others can read.

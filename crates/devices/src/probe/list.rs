@@ -78,6 +78,13 @@ impl ProbedDevice {
         facts.device()
     }
 
+    fn ledger_id(&self) -> String {
+        match &self.uuid {
+            Some(uuid) => uuid.clone(),
+            None => format!("CUDA{}", self.cuda_index),
+        }
+    }
+
     /// Where the planner's figures are from.
     fn source(&self) -> &'static str {
         use super::machine::FreeFrom;
@@ -93,11 +100,7 @@ impl ProbedDevice {
 impl Machine {
     /// The devices' names for a ledger, which outlive a restart: UUIDs, `CUDA0` for one that has none.
     pub fn ids(&self) -> Vec<String> {
-        let id = |device: &ProbedDevice| match &device.uuid {
-            Some(uuid) => uuid.clone(),
-            None => format!("CUDA{}", device.cuda_index),
-        };
-        self.devices.iter().map(id).collect()
+        self.devices.iter().map(ProbedDevice::ledger_id).collect()
     }
 
     /// What is free of each device, bytes; all of it, where that is not known.
@@ -118,8 +121,31 @@ impl Machine {
         self.listed(self.devices.iter().collect())
     }
 
+    /// As [`Machine::ids`], those of `picks`, in that order.
+    pub fn picked_ids(&self, picks: &[Pick]) -> Result<Vec<String>, ProbeError> {
+        let picked = self.pick(picks)?;
+        Ok(picked.into_iter().map(ProbedDevice::ledger_id).collect())
+    }
+
     /// Those of `picks`, in that order, each once.
     pub fn picked(&self, picks: &[Pick]) -> Result<GpuList, ProbeError> {
+        let picked = self.pick(picks)?;
+        let mut list = self.listed(picked.clone());
+        let same = |(i, d): (usize, &&ProbedDevice)| u32::try_from(i) == Ok(d.cuda_index);
+        let renumbered = picked.len() < self.devices.len() || !picked.iter().enumerate().all(same);
+        if renumbered {
+            let visible = picked.iter().map(|device| match &device.uuid {
+                Some(uuid) => uuid.clone(),
+                None => device.cuda_index.to_string(),
+            });
+            list.notes.push(Note::Picked {
+                visible: visible.collect::<Vec<_>>().join(","),
+            });
+        }
+        Ok(list)
+    }
+
+    fn pick(&self, picks: &[Pick]) -> Result<Vec<&ProbedDevice>, ProbeError> {
         let mut picked: Vec<&ProbedDevice> = Vec::new();
         for pick in picks {
             let refuse = |there: String| ProbeError::NoSuchDevice {
@@ -142,19 +168,7 @@ impl Machine {
             }
             picked.push(device);
         }
-        let mut list = self.listed(picked.clone());
-        let same = |(i, d): (usize, &&ProbedDevice)| u32::try_from(i) == Ok(d.cuda_index);
-        let renumbered = picked.len() < self.devices.len() || !picked.iter().enumerate().all(same);
-        if renumbered {
-            let visible = picked.iter().map(|device| match &device.uuid {
-                Some(uuid) => uuid.clone(),
-                None => device.cuda_index.to_string(),
-            });
-            list.notes.push(Note::Picked {
-                visible: visible.collect::<Vec<_>>().join(","),
-            });
-        }
-        Ok(list)
+        Ok(picked)
     }
 
     fn there(&self) -> String {
