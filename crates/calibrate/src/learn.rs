@@ -5,7 +5,7 @@ use std::fmt;
 
 use vramfit::devices::{CONSISTENT_WITHIN_BYTES, Profile};
 
-use crate::{Comparison, DeviceComparison};
+use crate::{Comparison, DeviceComparison, MeasuredBy};
 
 /// More than this is not a context, modules and a library's handles.
 const MOST_BYTES: i64 = 4 << 30;
@@ -71,14 +71,38 @@ pub fn learn(comparisons: &[Comparison]) -> (Vec<Profile>, Vec<Refusal>) {
 }
 
 fn residual(device: &DeviceComparison) -> Result<u64, String> {
-    let Some(residual) = device.residual_bytes else {
+    let (Some(residual), Some(seen)) = (device.residual_bytes, device.measured) else {
         return Err("NVML showed nothing of the engine there".to_string());
     };
-    if device.buffers_agree == Some(false) {
-        return Err(
-            "the engine's own buffers are not the predicted ones, so that the rest means nothing"
-                .to_string(),
-        );
+    // Whatever others take at the same time would be learned as CUDA's own.
+    let not_its_own = match seen.by {
+        MeasuredBy::Process => None,
+        MeasuredBy::NewProcess => Some(
+            "the figure is of a process that is new there, which need not be the engine; measure where process ids are \
+             the host's (docker run --pid=host)",
+        ),
+        MeasuredBy::Growth => Some(
+            "the figure is what the card's memory in use grew by, and others may be in it; measure where NVML shows \
+             each process's memory",
+        ),
+    };
+    if let Some(reason) = not_its_own {
+        return Err(reason.to_string());
+    }
+    match device.buffers_agree {
+        Some(true) => (),
+        Some(false) => {
+            return Err(
+                "the engine's own buffers are not the predicted ones, so that the rest means nothing"
+                    .to_string(),
+            );
+        }
+        None => {
+            return Err(
+                "the engine's log names no buffers, so that what it takes beside them is not known"
+                    .to_string(),
+            );
+        }
     }
     let predicted = &device.predicted;
     if predicted.buffers_are_bound || predicted.pool_is_bound {
@@ -134,9 +158,26 @@ mod tests {
         }
     }
 
+    /// As predicted.
+    const SAID: Option<SaidBuffers> = Some(SaidBuffers {
+        model_bytes: 4000 * MIB,
+        context_bytes: 200 * MIB,
+        compute_bytes: 272 * MIB,
+        rounding_bytes: 0,
+    });
+
     fn run(expected: &Expected, peak_mib: u64, said: Option<SaidBuffers>) -> Comparison {
+        run_by(MeasuredBy::Process, expected, peak_mib, said)
+    }
+
+    fn run_by(
+        by: MeasuredBy,
+        expected: &Expected,
+        peak_mib: u64,
+        said: Option<SaidBuffers>,
+    ) -> Comparison {
         let seen = |mib: u64| Seen {
-            by: MeasuredBy::Process,
+            by,
             peak_bytes: mib * MIB,
             last_bytes: mib * MIB,
             samples: 9,
@@ -154,7 +195,7 @@ mod tests {
     #[test]
     fn the_rest_alone_is_learned() {
         let expected = expected();
-        let comparisons = [4916, 4909, 4920].map(|mib| run(&expected, mib, None));
+        let comparisons = [4916, 4909, 4920].map(|mib| run(&expected, mib, SAID));
         assert!(comparisons.iter().all(Comparison::is_right));
         let (profiles, refusals) = learn(&comparisons);
         assert!(refusals.is_empty(), "{refusals:?}");
@@ -181,25 +222,27 @@ mod tests {
             assert!(only.to_string().contains(words), "{only}");
         };
         let good = expected();
-        let apart = [run(&good, 4900, None), run(&good, 4990, None)];
+        let apart = [run(&good, 4900, SAID), run(&good, 4990, SAID)];
         check(&apart, "from 154 to 244 MiB");
-        check(&[run(&good, 4746, None)], "less was measured");
-        check(&[run(&good, 4700, None)], "less was measured");
-        check(&[run(&good, 9999, None)], "5253 MiB are left over");
+        check(&[run(&good, 4746, SAID)], "less was measured");
+        check(&[run(&good, 4700, SAID)], "less was measured");
+        check(&[run(&good, 9999, SAID)], "5253 MiB are left over");
         let lie = SaidBuffers {
             model_bytes: 4001 * MIB,
-            context_bytes: 200 * MIB,
-            compute_bytes: 272 * MIB,
-            rounding_bytes: 0,
+            ..SAID.unwrap()
         };
         let disagrees = run(&good, 4916, Some(lie));
         assert!(!disagrees.is_right());
         check(&[disagrees], "not the predicted ones");
+        check(&[run(&good, 4916, None)], "names no buffers");
+        let by = |by| [run_by(by, &good, 4916, SAID)];
+        check(&by(MeasuredBy::NewProcess), "which need not be the engine");
+        check(&by(MeasuredBy::Growth), "others may be in it");
         let mut legacy = expected();
         legacy.devices[0].pool_is_legacy = true;
-        check(&[run(&legacy, 4916, None)], "no virtual memory management");
+        check(&[run(&legacy, 4916, SAID)], "no virtual memory management");
         let mut bound = expected();
         bound.devices[0].pool_is_bound = true;
-        check(&[run(&bound, 4916, None)], "a bound is among");
+        check(&[run(&bound, 4916, SAID)], "a bound is among");
     }
 }
