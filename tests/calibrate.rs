@@ -368,6 +368,14 @@ fn requests_that_cannot_be_are_refused() {
         "--gpus names 4 devices, and this machine has 2",
     );
     check(
+        &["--allocate", "--gpus", "rtx3090x2"],
+        "compute capability 8.6, and this machine's is Tesla K80 with compute capability 3.7",
+    );
+    check(
+        &["--allocate", "--gpus", "k80,12GiB:cc=3.7:sms=15"],
+        "CUDA1 is planned as",
+    );
+    check(
         &["--allocate", "--mmproj", "x.gguf"],
         "calibrate measures a model by itself",
     );

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use serde::Serialize;
-use vramfit::Probe;
-use vramfit::devices::{DEFAULT_TIMEOUT, Machine, Note, Profiles, format_bytes};
+use vramfit::devices::{DEFAULT_TIMEOUT, Machine, Note, ProbedDevice, Profiles, format_bytes};
 use vramfit::report::one_line;
+use vramfit::{ComputeCapability, Device, Probe};
 use vramfit_calibrate::{
     Allocation, Card, Comparison, EngineKind, Expected, Options, allocate, allocation_text,
     comparison_text, learn, measure, rows,
@@ -175,12 +175,43 @@ fn cards(settings: &Settings, machine: &Machine) -> Result<Vec<Card>, String> {
             "--gpus names {planned} devices, and this machine has {found}"
         ));
     }
-    let card = |d: &vramfit::devices::ProbedDevice| Card {
+    for (planned, found) in settings.gpus.devices.iter().zip(&machine.devices) {
+        is_same_kind(planned, found)?;
+    }
+    let card = |d: &ProbedDevice| Card {
         name: d.name.clone(),
         uuid: d.uuid.clone(),
         pci_id: d.pci_id.clone(),
     };
     Ok(machine.devices.iter().take(planned).map(card).collect())
+}
+
+/// A plan for another kind of card says nothing of this one: kernels, and so memory, go by what is compared here. Free
+/// memory may be another, which is what `--gpus` is for.
+fn is_same_kind(planned: &Device, found: &ProbedDevice) -> Result<(), String> {
+    let index = found.cuda_index;
+    let refuse = |planned_as: String, found_as: String| {
+        Err(format!(
+            "--gpus: CUDA{index} is planned as {} with {planned_as}, and this machine's is {} with {found_as}; calibrate \
+             plans for the cards that are here (leave --gpus out)",
+            one_line(&planned.name),
+            one_line(&found.name)
+        ))
+    };
+    let capability = |c: ComputeCapability| format!("compute capability {c}");
+    if planned.compute_capability != found.compute_capability {
+        return refuse(
+            capability(planned.compute_capability),
+            capability(found.compute_capability),
+        );
+    }
+    match (planned.sm_count, found.sm_count) {
+        (Some(a), Some(b)) if a != b => refuse(
+            format!("{a} multiprocessors"),
+            format!("{b} multiprocessors"),
+        ),
+        _ => Ok(()),
+    }
 }
 
 fn one(
