@@ -384,6 +384,25 @@ fn gpus_are_named_once() {
     ));
 }
 
+#[test]
+fn lists_have_a_value_for_each_gpu() {
+    let gpus = || vramfit::gpus("80GiBx2").unwrap();
+    for names in [&["GPU-1"][..], &["GPU-1", "GPU-2", "GPU-3"]] {
+        let refused = Host::with_ids(Volatile, "here", gpus(), names.iter().copied()).err();
+        let counts =
+            matches!(refused, Some(Error::Count { given, gpus: 2, .. }) if given == names.len());
+        assert!(counts, "{refused:?}");
+    }
+    let host = host("80GiBx2");
+    let before = free(&host);
+    for bytes in [&[GIB][..], &[GIB; 3]] {
+        let refused = host.observe(bytes).unwrap_err();
+        assert_eq!(refused.status(), vramfit::Status::InvalidArgument);
+        assert!(matches!(host.probes(bytes), Err(Error::Count { .. })));
+    }
+    assert_eq!(free(&host), before);
+}
+
 /// Sixteen threads on four ledgers over one store: each plans on what it last saw, and is told when that
 /// is no longer so. Never is a byte promised twice, and in the end the GPUs are as full as they get.
 #[test]

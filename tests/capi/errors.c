@@ -130,6 +130,8 @@ int main(int argc, char **argv) {
     CHECK(vramfit_host_observe(host, free_bytes, 1, &error) == VRAMFIT_STATUS_OK);
     CHECK(vramfit_host_reap(host, free_bytes, 1, 1, &json, &error) == VRAMFIT_STATUS_OK);
     CHECK(json && strstr(json, "\"released\":[]"));
+    EXPECT(vramfit_host_observe(host, free_bytes, 0, &error), INVALID_ARGUMENT, "0 figures of free memory for 1 GPUs");
+    EXPECT(vramfit_host_reap(host, NULL, 0, 1, &json, &error), INVALID_ARGUMENT, "0 figures of free memory for 1 GPUs");
     vramfit_string_free(json);
     CHECK(vramfit_settings_schema(&json, &error) == VRAMFIT_STATUS_OK && strstr(json, "n_gpu_layers"));
     vramfit_string_free(json);

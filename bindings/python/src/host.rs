@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use pyo3::prelude::*;
 use pyo3::types::{PyAny, PyDict, PyType};
 use serde_json::json;
-use vramfit::ledger::{self, Probe, Store};
+use vramfit::ledger::{self, Store};
 use vramfit::{
     Answer, GpuList, Journal, LoadRequest, ReservationId, Share, Stale, Status, Volatile,
 };
@@ -66,14 +66,6 @@ fn time(now_ms: Option<u64>) -> u64 {
 
 fn index(host: &Open, gpu: &ledger::GpuId) -> Option<usize> {
     host.ids().iter().position(|id| id == gpu)
-}
-
-fn probes(host: &Open, free_bytes: &[u64]) -> Vec<Probe> {
-    let probe = |(gpu, &free_bytes): (&ledger::GpuId, &u64)| Probe {
-        gpu: gpu.clone(),
-        free_bytes,
-    };
-    host.ids().iter().zip(free_bytes).map(probe).collect()
 }
 
 #[pymethods]
@@ -276,7 +268,7 @@ impl Host {
         free_bytes: Vec<u64>,
         now_ms: Option<u64>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let probes = probes(&self.host, &free_bytes);
+        let probes = self.host.probes(&free_bytes).map_err(Failure::from)?;
         let reaped = self.host.ledger().reap(&probes, time(now_ms));
         Ok(pythonize::pythonize(py, &reaped.map_err(Failure::from)?)?)
     }

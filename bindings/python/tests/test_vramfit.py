@@ -147,6 +147,16 @@ def test_texts(small: vramfit.Model) -> None:
         (lambda m: vramfit.Gpu(0, compute_capability="8.6"), vramfit.GpusError, "no memory"),
         (lambda m: vramfit.Gpu(1, compute_capability="86"), vramfit.GpusError, "not a compute capability"),
         (lambda m: vramfit.Host("h", "k80", ids=[]), vramfit.InvalidArgument, "0 ids for 1 GPUs"),
+        (
+            lambda m: vramfit.Host("h", "8GiBx2").observe([0]),
+            vramfit.InvalidArgument,
+            "1 figures of free memory for 2 GPUs",
+        ),
+        (
+            lambda m: vramfit.Host("h", "8GiBx2").reap([0, 0, 0]),
+            vramfit.InvalidArgument,
+            "3 figures of free memory for 2 GPUs",
+        ),
         (lambda m: vramfit.Host("h", "k80").release(7), vramfit.UnknownReservation, "#7"),
         (
             lambda m: vramfit.Host("h", "2GiB").reserve(m, name="m", holder="h"),

@@ -285,7 +285,8 @@ vramfit_status vramfit_host_open(const char *name,
 // The host's GPUs with what is free of them by the ledger now: a list of its own, to be freed.
 vramfit_status vramfit_host_gpus(const vramfit_host *host, vramfit_gpus **gpus, vramfit_error **error);
 
-// What the driver says is free of each GPU, in their order: never more than that is promised from now on.
+// What the driver says is free of each GPU, in their order: never more than that is promised from now on. `count` is
+// that of the host's GPUs; a list of another length changes nothing.
 vramfit_status vramfit_host_observe(const vramfit_host *host,
                                     const uint64_t *free_bytes,
                                     size_t count,
@@ -368,8 +369,9 @@ vramfit_status vramfit_host_state_json(const vramfit_host *host,
                                        vramfit_error **error);
 
 // Drops reservations whose lease has run out, together with what the driver says is free of each GPU, taken just before:
-// what an orphaned engine still holds then counts as taken by others. `reaped_json` may be NULL; else it is an object with
-// `released` and `unprobed`, to be freed with `vramfit_string_free`.
+// what an orphaned engine still holds then counts as taken by others. `count` is that of the host's GPUs; a list of
+// another length changes nothing. `reaped_json` may be NULL; else it is an object with `released` and `unprobed`, to be
+// freed with `vramfit_string_free`.
 vramfit_status vramfit_host_reap(const vramfit_host *host,
                                  const uint64_t *free_bytes,
                                  size_t count,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::json;
-use vramfit::ledger::{self, Held, Probe, Store};
+use vramfit::ledger::{self, Held, Store};
 use vramfit::{
     Answer, GpuList, Host, Journal, LoadRequest, ReservationId, Reserved, Share, Stale, Volatile,
 };
@@ -187,7 +187,8 @@ pub unsafe extern "C" fn vramfit_host_gpus(
     })
 }
 
-/// What the driver says is free of each GPU, in their order: never more than that is promised from now on.
+/// What the driver says is free of each GPU, in their order: never more than that is promised from now on. `count` is
+/// that of the host's GPUs; a list of another length changes nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_observe(
     host: *const vramfit_host,
@@ -401,8 +402,9 @@ pub unsafe extern "C" fn vramfit_host_state_json(
 }
 
 /// Drops reservations whose lease has run out, together with what the driver says is free of each GPU, taken just before:
-/// what an orphaned engine still holds then counts as taken by others. `reaped_json` may be NULL; else it is an object with
-/// `released` and `unprobed`, to be freed with `vramfit_string_free`.
+/// what an orphaned engine still holds then counts as taken by others. `count` is that of the host's GPUs; a list of
+/// another length changes nothing. `reaped_json` may be NULL; else it is an object with `released` and `unprobed`, to be
+/// freed with `vramfit_string_free`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_reap(
     host: *const vramfit_host,
@@ -414,12 +416,7 @@ pub unsafe extern "C" fn vramfit_host_reap(
 ) -> vramfit_status {
     guard(error, || {
         let host = &handle(host, "host")?.host;
-        let free = values(free_bytes, count, "free_bytes")?;
-        let probe = |(gpu, &free_bytes): (&ledger::GpuId, &u64)| Probe {
-            gpu: gpu.clone(),
-            free_bytes,
-        };
-        let probes: Vec<Probe> = host.ids().iter().zip(free).map(probe).collect();
+        let probes = host.probes(values(free_bytes, count, "free_bytes")?)?;
         let reaped = host.ledger().reap(&probes, now_ms);
         let reaped = reaped?;
         if !reaped_json.is_null() {

@@ -3,7 +3,7 @@
 
 use crate::{
     Device, Error, GpuList, Grant, Ledger, Model, Placement, Policy, ReservationId, RunConfig,
-    Share, ledger, plan,
+    Share, ledger, one_each, plan,
 };
 use ledger::{GpuId, Name, Probe, Stale, State, Store};
 
@@ -103,7 +103,8 @@ impl<S: Store> Host<S> {
 
     /// As [`Host::open`], with the GPUs' own names, such as UUIDs: indices move when a card falls off
     /// the bus. What is free on a GPU when it is given here is what models may take of it. GPUs that
-    /// the store knows of this host and that are not given are gone.
+    /// the store knows of this host and that are not given are gone. [`Error::Count`] where there is not
+    /// one name for each GPU.
     pub fn with_ids<N: Into<Name>>(
         store: S,
         name: impl Into<Name>,
@@ -114,8 +115,8 @@ impl<S: Store> Host<S> {
         let devices = std::mem::take(&mut gpus.devices).into_iter();
         gpus.devices = devices.map(Device::shared).collect();
         let ids = ids.into_iter().map(|id| GpuId::new(name.clone(), id));
-        let ids: Vec<GpuId> = ids.take(gpus.devices.len()).collect();
-        gpus.devices.truncate(ids.len());
+        let ids: Vec<GpuId> = ids.collect();
+        one_each("names", ids.len(), gpus.devices.len())?;
         for (i, id) in ids.iter().enumerate() {
             if ids.iter().skip(i + 1).any(|other| other == id) {
                 return Err(ledger::Error::GpuTwice(id.clone()).into());
@@ -184,15 +185,21 @@ impl<S: Store> Host<S> {
     }
 
     /// What the driver says is free of each GPU, in their order: never more than that is promised from
-    /// now on.
+    /// now on. Where only some are known, [`Ledger::probe`] takes those.
     pub fn observe(&self, free_bytes: &[u64]) -> Result<(), Error> {
+        self.ledger.probe(&self.probes(free_bytes)?)?;
+        Ok(())
+    }
+
+    /// What the driver says is free of each GPU, in their order, as the ledger takes it, such as for
+    /// [`Ledger::reap`]. [`Error::Count`] where there is not one figure for each GPU.
+    pub fn probes(&self, free_bytes: &[u64]) -> Result<Vec<Probe>, Error> {
+        one_each("figures of free memory", free_bytes.len(), self.ids.len())?;
         let probe = |(gpu, &free_bytes): (&GpuId, &u64)| Probe {
             gpu: gpu.clone(),
             free_bytes,
         };
-        let probes: Vec<Probe> = self.ids.iter().zip(free_bytes).map(probe).collect();
-        self.ledger.probe(&probes)?;
-        Ok(())
+        Ok(self.ids.iter().zip(free_bytes).map(probe).collect())
     }
 
     /// Bytes on GPUs by their index, as the ledger takes them.

@@ -174,9 +174,28 @@ pub enum Error {
         /// What was to be loaded.
         model: String,
     },
+    /// A list that has to have one value for each of the host's GPUs, and has fewer or more.
+    #[error("{given} {what} for {gpus} GPUs: give one for each, in the GPUs' order")]
+    Count {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        given: usize,
+        /// How many GPUs there are.
+        gpus: usize,
+    },
     /// The ledger has refused.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
+}
+
+/// [`Error::Count`] where a list is not as long as that of the GPUs: a value that is missing would be
+/// a GPU that nobody knows, or one whose memory is promised without a look.
+fn one_each(what: &'static str, given: usize, gpus: usize) -> Result<(), Error> {
+    match given == gpus {
+        true => Ok(()),
+        false => Err(Error::Count { what, given, gpus }),
+    }
 }
 
 /// The first option that was not taken, as the end of a sentence.

@@ -106,6 +106,7 @@ impl Error {
             Error::Plan(_) => Status::Model,
             Error::NeverFits { .. } => Status::NeverFits,
             Error::NoGpu { .. } => Status::NoGpu,
+            Error::Count { .. } => Status::InvalidArgument,
             Error::Ledger(error) => Status::of_ledger(error),
         }
     }
