@@ -115,7 +115,7 @@ func bytesOf(values []uint64) *C.uint64_t {
 type Load struct {
 	Model   string        // what the ledger calls it; its own reservations are never evicted for it
 	Holder  string        // the process to look for when the lease runs out
-	Lease   time.Duration // to be renewed at least this often; 0 for none
+	Lease   time.Duration // to be renewed at least this often, a millisecond or more; 0 for none
 	Stale   *Stale        // which reservations may be evicted; nil for none
 	Partial bool          // layers or experts on the host will do, too
 }
@@ -125,7 +125,7 @@ type Stale struct{ Idle, Start time.Duration }
 
 func (l Load) json() (string, error) {
 	load := map[string]any{"model": l.Model, "holder": l.Holder, "partial": l.Partial}
-	if l.Lease > 0 {
+	if l.Lease != 0 {
 		load["lease_ms"] = l.Lease.Milliseconds()
 	}
 	if l.Stale != nil {
@@ -200,7 +200,10 @@ func reservedOf(c *C.vramfit_reserved) *Reserved {
 
 // Commit says that the engine has loaded it and took shares; nil says that it took what was reserved.
 func (h *Host) Commit(id uint64, shares []Share) error {
-	cshares := make([]C.vramfit_share, len(shares))
+	var cshares []C.vramfit_share // nil for nil: a list of no shares is refused
+	if shares != nil {
+		cshares = make([]C.vramfit_share, len(shares))
+	}
 	for i, share := range shares {
 		cshares[i] = C.vramfit_share{gpu: C.uint32_t(share.GPU), bytes: C.uint64_t(share.Bytes)}
 	}

@@ -101,6 +101,8 @@ int main(int argc, char **argv) {
     const char *load = "{\"model\": \"m\", \"holder\": \"h\"}";
     EXPECT(vramfit_host_reserve(host, model, NULL, NULL, 0, &reserved, &error), INVALID_ARGUMENT, "load_json is NULL");
     EXPECT(vramfit_host_reserve(host, model, NULL, "{}", 0, &reserved, &error), INVALID_ARGUMENT, "missing field `model`");
+    EXPECT(vramfit_host_reserve(host, model, NULL, "{\"model\": \"m\", \"holder\": \"h\", \"lease_ms\": 0}", 0, &reserved,
+                                &error), INVALID_ARGUMENT, "lease of 0");
     EXPECT(vramfit_host_reserve(host, model, NULL, load, 0, &reserved, &error), NEVER_FITS, "does not fit");
     EXPECT(vramfit_host_reserve(host, model, "{\"n_gpu_layers\": 0, \"offload_kqv\": false, \"op_offload\": false, \"devices\": []}",
                                 load, 0, &reserved, &error), NO_GPU, "nothing to reserve");
@@ -109,6 +111,7 @@ int main(int argc, char **argv) {
     EXPECT(vramfit_host_commit(host, 9, &nothing, 1, 0, &error), INVALID_ARGUMENT, "zero or unknown");
     EXPECT(vramfit_host_commit(host, 9, &unknown, 1, 0, &error), UNKNOWN_GPU, "CUDA7");
     EXPECT(vramfit_host_commit(host, 9, NULL, 1, 0, &error), INVALID_ARGUMENT, "shares is NULL");
+    EXPECT(vramfit_host_commit(host, 9, &nothing, 0, 0, &error), INVALID_ARGUMENT, "an array of 0");
     EXPECT(vramfit_host_renew(host, 9, 0, &error), UNKNOWN_RESERVATION, "#9");
     EXPECT(vramfit_host_release(NULL, 9, &error), INVALID_ARGUMENT, "host is NULL");
     EXPECT(vramfit_host_begin_request(host, 9, 0, &error), UNKNOWN_RESERVATION, "#9");
@@ -127,11 +130,11 @@ int main(int argc, char **argv) {
     CHECK(json && strstr(json, "\"missing\":["));
     vramfit_string_free(json);
     CHECK(vramfit_host_release(host, id, &error) == VRAMFIT_STATUS_OK);
+    EXPECT(vramfit_host_observe(host, free_bytes, 0, &error), INVALID_ARGUMENT, "0 figures of free memory for 1 GPUs");
+    EXPECT(vramfit_host_reap(host, NULL, 0, 1, &json, &error), INVALID_ARGUMENT, "0 figures of free memory for 1 GPUs");
     CHECK(vramfit_host_observe(host, free_bytes, 1, &error) == VRAMFIT_STATUS_OK);
     CHECK(vramfit_host_reap(host, free_bytes, 1, 1, &json, &error) == VRAMFIT_STATUS_OK);
     CHECK(json && strstr(json, "\"released\":[]"));
-    EXPECT(vramfit_host_observe(host, free_bytes, 0, &error), INVALID_ARGUMENT, "0 figures of free memory for 1 GPUs");
-    EXPECT(vramfit_host_reap(host, NULL, 0, 1, &json, &error), INVALID_ARGUMENT, "0 figures of free memory for 1 GPUs");
     vramfit_string_free(json);
     CHECK(vramfit_settings_schema(&json, &error) == VRAMFIT_STATUS_OK && strstr(json, "n_gpu_layers"));
     vramfit_string_free(json);

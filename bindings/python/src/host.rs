@@ -132,6 +132,10 @@ impl Host {
     ) -> PyResult<Reserved> {
         let opened = Arc::clone(&model.get().opened);
         let settings = read_settings(settings)?;
+        if lease_ms == Some(0) {
+            let why = "lease_ms: a lease of 0 has run out before it begins";
+            return Err(Failure::argument(why).into());
+        }
         let mut load = LoadRequest::new(name, holder);
         load.lease_ms = lease_ms;
         load.stale = stale_ms.map(|(idle, start)| Stale::after(idle, start));
@@ -149,6 +153,15 @@ impl Host {
             Ok::<_, vramfit::Error>((Answer::new(reserved.placement, document), reserved.grant))
         };
         let (answer, grant) = py.detach(reserve).map_err(Failure::from)?;
+        let placement = match Py::new(py, Placement { opened, answer }) {
+            Ok(placement) => placement,
+            Err(error) => {
+                // Nobody would know its number.
+                py.detach(|| self.host.release(grant.id))
+                    .map_err(Failure::from)?;
+                return Err(error);
+            }
+        };
         let share = |share: &Share| Some((index(&host, &share.gpu)?, share.bytes.get()));
         let leaving = grant.evict.iter().map(|e| e.id);
         let leaving = leaving.chain(grant.waits_for.iter().copied());
@@ -156,7 +169,7 @@ impl Host {
             id: grant.id.0,
             shares: grant.shares.iter().filter_map(share).collect(),
             leaving: leaving.map(|id| id.0).collect(),
-            placement: Py::new(py, Placement { opened, answer })?,
+            placement,
             grant,
             host,
         })

@@ -157,6 +157,11 @@ def test_texts(small: vramfit.Model) -> None:
             vramfit.InvalidArgument,
             "3 figures of free memory for 2 GPUs",
         ),
+        (
+            lambda m: vramfit.Host("h", "80GiB").reserve(m, name="m", holder="h", lease_ms=0),
+            vramfit.InvalidArgument,
+            "lease of 0",
+        ),
         (lambda m: vramfit.Host("h", "k80").release(7), vramfit.UnknownReservation, "#7"),
         (
             lambda m: vramfit.Host("h", "2GiB").reserve(m, name="m", holder="h"),

@@ -327,6 +327,7 @@ const char *vramfit_reserved_json(const vramfit_reserved *reserved);
 void vramfit_reserved_free(vramfit_reserved *reserved);
 
 // The engine has loaded it and took `shares`; NULL with a count of 0 says that it took what was reserved.
+// An array of 0 is refused: an engine that took nothing holds no reservation.
 vramfit_status vramfit_host_commit(const vramfit_host *host,
                                    uint64_t id,
                                    const vramfit_share *shares,

@@ -16,6 +16,7 @@ use crate::gpus::vramfit_gpus;
 use crate::model::vramfit_model;
 use crate::placement::{settings, vramfit_placement};
 use crate::text::{Out, array, c_string, handle, path, pointer, set, text, text_or_null, values};
+use crate::unclaimed::Unclaimed;
 
 /// The GPUs of one host and the ledger over them. Every call is atomic: what is reserved is promised to nobody else,
 /// whichever thread asks.
@@ -68,6 +69,10 @@ impl Load {
         let json = text(json, "load_json")?;
         let load: Load = serde_json::from_str(json)
             .map_err(|error| Failure::argument(format!("load_json: {error}")))?;
+        if load.lease_ms == Some(0) {
+            let why = "load_json: lease_ms: a lease of 0 has run out before it begins";
+            return Err(Failure::argument(why));
+        }
         let mut request = LoadRequest::new(load.model, load.holder);
         request.stale = load.stale.map(|s| Stale::after(s.idle_ms, s.start_ms));
         request.lease_ms = load.lease_ms;
@@ -114,6 +119,7 @@ impl vramfit_host {
             }
             Err(error) => return Err(error.into()),
         };
+        let unclaimed = Unclaimed::new(&self.host, grant.id);
         let estimate = document(&self.host.gpus_for(&grant), &placement);
         let shares = grant.shares.iter().filter_map(|share| {
             let bytes = share.bytes.get();
@@ -123,13 +129,15 @@ impl vramfit_host {
         let leaving = grant.evict.iter().map(|e| e.id);
         let leaving = leaving.chain(grant.waits_for.iter().copied());
         let answer = Answer::new(placement, estimate);
-        Ok(vramfit_reserved {
+        let reserved = vramfit_reserved {
             id: grant.id.0,
             shares: shares.collect(),
             leaving: leaving.map(|id| id.0).collect(),
             json: c_string(serde_json::to_string(&grant)?),
             placement: vramfit_placement::new(opened, answer)?,
-        })
+        };
+        unclaimed.told();
+        Ok(reserved)
     }
 }
 
@@ -278,6 +286,7 @@ pub unsafe extern "C" fn vramfit_reserved_free(reserved: *mut vramfit_reserved) 
 }
 
 /// The engine has loaded it and took `shares`; NULL with a count of 0 says that it took what was reserved.
+/// An array of 0 is refused: an engine that took nothing holds no reservation.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_commit(
     host: *const vramfit_host,
@@ -290,6 +299,10 @@ pub unsafe extern "C" fn vramfit_host_commit(
     guard(error, || {
         let host = handle(host, "host")?;
         let id = ReservationId(id);
+        if count == 0 && !shares.is_null() {
+            let why = "shares: an array of 0; NULL says that it took what was reserved";
+            return Err(Failure::argument(why));
+        }
         let shares = match values(shares, count, "shares")? {
             [] => {
                 let state = host.host.ledger().state()?;

@@ -19,6 +19,7 @@ mod host;
 mod model;
 mod placement;
 mod text;
+mod unclaimed;
 
 pub use error::*;
 pub use gpus::*;
