@@ -104,14 +104,14 @@ fn hidden_gpus_are_told_from_none() {
 
 #[test]
 fn two_dies_of_a_k80_are_planned_for_as_the_catalogues() {
-    let k80 = "2*Tesla K80:11441MiB:3.7:sms=13:vmm=0:board=768";
+    let k80 = "2*Tesla K80:11441MiB:3.7:sms=13:board=768";
     let machine = Machine::new(k80).env("VGPU_DRIVER", "470.256.02");
     let found = machine.probe();
     assert_eq!(
         (&found["driver"], &found["cuda"]),
         (&json!("470.256.02"), &json!("11.4"))
     );
-    assert_eq!(each(&found, "virtual_memory"), [false, false]);
+    assert_eq!(each(&found, "virtual_memory"), [true, true]);
     // Before 510 NVML does not tell what the driver keeps.
     assert_eq!(each(&found, "reserved_bytes"), [Value::Null, Value::Null]);
     assert_eq!(found["devices"][0]["free"]["bytes"], 11_441 * MIB);
@@ -237,6 +237,19 @@ fn an_integrated_gpu_has_the_systems_memory() {
     assert_eq!(device["free"]["from"], "system");
     let free = device["free"]["bytes"].as_u64().unwrap();
     assert!(free > 0 && free <= 62_827 * MIB, "{free}");
+}
+
+#[test]
+fn a_pool_of_the_older_kind_is_said() {
+    let machine = Machine::new("Tesla T4:15GiB:7.5:vmm=0");
+    assert_eq!(notes(&machine.probe()), ["older_pool"]);
+    let model = fixture("gguf/gemma-3-4b.Q4_K_M.gguf");
+    let plan = machine.json(&[model.to_str().unwrap(), "--gpus", "auto", "--json"]);
+    assert!(
+        plan["notes"].to_string().contains("older kind"),
+        "{}",
+        plan["notes"]
+    );
 }
 
 #[test]

@@ -70,8 +70,8 @@ const COLUMNS: i64 = 128;
 impl<'a> Slicer<'a> {
     /// Over `n_devices` by `shares`, equal ones if all are 0.
     pub fn new(model: &'a Model, n_devices: usize, shares: &[f32]) -> Slicer<'a> {
-        let is_given = shares.iter().any(|&s| s != 0.0);
         let share = |i: usize| shares.get(i).copied().unwrap_or(0.0);
+        let is_given = (0..n_devices).map(share).sum::<f32>() != 0.0;
         let of = |l: &LayerHparams| usize::from(l.is_recurrent) + 2 * usize::from(l.is_swa);
         let mut seen = [0; 4];
         let rank = |l: &LayerHparams| {
@@ -232,12 +232,13 @@ impl<'a> Slicer<'a> {
         }
         match subject {
             Subject::Layer(Kind::AttnQkv, _) => {
-                let (q, kv) = (layer.n_head * layer.n_embd_head_k, layer.n_embd_v_gqa());
+                let q = layer.n_head.saturating_mul(layer.n_embd_head_k);
+                let kv = layer.n_embd_v_gqa();
                 vec![(q, 1), (kv, 2)]
             }
             // Phi 3 has up and gate in one matrix
             Subject::Layer(Kind::FfnUp | Kind::FfnUpExps, _)
-                if self.delta_net().is_none() && n == 2 * layer.n_ff =>
+                if self.delta_net().is_none() && n % 2 == 0 && n / 2 == layer.n_ff =>
             {
                 vec![(layer.n_ff, 2)]
             }
@@ -263,12 +264,13 @@ impl<'a> Slicer<'a> {
         let is_interleaved = self.delta_net()?;
         let ssm = self.model.hparams.ssm?;
         if !layer.is_recurrent && matches!(subject, Subject::Layer(Kind::AttnQkv, _)) {
-            let q = layer.n_head * layer.n_embd_head_k * 2;
+            let q = product([layer.n_head, layer.n_embd_head_k, 2]);
             return Some(vec![(q, 1), (layer.n_embd_v_gqa(), 2)]);
         }
         let (head, n_k_head, n_v_head) = (ssm.d_state, ssm.n_group, ssm.dt_rank);
-        let (key, value) = (head * n_k_head, head * n_v_head);
-        let taps = ssm.d_conv - 1;
+        let (key, value) = (product([head, n_k_head, 1]), product([head, n_v_head, 1]));
+        let taps = (ssm.d_conv - 1).max(0);
+        let [keys, values] = [key, value].map(|n| n.saturating_mul(taps));
         let ratio = n_v_head / n_k_head.max(1);
         let is_mixed = matches!(
             subject,
@@ -277,15 +279,15 @@ impl<'a> Slicer<'a> {
         let stretches = match subject {
             _ if is_mixed && is_interleaved => vec![(key, 2 + ratio)],
             _ if is_mixed => vec![(key, 2), (value, 1)],
-            Subject::Cache(CacheKind::R) if is_interleaved => vec![(key * taps, 2 + ratio)],
-            Subject::Cache(CacheKind::R) => vec![(key * taps, 2), (value * taps, 1)],
+            Subject::Cache(CacheKind::R) if is_interleaved => vec![(keys, 2 + ratio)],
+            Subject::Cache(CacheKind::R) => vec![(keys, 2), (values, 1)],
             _ if !is_interleaved => return None,
             Subject::Layer(Kind::AttnGate | Kind::SsmOut, Part::Weight) => vec![(key, ratio)],
             Subject::Layer(Kind::SsmDt, Part::Bias)
             | Subject::Layer(Kind::SsmA | Kind::SsmAlpha | Kind::SsmBeta, Part::Weight) => {
                 vec![(n_k_head, ratio)]
             }
-            Subject::Cache(CacheKind::S) => vec![(n_k_head * head * head, ratio)],
+            Subject::Cache(CacheKind::S) => vec![(product([n_k_head, head, head]), ratio)],
             _ => return None,
         };
         Some(stretches)
@@ -473,6 +475,10 @@ fn compressed_axis(subject: Subject) -> Option<Option<(usize, &'static [Kind])>>
         (Kind::FfnDownShexp, Part::Weight) => Some(Some((0, SHARED))),
         _ => None,
     }
+}
+
+fn product(factors: [i64; 3]) -> i64 {
+    factors.into_iter().fold(1, i64::saturating_mul)
 }
 
 /// The least common multiple; 0 with 0.

@@ -20,7 +20,7 @@ pub enum Version {
     /// The fork for compute capability 3.7 (ollama37) as of 29 October 2025: the last GPU is filled
     /// first, GPUs before it are charged 190 MiB of graph, and a vision tower in the model's file
     /// goes with the output layer. The source of that day is not at hand: these rules are what its
-    /// notes (CLAUDE.md of dogkeeper886/ollama37) say, and they give the split and the sizes of its log.
+    /// notes (in the repository dogkeeper886/ollama37) say, and they give the split and the sizes of its log.
     /// They were taken back on the next day. Builds before and after hand out layers in turn, as
     /// [`Version::Upstream`] does; later ones multiply the graphs by 3.5 or 2.5 besides (its llm/memory.go),
     /// which is not modelled.

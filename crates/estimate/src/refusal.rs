@@ -104,6 +104,17 @@ pub enum Refusal {
         /// `general.architecture`.
         architecture: String,
     },
+    /// What one of many devices holds of an architecture that is not known has no bound.
+    #[error(
+        "what -sm tensor takes of architecture '{architecture}', which is not known, cannot be estimated: use -sm layer"
+    )]
+    TensorSplitOfUnknown {
+        /// `general.architecture`.
+        architecture: String,
+    },
+    /// Memory of one device among those that are one to the scheduler: an abort.
+    #[error("llama.cpp would abort: with -sm tensor an override can name the CPU, but no GPU")]
+    TensorSplitOverride,
     /// `SPLIT_MODE_TENSOR needs >= 1 devices`.
     #[error("-sm tensor needs a GPU: use -sm layer")]
     TensorSplitWithoutDevice,

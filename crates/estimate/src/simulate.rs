@@ -7,7 +7,7 @@ use crate::{
 use vramfit_arch::cache::{CacheKind, cache_tensor, cache_tensors};
 use vramfit_arch::{
     Batch, BuiltGraph, ContextParams, CpuRepack, FusedOp, Lent, LentCaches, LentTensor, Model,
-    Slicer, TensorSplit, Unfused, WeightMap, build,
+    Slicer, TensorOverride, TensorSplit, Unfused, WeightMap, build,
 };
 use vramfit_ggml::cuda::{Cuda, PoolUse};
 use vramfit_ggml::{
@@ -102,10 +102,11 @@ impl<'a> Context<'a> {
         };
         let n_layer_all = model.hparams.n_layer_all;
         let full_offload = layout.gpu_layers(n_layer_all) > n_layer_all;
-        let unused = |b: &BufferType| {
-            let index = b.device_index();
-            index.is_some_and(|i| i >= n_devices || layout.split_tensors)
-        };
+        let unused = |b: &BufferType| b.device_index().is_some_and(|i| i >= n_devices);
+        let to_device = |o: &TensorOverride| o.buffer.device_index().is_some();
+        if layout.split_tensors && layout.overrides.iter().any(to_device) {
+            return Err(Refusal::TensorSplitOverride.into());
+        }
         if let Some(o) = layout.overrides.iter().find(|o| unused(&o.buffer)) {
             let device = format!("device {}", o.buffer.index() - 1);
             return Err(Refusal::OverrideDevice { device }.into());
@@ -363,8 +364,9 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// With `-sm tensor` two devices from compute capability 7.0 on add up their results through a buffer of fixed size
-    /// each (`ggml_cuda_ar_pipeline`), others in steps through copies as large as what is added up.
+    /// With `-sm tensor` devices add up their results in steps, through copies as large as the largest result, that of
+    /// the experts where there are any; two devices from compute capability 7.0 on have a pipeline of fixed size beside
+    /// (`ggml_cuda_ar_pipeline`).
     fn reduce_bytes(&self) -> u64 {
         const VOLTA: ComputeCapability = ComputeCapability::new(7, 0);
         const PIPELINE_BYTES: u64 = 32 << 20;
@@ -372,13 +374,20 @@ impl<'a> Context<'a> {
         if self.slicer.is_none() || n < 2 {
             return 0;
         }
-        if n == 2 && self.devices.iter().all(|d| d.compute_capability >= VOLTA) {
-            return PIPELINE_BYTES;
-        }
-        let batch = self.batch(Pass::Prompt);
-        let row = self.model.hparams.n_embd.max(0) as u64;
-        let result = row.saturating_mul(4 * batch.n_tokens.max(0) as u64);
-        result.saturating_mul(u64::from(n.next_power_of_two().ilog2()))
+        let has_pipeline = n == 2 && self.devices.iter().all(|d| d.compute_capability >= VOLTA);
+        let layers = self.model.hparams.layers.iter();
+        let n_used = layers.map(|l| l.n_expert_used).max().unwrap_or(0).max(1);
+        let sizes = [
+            self.model.hparams.n_embd,
+            n_used,
+            self.batch(Pass::Prompt).n_tokens,
+        ];
+        let result = sizes
+            .iter()
+            .fold(4u64, |n, &x| n.saturating_mul(x.max(0) as u64));
+        let steps = u64::from(n.next_power_of_two().ilog2());
+        let pipeline = if has_pipeline { PIPELINE_BYTES } else { 0 };
+        steps.saturating_mul(result).saturating_add(pipeline)
     }
 
     /// Adds to `memory` what a tensor takes in `buffer`, on every device its part where tensors are shared out.
@@ -550,10 +559,16 @@ fn check_tensor_split(model: &Model, run: &RunConfig, layout: &Layout) -> Result
     if layout.devices.is_empty() {
         return Err(Refusal::TensorSplitWithoutDevice);
     }
-    let is_refused = model.architecture.tensor_split == TensorSplit::Refused;
-    if is_refused || !model.is_known() {
-        let architecture = model.architecture_name.clone();
-        return Err(Refusal::TensorSplitArchitecture { architecture });
+    let architecture = || model.architecture_name.clone();
+    if !model.is_known() {
+        return Err(Refusal::TensorSplitOfUnknown {
+            architecture: architecture(),
+        });
+    }
+    if model.architecture.tensor_split == TensorSplit::Refused {
+        return Err(Refusal::TensorSplitArchitecture {
+            architecture: architecture(),
+        });
     }
     match run.flash_attention {
         FlashAttention::Off => Err(Refusal::TensorSplitWithoutFlashAttention),

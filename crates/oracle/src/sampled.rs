@@ -51,6 +51,11 @@ impl Kind {
         }
     }
 
+    /// Whether a refusal is of this kind's own; one a model is in the table.
+    fn refuses(self, reason: &str) -> bool {
+        self == Kind::TensorSplit && reason.contains("SPLIT_MODE_TENSOR")
+    }
+
     fn settings(
         self,
         random: &mut Random,
@@ -127,7 +132,7 @@ pub fn make(request: &Request) -> Result<i32> {
         return Err(error);
     }
     if request.model.is_none() {
-        write_table(request, report.lines)?;
+        write_table(request, report.lines, crashed)?;
     }
     Ok(i32::from(differences > 0))
 }
@@ -172,6 +177,7 @@ fn cases(
     let mut random = Random::new(seed, &subject.entry.file);
     let mut stream = Cases::new(facts.clone(), seed).without_core();
     let (mut n, mut tries) = (0, 0..8 * request.per_model);
+    let mut refused = false;
     while n < request.per_model && tries.next().is_some() {
         let settings = stream.next_case().0;
         let settings = request
@@ -193,6 +199,12 @@ fn cases(
                 let line = verdict.row.line(&case);
                 lock(report).lines.push((number, line));
             }
+            Outcome::Refused if request.kind.refuses(&verdict.row.tail) => {
+                if !std::mem::replace(&mut refused, true) {
+                    let line = verdict.row.line(&case);
+                    lock(report).lines.push((number, line));
+                }
+            }
             Outcome::Refused => {} // for its settings: other tables know
         }
         if verdict.differs() {
@@ -204,12 +216,13 @@ fn cases(
     Ok(())
 }
 
-fn write_table(request: &Request, mut lines: Vec<(usize, String)>) -> Result<()> {
+fn write_table(request: &Request, mut lines: Vec<(usize, String)>, crashed: usize) -> Result<()> {
     lines.sort();
     let mut text = format!(
         "# engine: llama.cpp v0.5.0, CUDA 13 build, real loads on imaginary GPUs (crates/oracle/kit)\n\
          # made by: cargo run -p vramfit-oracle -- {} --per-model {} --seed {}\n\
          # Columns as in llama.cpp-v0.5.0-cuda13.tsv. {}\
+         # {crashed} more cases crashed in the engine: no truth.\n\
          # {COLUMNS}\n",
         request.kind.command(),
         request.per_model,

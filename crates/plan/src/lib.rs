@@ -64,7 +64,10 @@ pub fn plan(
         );
     }
     let (model, run) = (&*loaded, beside.as_ref().unwrap_or(run));
-    let seen = &devices[..devices.len().min(MAX_DEVICES)];
+    // to the scheduler those of `-sm tensor` are one
+    let shares_out = policy.pinned.split_mode == Some(SplitMode::Tensor);
+    let most = MAX_DEVICES + usize::from(shares_out);
+    let seen = &devices[..devices.len().min(most)];
     let problem = Problem {
         model,
         run,
@@ -84,9 +87,8 @@ pub fn plan(
     placement.devices.extend(unseen);
     if devices.len() > seen.len() {
         placement.notes.push(format!(
-            "only CUDA0 to CUDA{} were looked at: llama.cpp's scheduler takes {MAX_DEVICES} GPUs and the CPU, \
-             and aborts with more",
-            MAX_DEVICES - 1
+            "only CUDA0 to CUDA{} were looked at: llama.cpp takes {most} GPUs and the CPU, and aborts with more",
+            most - 1
         ));
     }
     placement.n_estimates = calls.get();

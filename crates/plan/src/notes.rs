@@ -39,7 +39,8 @@ fn unknown(problem: &Problem, placement: &Placement) -> Option<String> {
 fn shared_out(placement: &Placement) -> Option<String> {
     let b = &placement.breakdown;
     let reduce = b.runtime.iter().map(|r| r.reduce_bytes).max();
-    let reduce = reduce.filter(|_| b.split_tensors && b.devices.len() > 1)?;
+    let has_layers = b.layers.iter().any(Option::is_some);
+    let reduce = reduce.filter(|_| b.split_tensors && b.devices.len() > 1 && has_layers)?;
     Some(format!(
         "-sm tensor: every GPU has a part of each layer and of its cache, and a compute buffer as large as one GPU would \
          need alone; {} of the runtime memory are for adding up their results",
@@ -155,7 +156,7 @@ fn numbering(problem: &Problem, placement: &Placement) -> Option<String> {
 
 fn engine_split(problem: &Problem, placement: &Placement) -> Option<String> {
     let several = placement.layout_devices.len() > 1;
-    let is_free = problem.policy.pinned.shares().is_none();
+    let is_free = problem.policy.pinned.shares().is_none() && !placement.breakdown.split_tensors;
     let is_engine = problem.policy.mode == LayoutMode::Engine;
     (is_engine && several && is_free).then(|| {
         format!(

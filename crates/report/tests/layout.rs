@@ -92,6 +92,7 @@ fn placement(model: &Model) -> Placement {
             host,
             host_repacked_bytes: 0,
             layers: vec![Some(0); 49],
+            split_tensors: false,
             passes: [PassStats::default(); 2],
             bounded: Default::default(),
         },

@@ -87,6 +87,13 @@ impl Look<'_> {
         let minor = device.attribute(Attribute::ComputeCapabilityMinor)?;
         let is_mig = self.note_mig(index, seen.as_ref());
         let free = self.free(index, device, integrated, seen.as_ref())?;
+        let virtual_memory = device
+            .attribute(Attribute::VirtualMemoryManagement)
+            .ok()
+            .map(|value| value != 0);
+        if virtual_memory == Some(false) {
+            self.notes.push(ProbeNote::OlderPool { device: index });
+        }
         Ok(ProbedDevice {
             cuda_index: index,
             nvml_index: seen.as_ref().and_then(|seen| seen.index),
@@ -112,10 +119,7 @@ impl Look<'_> {
             compute_capability: ComputeCapability::new(major.min(99), minor.min(9)),
             sm_count: device.attribute(Attribute::MultiprocessorCount).ok(),
             integrated,
-            virtual_memory: device
-                .attribute(Attribute::VirtualMemoryManagement)
-                .ok()
-                .map(|value| value != 0),
+            virtual_memory,
             is_mig,
             board: seen.as_ref().and_then(|seen| seen.board),
         })

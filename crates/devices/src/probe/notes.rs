@@ -42,6 +42,11 @@ pub enum ProbeNote {
         /// CUDA's index.
         device: u32,
     },
+    /// The device has no virtual memory management, so that ggml-cuda's pool is of its older kind.
+    OlderPool {
+        /// CUDA's index.
+        device: u32,
+    },
     /// What is free was measured from inside a CUDA context made for it.
     MeasuredInContext {
         /// CUDA's index.
@@ -75,6 +80,7 @@ impl ProbeNote {
             | Self::MigInstance { device }
             | Self::MigInstanceUnknown { device }
             | Self::SharedMemory { device }
+            | Self::OlderPool { device }
             | Self::MeasuredInContext { device }
             | Self::ContextFailed { device, .. } => Some(*device),
         }
@@ -102,6 +108,11 @@ impl ProbeNote {
             Self::SharedMemory { .. } => {
                 "shares the system's memory: what is free is MemAvailable, as llama.cpp \
                  asks for it"
+                    .to_owned()
+            }
+            Self::OlderPool { .. } => {
+                "no virtual memory management: ggml-cuda's pool is then of its older kind, which takes \
+                 more while it computes than is shown"
                     .to_owned()
             }
             Self::MeasuredInContext { .. } => {
