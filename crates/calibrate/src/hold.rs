@@ -112,11 +112,7 @@ impl Held {
 
     fn stop(&mut self) {
         drop(self.stdin.take());
-        let mut left = PATIENCE.as_millis() / STEP.as_millis();
-        while left > 0 && matches!(self.holder.try_wait(), Ok(None)) {
-            thread::sleep(STEP);
-            left -= 1;
-        }
+        let _ = processes::wait_for(&mut self.holder, PATIENCE);
         let _ = self.holder.kill();
         let _ = self.holder.try_wait();
     }

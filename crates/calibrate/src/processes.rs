@@ -1,7 +1,25 @@
 //! Processes below this one, by `/proc`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+/// Between two looks at whether a process has ended.
+const STEP: Duration = Duration::from_millis(5);
+
+/// How `child` ended, or none where it has not within `time`: a process that is stuck in the driver does not end at all,
+/// killed or not.
+pub fn wait_for(child: &mut Child, time: Duration) -> io::Result<Option<ExitStatus>> {
+    let start = Instant::now();
+    loop {
+        let ended = child.try_wait()?;
+        if ended.is_some() || start.elapsed() >= time {
+            return Ok(ended);
+        }
+        thread::sleep(STEP);
+    }
+}
 
 /// `root` and all processes below it.
 pub fn tree(root: u32) -> BTreeSet<u32> {

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Expected, io};
+use crate::{Error, Expected, io, processes};
 
 pub use child::child;
 
 /// First argument of the process.
 pub const CHILD_ARGUMENT: &str = "__calibrate-allocate";
+/// How long a killed process is waited for, and one that has closed its output.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a buffer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,27 +149,34 @@ struct Running(Child);
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = processes::wait_for(&mut self.0, PATIENCE);
     }
 }
 
 /// Takes the planned buffers, asks what that came to, and gives them back.
 pub fn allocate(expected: &Expected, time: Duration) -> Result<Allocation, Error> {
     let own = std::env::current_exe().map_err(io("this program cannot be found"))?;
-    let mut child = Command::new(own)
+    let child = Command::new(own)
         .arg(CHILD_ARGUMENT)
         .arg(std::process::id().to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .map_err(io("the process that allocates"))?;
+    let request = serde_json::to_string(&expected.steps());
+    let request = request.map_err(|e| Error::Driver(e.to_string()))?;
+    answer(child, request, time)
+}
+
+/// What `child` makes of `request` within `time`.
+fn answer(mut child: Child, request: String, time: Duration) -> Result<Allocation, Error> {
     let stdin = child.stdin.take();
     let stdout = child.stdout.take();
     let mut running = Running(child);
-    let request = serde_json::to_string(&expected.steps());
-    let request = request.map_err(|e| Error::Driver(e.to_string()))?;
+    // Neither thread is waited for: one that does not read or write may hold its pipes open for ever.
     if let Some(mut stdin) = stdin {
-        writeln!(stdin, "{request}").map_err(io("the process that allocates"))?;
+        // Where this fails the process has ended, which its output tells.
+        thread::spawn(move || writeln!(stdin, "{request}"));
     }
     let (to, words) = mpsc::channel();
     if let Some(out) = stdout {
@@ -202,11 +211,42 @@ pub fn allocate(expected: &Expected, time: Duration) -> Result<Allocation, Error
                 )));
             }
             Err(RecvTimeoutError::Disconnected) => {
-                let status = running.0.wait().map_err(io("the process that allocates"))?;
-                return Err(Error::Driver(format!(
-                    "the process that allocates ended without an answer ({status})"
-                )));
+                let status = processes::wait_for(&mut running.0, PATIENCE);
+                let how = match status.map_err(io("the process that allocates"))? {
+                    Some(status) => format!("ended without an answer ({status})"),
+                    None => "closes its output without an answer and is killed".to_string(),
+                };
+                return Err(Error::Driver(format!("the process that allocates {how}")));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(script: &str, request: String) -> String {
+        let child = Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let answer = answer(child, request, Duration::from_secs(1));
+        answer.unwrap_err().to_string()
+    }
+
+    /// Each would be waited for without an end.
+    #[test]
+    fn a_process_that_neither_reads_nor_ends_is_given_up() {
+        // more than a pipe holds
+        let long = "x".repeat(1 << 20);
+        let error = refused("exec sleep 1000", long);
+        assert!(error.contains("did not answer within 1 s"), "{error}");
+        let error = refused("exec sleep 1000 >&-", String::new());
+        assert!(error.contains("closes its output"), "{error}");
+        let error = refused("exit 3", String::new());
+        assert!(error.contains("exit status: 3"), "{error}");
     }
 }
