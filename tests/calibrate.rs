@@ -430,11 +430,17 @@ fn whatever_ends_it_no_process_is_left_and_no_half_of_a_file() {
     assert_eq!(first.lines().count(), last.lines().count());
 }
 
-/// The process between it and the engine dies: the engine does, too.
+/// The process between it and the engine dies: the engine does, too, also below a shell of its own.
 #[test]
 fn an_engine_does_not_outlive_its_holder() {
+    for name in ["waits", "shell-waits"] {
+        without_its_holder(name);
+    }
+}
+
+fn without_its_holder(name: &str) {
     let stage = Stage::new();
-    let engine = stage.engine("waits", |part| part.fault = "never ready".to_string());
+    let engine = stage.engine(name, |part| part.fault = "never ready".to_string());
     let mut child = started(&mut stage.calibrate(&["--engine", &engine]));
     let holder = || {
         let entries = fs::read_dir("/proc").unwrap().flatten();

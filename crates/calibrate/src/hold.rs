@@ -2,8 +2,10 @@
 //!
 //! It waits for the end of its standard input, which comes however `estimate` ends, and then kills the engine and
 //! everything that the engine has started: it is their subreaper, so that none escapes by its parent's death. Should
-//! itself be killed, the kernel kills the engine (`PR_SET_PDEATHSIG`).
+//! itself be killed, the kernel kills the engine (`PR_SET_PDEATHSIG`), and what the engine has started falls to
+//! `estimate`, a subreaper too, which knows it by the holder's session and kills it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -44,6 +46,7 @@ impl Held {
         out: Option<&Path>,
     ) -> Result<Held, Error> {
         let own = std::env::current_exe().map_err(io("this program cannot be found"))?;
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         let mut holder = Command::new(own)
             .arg(CHILD_ARGUMENT)
             .arg(log)
@@ -114,6 +117,9 @@ impl Held {
         drop(self.stdin.take());
         let _ = processes::wait_for(&mut self.holder, PATIENCE);
         let _ = self.holder.kill();
+        // What a killed holder leaves. Its id is nobody else's while its session has a process.
+        let session = self.holder.id();
+        kill_until_gone(|| processes::session(session));
         let _ = self.holder.try_wait();
     }
 }
@@ -193,16 +199,27 @@ fn start(arguments: &[OsString]) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Kills everything below this process, until nothing is left or nothing more can be done.
+/// Kills everything below this process.
 fn kill_all() {
     let own = std::process::id();
-    for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
+    kill_until_gone(|| {
         let mut below = processes::tree(own);
         below.remove(&own);
-        if below.is_empty() {
+        below
+    });
+}
+
+/// Until nothing is left or nothing more can be done.
+fn kill_until_gone(left: impl Fn() -> BTreeSet<u32>) {
+    let mut was_empty = false;
+    for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
+        let left = left();
+        // One look alone can miss a process whose parent ends while it looks.
+        if was_empty && left.is_empty() {
             return;
         }
-        for pid in below {
+        was_empty = left.is_empty();
+        for pid in left {
             if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
                 let _ = kill_process(pid, Signal::KILL);
             }

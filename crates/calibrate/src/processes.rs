@@ -23,12 +23,26 @@ pub fn wait_for(child: &mut Child, time: Duration) -> io::Result<Option<ExitStat
 
 /// `root` and all processes below it.
 pub fn tree(root: u32) -> BTreeSet<u32> {
+    let all = all();
+    below(BTreeSet::from([root]), &all)
+}
+
+/// Processes of the session that `leader` has made, and all below them: also when it is gone. None where no such process
+/// is below this one.
+pub fn session(leader: u32) -> BTreeSet<u32> {
+    let all = all();
+    let own = below(BTreeSet::from([std::process::id()]), &all);
+    let is_of_it = |p: &&Process| p.session == leader && own.contains(&p.pid);
+    let first = all.iter().filter(is_of_it).map(|p| p.pid).collect();
+    below(first, &all)
+}
+
+fn below(mut found: BTreeSet<u32>, all: &[Process]) -> BTreeSet<u32> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    for (pid, parent) in all() {
-        children.entry(parent).or_default().push(pid);
+    for p in all {
+        children.entry(p.parent).or_default().push(p.pid);
     }
-    let mut found = BTreeSet::from([root]);
-    let mut next = vec![root];
+    let mut next: Vec<u32> = found.iter().copied().collect();
     while let Some(pid) = next.pop() {
         for &child in children.get(&pid).into_iter().flatten() {
             if found.insert(child) {
@@ -39,8 +53,15 @@ pub fn tree(root: u32) -> BTreeSet<u32> {
     found
 }
 
-/// Every process that still runs, and its parent.
-fn all() -> Vec<(u32, u32)> {
+/// A line of `/proc`.
+struct Process {
+    pid: u32,
+    parent: u32,
+    session: u32,
+}
+
+/// Every process that still runs.
+fn all() -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -51,7 +72,13 @@ fn all() -> Vec<(u32, u32)> {
         let mut behind = stat.rsplit_once(')')?.1.split_whitespace();
         let state = behind.next()?;
         let parent = behind.next()?.parse().ok()?;
-        (state != "Z").then_some((pid, parent))
+        // behind the group
+        let session = behind.nth(1)?.parse().ok()?;
+        (state != "Z").then_some(Process {
+            pid,
+            parent,
+            session,
+        })
     };
     entries.flatten().filter_map(one).collect()
 }
