@@ -105,3 +105,30 @@ fn a_file_that_is_wrong_is_one_clear_line() {
     fs::write(&path, &text[..text.len() / 2]).unwrap();
     check(&path, "not a file of overhead profiles");
 }
+
+/// As servers and other languages have their GPUs.
+#[test]
+fn the_library_finds_them_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = profiles(folder.path(), "p.json");
+    let found = |path: &Path| {
+        let list = vramfit::gpu_list("rtx3090,k80").unwrap();
+        let path = path.as_os_str().to_owned();
+        vramfit::with_profiles(list, &|name| {
+            (name == "VRAMFIT_PROFILES").then(|| path.clone())
+        })
+    };
+    let overheads = |path: &Path| {
+        let devices = found(path).unwrap().devices;
+        let mib = |d: &vramfit::Device| [d.overhead.low_bytes / MIB, d.overhead.bytes / MIB];
+        devices.iter().map(mib).collect::<Vec<_>>()
+    };
+    let shipped = overheads(Path::new(""));
+    let learned = overheads(&path);
+    assert_eq!((shipped[0][0], learned[0][0]), (228, 300));
+    assert_eq!(shipped[1], learned[1], "of another card");
+    assert_eq!(overheads(&folder.path().join("none")), shipped);
+    fs::write(&path, "{").unwrap();
+    let error = found(&path).unwrap_err().to_string();
+    assert!(error.contains("not a file of overhead profiles"), "{error}");
+}

@@ -150,7 +150,7 @@ fn stop() -> std::io::Result<impl Future<Output = ()>> {
 }
 
 fn config(matches: &ArgMatches, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, String> {
-    let mut config = gpus(matches)?;
+    let mut config = gpus(matches, env)?;
     if let Some(address) = matches.get_one::<SocketAddr>("listen") {
         config.listen = *address;
     }
@@ -181,11 +181,12 @@ fn config(matches: &ArgMatches, env: &dyn Fn(&str) -> Option<OsString>) -> Resul
 
 /// The GPUs of `--gpus`. Those of this machine go by their UUIDs, and the driver is asked again and again
 /// what is free of them.
-fn gpus(matches: &ArgMatches) -> Result<Config, String> {
+fn gpus(matches: &ArgMatches, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, String> {
     let text = matches.get_one::<String>("gpus");
     let gpus = text.map_or("auto", String::as_str).parse::<Gpus>();
     let probe = probe::child(DEFAULT_TIMEOUT, false)?;
     let failed = |error: ProbeError| error.to_string();
+    let learned = |list| vramfit::with_profiles(list, env).map_err(|error| error.to_string());
     let (list, ids) = match gpus.map_err(|error| format!("--gpus: {error}"))? {
         Gpus::Auto => {
             let machine = probe.machine().map_err(failed)?;
@@ -196,9 +197,9 @@ fn gpus(matches: &ArgMatches) -> Result<Config, String> {
             let list = machine.picked(&picks).map_err(failed)?;
             (list, machine.picked_ids(&picks).map_err(failed)?)
         }
-        Gpus::List(list) => return Ok(Config::new(list)),
+        Gpus::List(list) => return Ok(Config::new(learned(list)?)),
     };
-    let mut config = Config::new(list);
+    let mut config = Config::new(learned(list)?);
     config.gpu_ids = Some(ids);
     config.probe = Some(Arc::new(probe));
     Ok(config)

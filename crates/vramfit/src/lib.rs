@@ -71,6 +71,7 @@ mod reserve;
 pub mod settings;
 mod status;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 pub use vramfit_arch as arch;
@@ -149,6 +150,9 @@ pub enum Error {
     /// This machine's GPUs cannot be found.
     #[error(transparent)]
     Probe(#[from] devices::ProbeError),
+    /// What calibrations have learned cannot be read.
+    #[error(transparent)]
+    Profiles(#[from] devices::ProfilesError),
     /// No layout can be computed, or llama.cpp refuses the settings.
     #[error(transparent)]
     Plan(#[from] estimate::Error),
@@ -391,8 +395,34 @@ pub fn gpu_list(text: &str) -> Result<GpuList, Error> {
 /// println!("{} bytes free on CUDA0", gpus.devices[0].free_bytes);
 /// # Ok::<(), vramfit::Error>(())
 /// ```
+///
+/// What `estimate calibrate` has learned of the cards is taken from where it is kept, as [`with_profiles`] says.
 pub fn probed_gpus(text: &str, probe: &dyn Probe) -> Result<GpuList, Error> {
-    Ok(text.parse::<Gpus>()?.resolve(probe)?)
+    let list = text.parse::<Gpus>()?.resolve(probe)?;
+    with_profiles(list, &|name| std::env::var_os(name))
+}
+
+/// `list` with what `estimate calibrate` has learned of its cards in place of shipped figures. The file is the one that
+/// `VRAMFIT_PROFILES` in `env` names (none, where that is empty), else `vramfit/overhead.json` in the user's data folder;
+/// where there is none the list stays as it is.
+pub fn with_profiles(
+    mut list: GpuList,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<GpuList, Error> {
+    let path = devices::profiles_path(None, env);
+    let learned = match &path {
+        Some((path, _)) => devices::Profiles::read_if_there(path)?,
+        None => None,
+    };
+    if let Some(learned) = learned {
+        let driver = list.driver().map(str::to_owned);
+        let host = devices::Host {
+            driver: driver.as_deref(),
+            build: ENGINE.name,
+        };
+        learned.apply(&mut list.devices, &host);
+    }
+    Ok(list)
 }
 
 /// Finds a placement of `model` on `gpus`.

@@ -100,7 +100,7 @@ impl Error {
         match self {
             Error::Open(_) => Status::Open,
             Error::Model { .. } | Error::Projector { .. } | Error::Classic { .. } => Status::Model,
-            Error::Gpus(_) | Error::Gpu(_) | Error::Probe(_) => Status::Gpus,
+            Error::Gpus(_) | Error::Gpu(_) | Error::Probe(_) | Error::Profiles(_) => Status::Gpus,
             Error::Settings { .. } => Status::Settings,
             Error::Plan(estimate::Error::Refused(_)) => Status::Refused,
             Error::Plan(_) => Status::Model,
