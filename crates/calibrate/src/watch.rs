@@ -18,7 +18,7 @@ use crate::{Card, Error, processes};
 /// Between two samples.
 const PERIOD: Duration = Duration::from_millis(10);
 /// Between two looks at which processes are the engine's.
-const TREE_PERIOD: Duration = Duration::from_millis(200);
+const TREE_PERIOD: Duration = Duration::from_millis(50);
 /// How long NVML may take to start.
 const START: Duration = Duration::from_secs(60);
 
