@@ -4,12 +4,14 @@ use vramfit_ggml::ComputeCapability;
 use vramfit_plan::{Allowance, Device};
 
 use crate::catalogue::Card;
-use crate::overhead::{driver_reserve, overhead};
+use crate::overhead::{driver_reserve, measured, overhead};
 
 /// A device in the making: the options of an entry change it, [`device`](Facts::device) completes it.
 #[derive(Clone)]
 pub(crate) struct Facts {
     pub(crate) name: String,
+    /// The card of the catalogue that it is, whatever it is called.
+    pub(crate) card: Option<&'static str>,
     pub(crate) total_bytes: u64,
     /// `None` for all of it.
     pub(crate) free_bytes: Option<u64>,
@@ -24,6 +26,7 @@ impl Facts {
     pub(crate) fn of_card(card: &Card) -> Facts {
         Facts {
             name: card.name.to_owned(),
+            card: Some(card.key),
             total_bytes: card.cuda_total_bytes.unwrap_or(card.total_bytes),
             free_bytes: None,
             compute_capability: card.compute_capability,
@@ -36,6 +39,7 @@ impl Facts {
     pub(crate) fn of_size(name: String, total_bytes: u64, capability: ComputeCapability) -> Facts {
         Facts {
             name,
+            card: None,
             total_bytes,
             free_bytes: None,
             compute_capability: capability,
@@ -46,7 +50,9 @@ impl Facts {
     }
 
     pub(crate) fn device(&self) -> Device {
-        let cuda = overhead(self.compute_capability, self.sm_count);
+        let capability = self.compute_capability;
+        let measured = self.card.and_then(|card| measured(card, capability));
+        let cuda = measured.unwrap_or_else(|| overhead(capability, self.sm_count));
         let mut allowance = Allowance {
             bytes: cuda.bytes,
             low_bytes: cuda.low_bytes,
@@ -54,7 +60,7 @@ impl Facts {
             source: cuda.source.to_owned(),
         };
         if self.driver_keeps_some {
-            let kept = driver_reserve(self.total_bytes, self.compute_capability, self.integrated);
+            let kept = driver_reserve(self.total_bytes, capability, self.integrated);
             if kept.bytes > 0 {
                 allowance.bytes = allowance.bytes.saturating_add(kept.bytes);
                 allowance.kept_bytes = kept.bytes;
@@ -105,5 +111,25 @@ mod tests {
         // free memory is taken at its word
         check("24GiB:free=9GiB", 24_576, 9_216, 512);
         check("24GiB:free=50%", 24_576, 12_288, 1034);
+    }
+
+    #[test]
+    fn what_was_measured_on_the_k80_is_told_as_measured_of_it_alone() {
+        let source = |text: &str| {
+            let list = text.parse::<Gpus>().unwrap().resolve(&NoProbe).unwrap();
+            let overhead = list.devices[0].overhead.clone();
+            assert_eq!(overhead.bytes, 169 * MIB, "{text}");
+            (overhead.low_bytes / MIB, overhead.source)
+        };
+        for card in ["k80", "k80:name=left"] {
+            let (low_mib, source) = source(card);
+            assert_eq!(low_mib, 163);
+            assert!(source.starts_with("K80, driver 470"), "{source}");
+        }
+        for unknown in ["12GiB:cc=3.7", "12GiB:cc=3.7:sms=15"] {
+            let (low_mib, source) = source(unknown);
+            assert_eq!(low_mib, 93);
+            assert!(source.starts_with("no profile of this card"), "{source}");
+        }
     }
 }

@@ -65,6 +65,7 @@ impl ProbedDevice {
         let card = find_card(&self.name).ok().map(|found| found.card);
         let facts = Facts {
             name: self.name.clone(),
+            card: card.map(|card| card.key),
             total_bytes: self.total_bytes,
             free_bytes: self.free.map(|free| free.bytes),
             compute_capability: self.compute_capability,
