@@ -708,6 +708,45 @@ fn leases_of_holders_that_died() {
     assert_eq!(free(&ledger), [50 * GIB, 59 * GIB]);
 }
 
+#[test]
+fn what_is_loaded_while_the_driver_is_asked_hides_nobody() {
+    // 20 GiB are taken by others; the driver counts before the engine has loaded anything.
+    let ledger = hosts(&[("a", &[80])]);
+    let old = load(&ledger, &ask("old", &[&[10 * GIB]]), 0);
+    let before = ledger.state().unwrap();
+    let probe = [Probe {
+        gpu: gpu0(),
+        free_bytes: 50 * GIB,
+    }];
+    let foreign = || ledger.gpus().unwrap()[0].foreign_bytes;
+    let new = load(&ledger, &ask("new", &[&[15 * GIB]]), 0);
+    ledger.reap_since(&before, &probe, &[], 1).unwrap();
+    assert_eq!(foreign(), 20 * GIB);
+    // As much gone as has come: no sum shows that, and 20 GiB of others are still there.
+    let before = ledger.state().unwrap();
+    ledger.release(old.id).unwrap();
+    ledger.release(new.id).unwrap();
+    load(&ledger, &ask("newer", &[&[25 * GIB]]), 0);
+    let probe = [Probe {
+        gpu: gpu0(),
+        free_bytes: 60 * GIB,
+    }];
+    ledger.reap_since(&before, &probe, &[], 1).unwrap();
+    assert_eq!(foreign(), 20 * GIB);
+}
+
+#[test]
+fn a_lease_on_a_gpu_that_nobody_can_look_into_ends_without_a_probe() {
+    let ledger = two_of_80();
+    let leased = load(&ledger, &ask("a", &[&[30 * GIB]]).leased(1000), 0);
+    assert_eq!(on(&leased), ["GPU-0"]);
+    let before = ledger.state().unwrap();
+    let reap = |blind: &[GpuId]| ledger.reap_since(&before, &[], blind, 9999).unwrap();
+    let kept = reap(&[gpu1()]);
+    assert_eq!((kept.released.len(), kept.unprobed), (0, vec![leased.id]));
+    assert_eq!(reap(&[gpu0()]).released[0].id, leased.id);
+}
+
 // The store.
 
 /// Two ledgers over one log are two servers over one etcd.

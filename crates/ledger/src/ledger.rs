@@ -146,7 +146,21 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     /// Drops reservations whose lease has run out, together with a probe of their GPUs, taken just
     /// before. What an orphaned engine still holds then counts as taken by others.
     pub fn reap(&self, probes: &[Probe], now_ms: u64) -> Result<Reaped, Error> {
-        self.transact(|state| state.reap(probes, now_ms))
+        self.transact(|state| state.reap(state, probes, &[], now_ms))
+    }
+
+    /// As [`Ledger::reap`] where the driver takes its time: `before` is the ledger as it was when the driver
+    /// was asked. What has been loaded since may be in its figures or not, and counts as taken by others until
+    /// the next probe. Leases on GPUs in `blind`, of which no driver says what is free, end as with
+    /// [`Ledger::expire`].
+    pub fn reap_since(
+        &self,
+        before: &State,
+        probes: &[Probe],
+        blind: &[GpuId],
+        now_ms: u64,
+    ) -> Result<Reaped, Error> {
+        self.transact(|state| state.reap(before, probes, blind, now_ms))
     }
 
     /// As [`Ledger::reap`] where no driver can be asked: what a dead holder's engine still holds is not

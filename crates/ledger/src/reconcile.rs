@@ -80,18 +80,38 @@ impl State {
 
     /// Drops reservations whose lease has run out, together with a probe taken just before: a dead
     /// holder's engine may live on, and its memory then counts as foreign.
-    pub(crate) fn reap(&self, probes: &[Probe], now_ms: u64) -> Decided<Reaped> {
-        let probed =
-            |s: &Share| probes.iter().any(|p| p.gpu == s.gpu) || !self.gpus.contains_key(&s.gpu);
+    ///
+    /// `before` is the ledger as it was when the driver was asked: of what it holds now, only what it held
+    /// then, too, is surely in the driver's figure. Of GPUs in `blind` nobody will ever say what is free.
+    pub(crate) fn reap(
+        &self,
+        before: &State,
+        probes: &[Probe],
+        blind: &[GpuId],
+        now_ms: u64,
+    ) -> Decided<Reaped> {
+        let is_probed = |gpu: &GpuId| probes.iter().any(|p| p.gpu == *gpu);
+        let probed = |s: &Share| {
+            is_probed(&s.gpu) || blind.contains(&s.gpu) || !self.gpus.contains_key(&s.gpu)
+        };
         let lapsed = self.held.values().filter(|r| r.lapsed(now_ms));
         let (gone, kept): (Vec<_>, Vec<_>) = lapsed.partition(|r| r.shares.iter().all(probed));
         let mut events: Vec<_> = gone.iter().map(|r| Event::Released { id: r.id }).collect();
         for probe in probes {
             let account = self.gpus.get(&probe.gpu);
             let account = account.ok_or_else(|| Error::UnknownGpu(probe.gpu.clone()))?;
-            let loaded = gone.iter().filter(|r| r.phase != Phase::Pending);
-            let dropped: u128 = loaded.map(|r| u128::from(r.bytes_on(&probe.gpu))).sum();
-            let (_, event) = drift(probe, account, account.occupied().saturating_sub(dropped));
+            let stays = self
+                .held
+                .values()
+                .filter(|r| !gone.iter().any(|g| g.id == r.id));
+            let known = stays.map(|r| {
+                let then = before
+                    .held
+                    .get(&r.id)
+                    .map_or(0, |then| loaded(then, &probe.gpu));
+                u128::from(loaded(r, &probe.gpu).min(then))
+            });
+            let (_, event) = drift(probe, account, known.fold(0, u128::saturating_add));
             events.extend(event);
         }
         let reaped = Reaped {
@@ -131,6 +151,14 @@ impl State {
         let running = theirs.filter(|r| r.phase != Phase::Pending && !reported(r));
         found.missing = running.map(|r| r.id).collect();
         Ok((events, found))
+    }
+}
+
+/// What a reservation has in the GPU's memory by the ledger.
+fn loaded(r: &Reservation, gpu: &GpuId) -> u64 {
+    match r.phase {
+        Phase::Pending => 0,
+        Phase::Leaving | Phase::Running => r.bytes_on(gpu),
     }
 }
 
