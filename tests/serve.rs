@@ -944,6 +944,74 @@ fn picked_gpus_go_by_their_uuids_and_are_asked_for() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn where_what_is_free_is_not_known_that_is_said_and_leases_still_end() {
+    let install = vramfit_vgpu::Install::new().unwrap();
+    let gpus = "NVIDIA GeForce RTX 3090:24123MiB:8.6:sms=82:free=20000MiB";
+    // NVML's "driver not loaded", while CUDA works.
+    let mut server = of_this_machine(&install, gpus, "auto", |command| {
+        command.env("VGPU_FAIL", "nvmlInit:9");
+    });
+    let devices = server.get("/v1/devices").ok(200);
+    assert_eq!(devices["devices"][0]["free_known"], false);
+    assert_eq!(devices["devices"][0]["free_bytes"], 24_123u64 << 20);
+    assert_eq!(devices["probe"]["error"], Value::Null);
+    let leased = json!({ "model": SMALL, "holder": "dead", "lease_ms": 1 });
+    reserve(&server, &leased).ok(201);
+    wait_for("a lease of a millisecond", || {
+        free(&server) == [24_123u64 << 20]
+    });
+    let mut said = String::new();
+    server.process.kill().unwrap();
+    let stderr = server.process.stderr.as_mut().unwrap();
+    stderr.read_to_string(&mut said).unwrap();
+    assert!(said.contains("what is free is not known"), "{said}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_driver_that_no_longer_answers_is_told_of() {
+    let install = vramfit_vgpu::Install::new().unwrap();
+    let gpus = "NVIDIA GeForce RTX 3090:24123MiB:8.6:sms=82:free=20000MiB";
+    let folder = tempfile::tempdir().unwrap();
+    let links = folder.path().join("links");
+    std::os::unix::fs::symlink(install.folder(), &links).unwrap();
+    let server = of_this_machine(&install, gpus, "auto", |command| {
+        command.env("LD_LIBRARY_PATH", &links);
+    });
+    let health = server.get("/healthz").ok(200);
+    assert_eq!(health["probe"]["error"], Value::Null);
+    assert!(health["probe"]["answered_s"].is_u64());
+    assert_eq!(
+        server.get("/v1/devices").ok(200)["devices"][0]["free_known"],
+        true
+    );
+    // As after an update of the driver that went wrong.
+    std::fs::remove_file(&links).unwrap();
+    std::fs::create_dir(&links).unwrap();
+    for name in ["libcuda.so.1", "libnvidia-ml.so.1"] {
+        std::fs::write(links.join(name), "no library").unwrap();
+    }
+    // Its lease runs out, and nobody can say what is left of it.
+    let leased = json!({ "model": SMALL, "holder": "dead", "lease_ms": 1 });
+    reserve(&server, &leased).ok(201);
+    let probe = || server.get("/healthz").ok(200)["probe"].clone();
+    wait_for("the driver's silence", || probe()["error"].is_string());
+    assert!(probe()["answered_s"].is_u64());
+    let list = server.get("/v1/reservations").ok(200);
+    assert_eq!(list["reservations"].as_array().unwrap().len(), 1);
+    let metrics = server.get("/metrics").body;
+    assert!(
+        metrics.contains("vramfit_probes_failed_total "),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("vramfit_gpu_probe_age_seconds{gpu=\"GPU-"),
+        "{metrics}"
+    );
+}
+
 #[test]
 fn many_clients_never_have_the_same_byte() {
     let server = Server::start(&["--gpus", "rtx3090x4"]);

@@ -1,13 +1,14 @@
 //! `estimate serve`: the same over HTTP, with a ledger.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
-use vramfit::devices::{DEFAULT_TIMEOUT, ProbeError};
+use vramfit::devices::{DEFAULT_TIMEOUT, Note, ProbeError};
 use vramfit::{Gpus, Probe};
 use vramfit_serve::{Config, Server, Token};
 
@@ -199,7 +200,15 @@ fn gpus(matches: &ArgMatches, env: &dyn Fn(&str) -> Option<OsString>) -> Result<
         }
         Gpus::List(list) => return Ok(Config::new(learned(list)?)),
     };
-    let mut config = Config::new(learned(list)?);
+    let list = learned(list)?;
+    for note in &list.notes {
+        // What is free of a card is not always known, and all of it is promised then.
+        if !matches!(note, Note::Probed { .. }) {
+            let line = vramfit::report::one_line(&note.to_string());
+            let _ = writeln!(std::io::stderr(), "estimate: {line}");
+        }
+    }
+    let mut config = Config::new(list);
     config.gpu_ids = Some(ids);
     config.probe = Some(Arc::new(probe));
     Ok(config)

@@ -294,6 +294,8 @@ pub struct ReservationList {
 pub struct DeviceList {
     /// They.
     pub devices: Vec<GpuReport>,
+    /// How asking the driver went; null where the GPUs were given by hand.
+    pub probe: Option<ProbeReport>,
 }
 
 /// A GPU of the server's.
@@ -321,6 +323,18 @@ pub struct GpuReport {
     pub foreign_bytes: u64,
     /// What can be promised.
     pub free_bytes: u64,
+    /// Whether it is known what others take of it. Where the driver has not said what is free, all of it is
+    /// promised.
+    pub free_known: bool,
+}
+
+/// What came of asking the driver what is free.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ProbeReport {
+    /// Seconds since it last answered; null where it never has.
+    pub answered_s: Option<u64>,
+    /// Why it did not answer the last time; null where it did.
+    pub error: Option<String>,
 }
 
 /// The ledger as of now.
@@ -382,6 +396,8 @@ pub struct Health {
     pub engine: String,
     /// The server's version.
     pub version: String,
+    /// How asking the driver went; null where the GPUs were given by hand.
+    pub probe: Option<ProbeReport>,
 }
 
 /// A name of 1 to 256 characters on one line.

@@ -8,6 +8,7 @@ use crate::metrics::Metrics;
 use crate::models::{Cache, Folders};
 use crate::problem::Problem;
 use crate::routes;
+use crate::watch::{Asked, watch};
 use crate::work::{Workers, quick};
 use axum::body::Bytes;
 use std::collections::HashMap;
@@ -15,17 +16,10 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use vramfit::devices::Machine;
-use vramfit::ledger::{GpuId, GpuView, Probe as Probed, ReservationId, State, Store};
+use vramfit::ledger::{GpuId, GpuView, ReservationId, State, Store};
 use vramfit::{GpuList, Host, Journal, Probe, Volatile};
-
-/// How often leases are looked at.
-const LEASES: Duration = Duration::from_millis(500);
-/// How often the driver is asked what is free.
-const PROBES: Duration = Duration::from_secs(15);
 
 /// Whichever store was asked for.
 pub type AnyStore = Box<dyn Store + Send>;
@@ -42,6 +36,8 @@ pub struct App {
     pub requests: Semaphore,
     pub token: Option<Token>,
     pub limits: Limits,
+    /// What the driver has said.
+    pub asked: Asked,
     /// Answers to requests with an Idempotency-Key, as long as their reservations are held.
     keys: Mutex<HashMap<String, Kept>>,
 }
@@ -147,6 +143,7 @@ impl Server {
             requests: Semaphore::new(limits.requests),
             token: config.token,
             limits,
+            asked: Asked::default(),
             keys: Mutex::default(),
         };
         let app = Arc::new(app);
@@ -176,57 +173,7 @@ impl Server {
     }
 }
 
-/// Looks after leases, and now and then after what others take of the GPUs.
-async fn watch(app: Arc<App>) {
-    let mut every = tokio::time::interval(LEASES);
-    let mut asked = Instant::now();
-    loop {
-        every.tick().await;
-        let ask_driver = asked.elapsed() >= PROBES;
-        if ask_driver {
-            asked = Instant::now();
-        }
-        let app = Arc::clone(&app);
-        // A journal that cannot be written, or a driver that does not answer, is told to who asks for
-        // something, or was there before.
-        let _ = quick(move || app.look_after(ask_driver)).await;
-    }
-}
-
 impl App {
-    /// Drops reservations whose holders have not renewed their leases; with `ask_driver`, or where there are
-    /// such, asks the driver what is free.
-    fn look_after(&self, ask_driver: bool) -> Result<(), Problem> {
-        let (ledger, now_ms) = (self.host.ledger(), self.clock.now_ms());
-        let gone = match &self.probe {
-            None => ledger.expire(now_ms)?.len(),
-            Some(_) if !ask_driver && ledger.lapsed(now_ms)?.is_empty() => 0,
-            Some(probe) => {
-                let machine = probe.machine();
-                let machine = machine.map_err(|error| Problem::internal(error.to_string()))?;
-                ledger.reap(&self.probes(&machine), now_ms)?.released.len()
-            }
-        };
-        self.metrics.expired(gone);
-        Ok(())
-    }
-
-    /// What is free of the host's GPUs, where that is known.
-    fn probes(&self, machine: &Machine) -> Vec<Probed> {
-        let free = machine.ids().into_iter().zip(&machine.devices);
-        let free: Vec<_> = free
-            .filter_map(|(id, device)| Some((id, device.free?.bytes)))
-            .collect();
-        let probed = |gpu: &GpuId| {
-            let found = free.iter().find(|(id, _)| id == gpu.gpu().as_str());
-            found.map(|&(_, free_bytes)| Probed {
-                gpu: gpu.clone(),
-                free_bytes,
-            })
-        };
-        self.host.ids().iter().filter_map(probed).collect()
-    }
-
     fn keys(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -277,6 +224,7 @@ impl App {
                 leaving_bytes: of(|view| view.leaving_bytes),
                 foreign_bytes: of(|view| view.foreign_bytes),
                 free_bytes: of(|view| view.free_bytes),
+                free_known: self.is_free_known(id),
             }
         };
         gpus.map(report).collect()

@@ -2,7 +2,7 @@
 //! reservations that no two loaders are promised.
 //!
 //! `api` is what goes in and out, `routes` what is done with it, `problem` how it is refused; `models` finds
-//! files below the configured folders and keeps what was read of them; `guard` lets in who may, as many as
+//! files below the configured folders and keeps what was read of them; `watch` looks after leases and asks the driver; `guard` lets in who may, as many as
 //! may; `accept` is the listener. Everything that computes or waits for a disk runs beside the threads that
 //! talk to clients (`work`), at most one task a core.
 
@@ -17,6 +17,7 @@ mod models;
 mod openapi;
 mod problem;
 mod routes;
+mod watch;
 mod work;
 
 pub use app::{Server, StartError};

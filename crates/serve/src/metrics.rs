@@ -51,6 +51,9 @@ pub struct Metrics {
     models_kept: Counter,
     answers_kept: Counter,
     expired: Counter,
+    probes_failed: Counter,
+    /// Of GPUs of which the driver has said it.
+    probe_ages: Family<Gpu, Bytes>,
     gpus: [OfGpus; 5],
     reservations: Bytes,
     violations: Bytes,
@@ -66,6 +69,8 @@ impl Default for Metrics {
             models_kept: Counter::default(),
             answers_kept: Counter::default(),
             expired: Counter::default(),
+            probes_failed: Counter::default(),
+            probe_ages: Family::default(),
             gpus: [
                 (|view| view.capacity_bytes, Family::default()),
                 (|view| view.reserved_bytes, Family::default()),
@@ -106,6 +111,11 @@ impl Default for Metrics {
                 "Leases that ran out",
                 &metrics.expired,
             ),
+            (
+                "probes_failed",
+                "Times that the driver did not say what is free",
+                &metrics.probes_failed,
+            ),
         ] {
             registry.register(name, help, counter.clone());
         }
@@ -119,6 +129,9 @@ impl Default for Metrics {
         for ((name, help), (_, family)) in names.into_iter().zip(&metrics.gpus) {
             registry.register_with_unit(name, help, Unit::Bytes, family.clone());
         }
+        let help = "Since the driver last said what is free of a GPU";
+        let ages = metrics.probe_ages.clone();
+        registry.register_with_unit("gpu_probe_age", help, Unit::Seconds, ages);
         let (held, over) = (metrics.reservations.clone(), metrics.violations.clone());
         registry.register("reservations", "Reservations held", held);
         registry.register(
@@ -153,6 +166,11 @@ impl Metrics {
         self.expired.inc_by(u64::try_from(n).unwrap_or(u64::MAX));
     }
 
+    /// The driver did not answer.
+    pub fn probe_failed(&self) {
+        self.probes_failed.inc();
+    }
+
     /// All of it, with the ledger as of now.
     pub fn text(&self, app: &App, state: &State) -> Result<String, std::fmt::Error> {
         for (counter, now) in [
@@ -168,6 +186,14 @@ impl Metrics {
             for view in &views {
                 let gpu = view.gpu.gpu().to_string();
                 family.get_or_create(&Gpu { gpu }).set(value(view));
+            }
+        }
+        for id in app.host.ids() {
+            if let Some(age) = app.asked.age(id) {
+                let gpu = id.gpu().to_string();
+                self.probe_ages
+                    .get_or_create(&Gpu { gpu })
+                    .set(age.as_secs());
             }
         }
         let n = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);

@@ -421,10 +421,13 @@ async fn release(State(app): Shared, Path(id): Path<String>) -> Answer {
 }
 
 async fn devices(State(app): Shared) -> Answer {
-    let devices = quick(move || Ok(app.gpu_reports(&app.host.ledger().state()?)));
-    ok(&DeviceList {
-        devices: devices.await?,
-    })
+    let list = quick(move || {
+        Ok(DeviceList {
+            devices: app.gpu_reports(&app.host.ledger().state()?),
+            probe: app.probe_report(),
+        })
+    });
+    ok(&list.await?)
 }
 
 async fn ledger(State(app): Shared) -> Answer {
@@ -454,11 +457,12 @@ async fn ledger(State(app): Shared) -> Answer {
     ok(&report.await?)
 }
 
-async fn health() -> Answer {
+async fn health(State(app): Shared) -> Answer {
     ok(&Health {
         status: "ok".to_string(),
         engine: vramfit::ENGINE.name.to_string(),
         version: env!("CARGO_PKG_VERSION").to_string(),
+        probe: app.probe_report(),
     })
 }
 

@@ -1,0 +1,156 @@
+//! Leases that run out, and what the driver says of the GPUs.
+
+use crate::api::ProbeReport;
+use crate::app::App;
+use crate::problem::Problem;
+use crate::work::quick;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::time::MissedTickBehavior;
+use vramfit::Probe;
+use vramfit::devices::Machine;
+use vramfit::ledger::{GpuId, Probe as Probed, Reaped};
+
+/// How often leases are looked at.
+const LEASES: Duration = Duration::from_millis(500);
+/// How often the driver is asked what is free.
+const PROBES: Duration = Duration::from_secs(15);
+
+/// What came of asking the driver.
+#[derive(Debug, Default)]
+pub struct Asked(Mutex<Answers>);
+
+#[derive(Clone, Debug, Default)]
+struct Answers {
+    /// When it last said what is free of a GPU.
+    free: BTreeMap<GpuId, Instant>,
+    /// When it last answered at all.
+    answered: Option<Instant>,
+    /// Why it did not the last time.
+    error: Option<String>,
+    /// Leases that have run out are no reason to ask again before.
+    not_before: Option<Instant>,
+}
+
+impl Asked {
+    fn change(&self, change: impl FnOnce(&mut Answers)) {
+        // Whole after every step.
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn now(&self) -> Answers {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// How long ago the driver said what is free of `gpu`.
+    pub fn age(&self, gpu: &GpuId) -> Option<Duration> {
+        self.now().free.get(gpu).map(Instant::elapsed)
+    }
+
+    /// For clients.
+    pub fn report(&self) -> ProbeReport {
+        let now = self.now();
+        ProbeReport {
+            answered_s: now.answered.map(|at| at.elapsed().as_secs()),
+            error: now.error,
+        }
+    }
+}
+
+/// Looks after leases, and now and then after what others take of the GPUs.
+pub async fn watch(app: Arc<App>) {
+    let mut every = tokio::time::interval(LEASES);
+    // After a driver that took its time there is nothing to catch up on.
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut asked = Instant::now();
+    loop {
+        every.tick().await;
+        let ask_driver = asked.elapsed() >= PROBES;
+        if ask_driver {
+            asked = Instant::now();
+        }
+        let app = Arc::clone(&app);
+        // A journal that cannot be written is told to who asks for something; what the driver did is kept.
+        let _ = quick(move || app.look_after(ask_driver)).await;
+    }
+}
+
+impl App {
+    /// Drops reservations whose holders have not renewed their leases; with `ask_driver`, or where there are
+    /// such, asks the driver what is free.
+    pub fn look_after(&self, ask_driver: bool) -> Result<(), Problem> {
+        let (ledger, now_ms) = (self.host.ledger(), self.clock.now_ms());
+        let Some(probe) = &self.probe else {
+            self.metrics.expired(ledger.expire(now_ms)?.len());
+            return Ok(());
+        };
+        let may_ask = |at: Instant| Instant::now() >= at;
+        let is_due = ask_driver || self.asked.now().not_before.is_none_or(may_ask);
+        if is_due && (ask_driver || !ledger.lapsed(now_ms)?.is_empty()) {
+            let reaped = self.ask(probe.as_ref(), now_ms);
+            let in_vain = reaped.as_ref().map_or(true, |r| !r.unprobed.is_empty());
+            let later = in_vain.then(|| Instant::now() + PROBES);
+            self.asked.change(|asked| asked.not_before = later);
+            self.metrics.expired(reaped?.released.len());
+        }
+        Ok(())
+    }
+
+    /// Holds what the driver says against the ledger as it was before the question: the answer takes seconds,
+    /// and what was loaded in the meantime may be in it or not.
+    fn ask(&self, probe: &dyn Probe, now_ms: u64) -> Result<Reaped, Problem> {
+        let ledger = self.host.ledger();
+        let before = ledger.state()?;
+        let machine = probe.machine().map_err(|error| {
+            let error = error.to_string();
+            self.metrics.probe_failed();
+            self.asked.change(|asked| asked.error = Some(error.clone()));
+            Problem::internal(error)
+        })?;
+        let (probes, at) = (self.probes(&machine), Instant::now());
+        self.asked.change(|asked| {
+            (asked.error, asked.answered) = (None, Some(at));
+            let free = probes.iter().map(|probe| (probe.gpu.clone(), at));
+            asked.free.extend(free);
+        });
+        // A GPU of which the driver has never said what is free will not say so for a lease's sake.
+        let known = self.asked.now().free;
+        let blind = self
+            .host
+            .ids()
+            .iter()
+            .filter(|gpu| !known.contains_key(gpu));
+        let blind: Vec<GpuId> = blind.cloned().collect();
+        Ok(ledger.reap_since(&before, &probes, &blind, now_ms)?)
+    }
+
+    /// What is free of the host's GPUs, where that is known.
+    fn probes(&self, machine: &Machine) -> Vec<Probed> {
+        let free = machine.ids().into_iter().zip(&machine.devices);
+        let free: Vec<_> = free
+            .filter_map(|(id, device)| Some((id, device.free?.bytes)))
+            .collect();
+        let probed = |gpu: &GpuId| {
+            let found = free.iter().find(|(id, _)| id == gpu.gpu().as_str());
+            found.map(|&(_, free_bytes)| Probed {
+                gpu: gpu.clone(),
+                free_bytes,
+            })
+        };
+        self.host.ids().iter().filter_map(probed).collect()
+    }
+
+    /// Whether what others take of `gpu` is known: by hand, or by the driver's last answers.
+    pub fn is_free_known(&self, gpu: &GpuId) -> bool {
+        self.probe.is_none() || self.asked.age(gpu).is_some()
+    }
+
+    /// What came of asking the driver; nothing where nobody is asked.
+    pub fn probe_report(&self) -> Option<ProbeReport> {
+        self.probe.as_ref().map(|_| self.asked.report())
+    }
+}
