@@ -610,6 +610,36 @@ fn a_page_of_another_site_changes_nothing() {
     server.post(&commit, "").ok(200);
 }
 
+#[cfg(unix)]
+#[test]
+fn no_part_of_a_split_model_may_lie_elsewhere() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let server = Server::start(&["--models", folder.path().to_str().unwrap()]);
+    let first = folder.path().join("m-00001-of-00002.gguf");
+    let second = folder.path().join("m-00002-of-00002.gguf");
+    let estimate = || server.post("/v1/estimate", r#"{"model": "m-00001-of-00002.gguf"}"#);
+    std::fs::copy(fixtures().join(SMALL), &first).unwrap();
+    estimate().ok(200);
+    // The answer is that of both files: it is not given again when the other one has changed.
+    let read = |n: u32| {
+        let text = server.get("/metrics").body;
+        assert!(
+            text.contains(&format!("vramfit_models_read_total {n}\n")),
+            "{text}"
+        );
+    };
+    estimate().ok(200);
+    read(1);
+    std::fs::write(&second, "new").unwrap();
+    estimate().ok(200);
+    read(2);
+    let out = elsewhere.path().join("out.gguf");
+    std::fs::copy(fixtures().join(SMALL), &out).unwrap();
+    std::fs::remove_file(&second).unwrap();
+    std::os::unix::fs::symlink(&out, &second).unwrap();
+    estimate().refused(403, "forbidden");
+}
+
 #[test]
 fn what_does_not_start_says_why() {
     let check = |arguments: &[&str], token: Option<&str>, says: &str| {

@@ -61,21 +61,29 @@ impl Folders {
                 }
                 Err(_) => continue,
             };
-            if !self
-                .folders
-                .iter()
-                .any(|(_, folder)| real.starts_with(folder))
-            {
+            if !self.holds(&real) {
                 return Err(outside());
             }
             if !real.is_file() {
                 return Err(Problem::invalid(format!("{shown}: not a file")));
+            }
+            let leads_out =
+                |part: PathBuf| part.canonicalize().is_ok_and(|part| !self.holds(&part));
+            if parts(&real).into_iter().any(leads_out) {
+                return Err(outside());
             }
             return Ok(real);
         }
         Err(Problem::not_found(format!(
             "{shown}: no such file below the folders of --models"
         )))
+    }
+
+    /// Whether a file that is really there is in one of the folders.
+    fn holds(&self, real: &Path) -> bool {
+        self.folders
+            .iter()
+            .any(|(_, folder)| real.starts_with(folder))
     }
 
     fn is_below(&self, path: &Path) -> bool {
@@ -96,12 +104,9 @@ impl Folders {
     }
 }
 
-/// Whether a file is still what it was.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Stamp {
-    modified: Option<SystemTime>,
-    bytes: u64,
-}
+/// Whether a model is still what it was: when each of its files was changed, and its bytes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Stamp(Vec<(Option<SystemTime>, u64)>);
 
 /// What an answer depends on.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -155,7 +160,7 @@ impl Cache {
         }
         self.read.fetch_add(1, Ordering::Relaxed);
         let model = Arc::new(vramfit::open(path)?);
-        let entry = (stamp, Arc::clone(&model));
+        let entry = (stamp.clone(), Arc::clone(&model));
         locked(&self.models).put(path.to_owned(), entry);
         Ok((stamp, model))
     }
@@ -175,13 +180,66 @@ impl Cache {
     }
 }
 
-/// The file as it is now.
-pub fn stamp(path: &Path) -> Result<Stamp, Problem> {
+/// The model's files as they are now.
+fn stamp(path: &Path) -> Result<Stamp, Problem> {
     let shown = || vramfit::report::one_line(&path.to_string_lossy());
-    let metadata = path.metadata();
-    let metadata = metadata.map_err(|error| Problem::not_found(format!("{}: {error}", shown())))?;
-    Ok(Stamp {
-        modified: metadata.modified().ok(),
-        bytes: metadata.len(),
-    })
+    let one = |part: PathBuf| {
+        let metadata = part.metadata()?;
+        Ok((metadata.modified().ok(), metadata.len()))
+    };
+    let all: std::io::Result<_> = parts(path).into_iter().map(one).collect();
+    let failed = |error: std::io::Error| Problem::not_found(format!("{}: {error}", shown()));
+    Ok(Stamp(all.map_err(failed)?))
+}
+
+/// The files of the model at `path`: those of a split one that are there, up to the first that is missing, go
+/// by their numbers.
+fn parts(path: &Path) -> Vec<PathBuf> {
+    let Some((prefix, count)) = split_name(path) else {
+        return vec![path.to_owned()];
+    };
+    let part = |no| path.with_file_name(format!("{prefix}-{no:05}-of-{count:05}.gguf"));
+    (1..=count)
+        .map(part)
+        .take_while(|part| part.exists())
+        .collect()
+}
+
+/// `NAME` and `N` of `NAME-00001-of-0000N.gguf`.
+fn split_name(path: &Path) -> Option<(&str, u16)> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
+    let (name, count) = name.rsplit_once("-of-")?;
+    let (prefix, no) = name.rsplit_once('-')?;
+    let number = |text: &str| {
+        let is_five = text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u16>().ok().filter(|_| is_five)
+    };
+    let (no, count) = (number(no)?, number(count)?);
+    (1..=count).contains(&no).then_some((prefix, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn split_models_are_known_by_their_names() {
+        let of =
+            |name: &str| split_name(Path::new(name)).map(|(prefix, n)| (prefix.to_string(), n));
+        assert_eq!(
+            of("d/a-b-00002-of-00003.gguf"),
+            Some(("a-b".to_string(), 3))
+        );
+        for other in [
+            "a.gguf",
+            "a-00004-of-00003.gguf",
+            "a-00000-of-00003.gguf",
+            "a-1-of-3.gguf",
+            "a-00001-of-00003.bin",
+            "a-+0001-of-00003.gguf",
+            "a-99999-of-99999.gguf",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
 }
