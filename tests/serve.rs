@@ -768,6 +768,20 @@ fn limits_hold() {
 }
 
 #[test]
+fn a_client_that_reads_nothing_holds_no_connection() {
+    let server = Server::start(&["--max-connections", "1", "--timeout", "1"]);
+    let mut deaf = server.connect();
+    let limit = Some(Duration::from_secs(1));
+    deaf.set_write_timeout(limit).unwrap();
+    // More answers than any buffer has room for.
+    let one = "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    // It fails where the server no longer reads.
+    let _ = deaf.write_all(one.repeat(5000).as_bytes());
+    server.get("/healthz").ok(200);
+    drop(deaf);
+}
+
+#[test]
 fn what_is_no_http_harms_nobody() {
     let server = Server::start(&[]);
     for garbage in [

@@ -100,7 +100,7 @@ pub fn command() -> Command {
         .arg(number(value(
             "timeout",
             "SECONDS",
-            "for a client to send its request, and for its turn to come (default 10)",
+            "for a client to send its request, for its turn to come, and for a client to read on (default 10)",
         )))
 }
 
@@ -175,7 +175,7 @@ fn config(matches: &ArgMatches, env: &dyn Fn(&str) -> Option<OsString>) -> Resul
     }
     if let Some(seconds) = number("timeout") {
         let limit = Duration::from_secs(seconds.into());
-        (limits.receive, limits.wait) = (limit, limit);
+        (limits.receive, limits.send, limits.wait) = (limit, limit, limit);
     }
     Ok(config)
 }

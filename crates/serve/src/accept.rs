@@ -1,6 +1,7 @@
 //! The listener: so many connections, each with time limits, and an orderly end.
 
 use crate::config::Limits;
+use crate::patient::Patient;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -44,7 +45,8 @@ pub async fn serve(
         // Where it cannot be set, answers are a little slower.
         let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
-        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let connection =
+            http.serve_connection(TokioIo::new(Patient::new(stream, limits.send)), service);
         let connection = under_way.watch(connection);
         tokio::spawn(async move {
             // A client that goes away, or says nothing, is no failure of ours.

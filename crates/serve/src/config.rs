@@ -66,6 +66,8 @@ pub struct Limits {
     pub workers: usize,
     /// For a client to send its headers, and then its body.
     pub receive: Duration,
+    /// For a client to take more of its answer.
+    pub send: Duration,
     /// For a request's turn to come.
     pub wait: Duration,
     /// For requests under way when the server is told to stop.
@@ -80,6 +82,7 @@ impl Default for Limits {
             requests: 512,
             workers: std::thread::available_parallelism().map_or(2, usize::from),
             receive: Duration::from_secs(10),
+            send: Duration::from_secs(10),
             wait: Duration::from_secs(10),
             shutdown: Duration::from_secs(10),
         }

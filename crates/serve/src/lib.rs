@@ -15,6 +15,7 @@ mod guard;
 mod metrics;
 mod models;
 mod openapi;
+mod patient;
 mod problem;
 mod routes;
 mod watch;
