@@ -83,7 +83,7 @@ pub(super) fn half_step(b: &mut TowerGraph<'_>, residual: TensorId, y: TensorId)
 }
 
 /// A network behind a norm, without biases where it `is_bare`.
-pub(super) fn network(
+fn network(
     b: &mut TowerGraph<'_>,
     x: TensorId,
     [norm, up, down]: [&str; 3],
@@ -189,6 +189,40 @@ pub(super) fn swapped(b: &mut TowerGraph<'_>, x: TensorId) -> TensorId {
     b.g.permute(x, [0, 2, 1, 3])
 }
 
+/// A Conformer's layer: half a network, attention, a gated convolution over time and half a network, each added to what went
+/// in; matrices have no biases where it `is_bare`. `over` is the convolution and its norm.
+pub(super) fn layer(
+    b: &mut TowerGraph<'_>,
+    x: TensorId,
+    il: usize,
+    is_bare: bool,
+    attention: impl FnOnce(&mut TowerGraph<'_>, TensorId) -> TensorId,
+    over: impl FnOnce(&mut TowerGraph<'_>, TensorId) -> TensorId,
+) -> TensorId {
+    let name = |kind: &str| format!("a.blk.{il}.{kind}");
+    let linear = |b: &mut TowerGraph<'_>, x, kind: &str| match is_bare {
+        true => plain(b, &name(&format!("{kind}.weight")), x),
+        false => b.linear(x, &name(kind)),
+    };
+    let names = ["ffn_norm", "ffn_up", "ffn_down"].map(name);
+    let y = network(b, x, [&names[0], &names[1], &names[2]], is_bare);
+    let residual = half_step(b, x, y);
+    let y = b.norm(residual, NormKind::Layer, &name("ln1"));
+    let y = attention(b, y);
+    let residual = b.g.add(residual, y);
+    let y = b.norm(residual, NormKind::Layer, &name("norm_conv"));
+    let y = linear(b, y, "conv_pw1");
+    let y = gated(b, y, Gating::Viewed);
+    let y = over(b, y);
+    let y = b.g.unary(Unary::Silu, y);
+    let y = linear(b, y, "conv_pw2");
+    let residual = b.g.add(residual, y);
+    let names = ["ffn_norm_1", "ffn_up_1", "ffn_down_1"].map(name);
+    let y = network(b, residual, [&names[0], &names[1], &names[2]], is_bare);
+    let residual = half_step(b, residual, y);
+    b.norm(residual, NormKind::Layer, &name("ln2"))
+}
+
 fn lfm2a(b: &mut TowerGraph<'_>) -> TensorId {
     const WIDE: i64 = 512;
     let n_frames = b.hp.warmup[0];
@@ -198,31 +232,14 @@ fn lfm2a(b: &mut TowerGraph<'_>) -> TensorId {
     b.g.expand(positions);
     let mut x = subsampled(b, true);
     for il in 0..b.hp.n_layer {
-        let name = |kind: &str| format!("a.blk.{il}.{kind}");
-        let y = network(
-            b,
-            x,
-            [&name("ffn_norm"), &name("ffn_up"), &name("ffn_down")],
-            false,
-        );
-        let residual = half_step(b, x, y);
-        let y = b.norm(residual, NormKind::Layer, &name("ln1"));
-        let y = lfm2a_attention(b, y, positions, il);
-        let residual = b.g.add(residual, y);
-        let y = b.norm(residual, NormKind::Layer, &name("norm_conv"));
-        let y = b.linear(y, &name("conv_pw1"));
-        let y = gated(b, y, Gating::Viewed);
-        let y = over_time(b, y, 4, &name("conv_dw.weight"));
-        let bias = b.need(&name("conv_dw.bias"));
-        let y = b.g.add(y, bias);
-        let y = folded_norm(b, y, &name("conv_norm"));
-        let y = b.g.unary(Unary::Silu, y);
-        let y = b.linear(y, &name("conv_pw2"));
-        let residual = b.g.add(residual, y);
-        let names = ["ffn_norm_1", "ffn_up_1", "ffn_down_1"].map(name);
-        let y = network(b, residual, [&names[0], &names[1], &names[2]], false);
-        let residual = half_step(b, residual, y);
-        x = b.norm(residual, NormKind::Layer, &name("ln2"));
+        let attention = |b: &mut TowerGraph<'_>, x| lfm2a_attention(b, x, positions, il);
+        let over = |b: &mut TowerGraph<'_>, x| {
+            let x = over_time(b, x, 4, &format!("a.blk.{il}.conv_dw.weight"));
+            let bias = b.need(&format!("a.blk.{il}.conv_dw.bias"));
+            let x = b.g.add(x, bias);
+            folded_norm(b, x, &format!("a.blk.{il}.conv_norm"))
+        };
+        x = layer(b, x, il, false, attention, over);
     }
     let x = b.norm(x, NormKind::Layer, "mm.a.mlp.0");
     b.mlp(x, "mm.a.mlp.1", Activation::GeluErf, "mm.a.mlp.3")
@@ -309,34 +326,18 @@ fn parakeet(b: &mut TowerGraph<'_>) -> TensorId {
     let positions = waves(b, n_time);
     let pad = (b.hp.conv_kernel - 1) / 2;
     for il in 0..b.hp.n_layer {
-        let name = |kind: &str| format!("a.blk.{il}.{kind}");
-        let y = network(
-            b,
-            x,
-            [&name("ffn_norm"), &name("ffn_up"), &name("ffn_down")],
-            true,
-        );
-        let residual = half_step(b, x, y);
-        let y = b.norm(residual, NormKind::Layer, &name("ln1"));
-        let y = parakeet_attention(b, y, [positions, mask], il);
-        let residual = b.g.add(residual, y);
-        let y = b.norm(residual, NormKind::Layer, &name("norm_conv"));
-        let y = plain(b, &name("conv_pw1.weight"), y);
-        let y = gated(b, y, Gating::Viewed);
-        let y = over_time(b, y, pad, &name("conv_dw.weight"));
-        let mean = b.need(&name("conv_norm_mean"));
-        let y = b.g.sub(y, mean);
-        let variance = b.need(&name("conv_norm_var"));
-        let deviation = b.g.map(Op::Sqrt, variance);
-        let y = b.g.div(y, deviation);
-        let y = folded_norm(b, y, &name("conv_norm"));
-        let y = b.g.unary(Unary::Silu, y);
-        let y = plain(b, &name("conv_pw2.weight"), y);
-        let residual = b.g.add(residual, y);
-        let names = ["ffn_norm_1", "ffn_up_1", "ffn_down_1"].map(name);
-        let y = network(b, residual, [&names[0], &names[1], &names[2]], true);
-        let residual = half_step(b, residual, y);
-        x = b.norm(residual, NormKind::Layer, &name("ln2"));
+        let attention = |b: &mut TowerGraph<'_>, x| parakeet_attention(b, x, [positions, mask], il);
+        let over = |b: &mut TowerGraph<'_>, x| {
+            let name = |kind: &str| format!("a.blk.{il}.{kind}");
+            let x = over_time(b, x, pad, &name("conv_dw.weight"));
+            let mean = b.need(&name("conv_norm_mean"));
+            let x = b.g.sub(x, mean);
+            let variance = b.need(&name("conv_norm_var"));
+            let deviation = b.g.map(Op::Sqrt, variance);
+            let x = b.g.div(x, deviation);
+            folded_norm(b, x, &name("conv_norm"))
+        };
+        x = layer(b, x, il, true, attention, over);
     }
     let x = b.g.map(Op::RmsNorm, x);
     let weight = b.need("mm.a.norm_pre.weight");

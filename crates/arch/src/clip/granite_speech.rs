@@ -1,13 +1,13 @@
 //! Granite Speech's tower: a conformer whose frames see their chunk, then queries over windows of frames.
 
-use super::conformer::{Gating, folded_norm, gated, half_step, network, over_time, swapped};
+use super::conformer::{folded_norm, layer, over_time, swapped};
 use super::graph::{NormKind, TowerGraph, plain};
 use super::hparams::{Activation, MAX_QUERY, TowerHparams};
 use super::kinds::{ProjectorKind, kind};
 use super::qformer::{QueryBlock, query_block};
 use crate::Result;
 use crate::keys::Keys;
-use vramfit_ggml::{TensorId, Type, Unary};
+use vramfit_ggml::{TensorId, Type};
 
 const LAYERS_OF_QFORMER: usize = 2;
 
@@ -73,29 +73,12 @@ fn granite_speech(b: &mut TowerGraph<'_>) -> TensorId {
     let mut stack = b.hp.is_feature_layer(0).then_some(x);
     let pad = b.hp.conv_kernel / 2;
     for il in 0..b.hp.n_layer {
-        let name = |kind: &str| format!("a.blk.{il}.{kind}");
-        let y = network(
-            b,
-            x,
-            [&name("ffn_norm"), &name("ffn_up"), &name("ffn_down")],
-            false,
-        );
-        let residual = half_step(b, x, y);
-        let y = b.norm(residual, NormKind::Layer, &name("ln1"));
-        let y = granite_attention(b, y, distances, mask, il);
-        let residual = b.g.add(residual, y);
-        let y = b.norm(residual, NormKind::Layer, &name("norm_conv"));
-        let y = b.linear(y, &name("conv_pw1"));
-        let y = gated(b, y, Gating::Viewed);
-        let y = over_time(b, y, pad, &name("conv_dw.weight"));
-        let y = folded_norm(b, y, &name("conv_norm"));
-        let y = b.g.unary(Unary::Silu, y);
-        let y = b.linear(y, &name("conv_pw2"));
-        let residual = b.g.add(residual, y);
-        let names = ["ffn_norm_1", "ffn_up_1", "ffn_down_1"].map(name);
-        let y = network(b, residual, [&names[0], &names[1], &names[2]], false);
-        let residual = half_step(b, residual, y);
-        x = b.norm(residual, NormKind::Layer, &name("ln2"));
+        let attention = |b: &mut TowerGraph<'_>, x| granite_attention(b, x, distances, mask, il);
+        let over = |b: &mut TowerGraph<'_>, x| {
+            let x = over_time(b, x, pad, &format!("a.blk.{il}.conv_dw.weight"));
+            folded_norm(b, x, &format!("a.blk.{il}.conv_norm"))
+        };
+        x = layer(b, x, il, false, attention, over);
         if b.hp.is_feature_layer(il + 1) {
             stack = Some(match stack {
                 Some(before) => b.g.concat(before, x, 0),
