@@ -7,6 +7,7 @@ mod builder;
 mod config;
 mod explain;
 mod layout;
+mod memory;
 mod node_list;
 mod parallel;
 mod profile;

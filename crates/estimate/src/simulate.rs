@@ -1,18 +1,16 @@
 //! llama.cpp's reserve passes, replayed (`llama_context::sched_reserve`).
 
 use crate::breakdown::{Breakdown, MemoryBytes, Pass, PassStats, Runtime};
-use crate::{
-    EngineProfile, Error, FlashAttention, Layout, LayoutDevice, Refusal, RunConfig, parallel,
-};
-use vramfit_arch::cache::{CacheKind, cache_tensor, cache_tensors};
+use crate::memory::check_tensor_split;
+use crate::{EngineProfile, Error, Layout, LayoutDevice, Refusal, RunConfig, parallel};
+use vramfit_arch::cache::{CacheKind, cache_tensor};
 use vramfit_arch::{
     Batch, BuiltGraph, ContextParams, CpuRepack, FusedOp, Lent, LentCaches, LentTensor, Model,
-    Slicer, TensorOverride, TensorSplit, Unfused, WeightMap, build,
+    Slicer, TensorOverride, Unfused, WeightMap, build,
 };
 use vramfit_ggml::cuda::{Cuda, PoolUse};
 use vramfit_ggml::{
-    Backend, BackendId, BufferType, ComputeCapability, Observer, Schedule, Scheduler, Type,
-    Unwatched, align, contiguous_strides, reserve,
+    Backend, BackendId, BufferType, Observer, Schedule, Scheduler, Unwatched, reserve,
 };
 
 /// `GGML_SCHED_MAX_COPIES`.
@@ -26,13 +24,13 @@ pub(crate) struct Context<'a> {
     pub layers: Vec<BufferType>,
     pub weights: WeightMap,
     /// `-sm tensor`.
-    slicer: Option<Slicer<'a>>,
+    pub slicer: Option<Slicer<'a>>,
     /// The devices in order; the scheduler may see them as one.
-    devices: Vec<Cuda>,
+    pub devices: Vec<Cuda>,
     pub n_copies: usize,
     keeps_pins: bool,
-    use_mmap: bool,
-    reads_lazily: bool,
+    pub use_mmap: bool,
+    pub reads_lazily: bool,
 }
 
 impl Breakdown {
@@ -327,7 +325,7 @@ impl<'a> Context<'a> {
         self.weights.backend(buffer)
     }
 
-    fn backend_of(&self, buffer: BufferType) -> &Backend {
+    pub fn backend_of(&self, buffer: BufferType) -> &Backend {
         &self.backends[self.backend_id(buffer).index()]
     }
 
@@ -363,174 +361,6 @@ impl<'a> Context<'a> {
             bounded,
         })
     }
-
-    /// With `-sm tensor` devices add up their results in steps, through copies as large as the largest result, that of
-    /// the experts where there are any; two devices from compute capability 7.0 on have a pipeline of fixed size beside
-    /// (`ggml_cuda_ar_pipeline`).
-    fn reduce_bytes(&self) -> u64 {
-        const VOLTA: ComputeCapability = ComputeCapability::new(7, 0);
-        const PIPELINE_BYTES: u64 = 32 << 20;
-        let n = self.devices.len();
-        if self.slicer.is_none() || n < 2 {
-            return 0;
-        }
-        let has_pipeline = n == 2 && self.devices.iter().all(|d| d.compute_capability >= VOLTA);
-        let layers = self.model.hparams.layers.iter();
-        let n_used = layers.map(|l| l.n_expert_used).max().unwrap_or(0).max(1);
-        let sizes = [
-            self.model.hparams.n_embd,
-            n_used,
-            self.batch(Pass::Prompt).n_tokens,
-        ];
-        let result = sizes
-            .iter()
-            .fold(4u64, |n, &x| n.saturating_mul(x.max(0) as u64));
-        let steps = u64::from(n.next_power_of_two().ilog2());
-        let pipeline = if has_pipeline { PIPELINE_BYTES } else { 0 };
-        steps.saturating_mul(result).saturating_add(pipeline)
-    }
-
-    /// Adds to `memory` what a tensor takes in `buffer`, on every device its part where tensors are shared out.
-    fn put(
-        &self,
-        memory: &mut [MemoryBytes],
-        buffer: BufferType,
-        tensor: (Type, [i64; 4], u64),
-        slices: impl FnOnce(&Slicer<'_>) -> Result<Vec<[i64; 4]>, vramfit_arch::Error>,
-        field: fn(&mut MemoryBytes) -> &mut u64,
-    ) -> Result<(), Error> {
-        let (ty, ne, n_bytes) = tensor;
-        let backend = self.backend_of(buffer);
-        let mut add = |index: usize, ne, n_bytes| {
-            let bytes = field(&mut memory[index]);
-            *bytes = bytes.saturating_add(backend.placed_size(ty, ne, n_bytes));
-        };
-        match &self.slicer {
-            Some(slicer) if buffer != BufferType::HOST => {
-                // a part of nothing is padded all the same
-                for (i, ne) in slices(slicer)?.into_iter().enumerate() {
-                    add(
-                        i + 1,
-                        ne,
-                        contiguous_strides(ty, ne)[3].saturating_mul(ne[3].max(0) as u64),
-                    );
-                }
-            }
-            _ => add(buffer.index(), ne, n_bytes),
-        }
-        Ok(())
-    }
-
-    fn add_weights(&self, memory: &mut [MemoryBytes], repacked: &mut u64) -> Result<(), Error> {
-        let mut spans: Vec<Option<(u64, u64)>> = Vec::new();
-        for loaded in self.weights.loaded(self.model) {
-            let t = &self.model.tensors[loaded.tensor];
-            if loaded.repacked {
-                *repacked = repacked.saturating_add(align(t.n_bytes, Backend::Cpu.alignment()));
-                continue;
-            }
-            let is_lazy = self.reads_lazily && self.model.is_read_lazily(t);
-            if loaded.buffer == BufferType::HOST && (self.use_mmap || is_lazy) {
-                let span = 2 * t.part as usize + usize::from(is_lazy);
-                spans.resize(spans.len().max(span + 1), None);
-                let end = t.offset + t.n_bytes;
-                let (first, last) = spans[span].unwrap_or((t.offset, end));
-                spans[span] = Some((first.min(t.offset), last.max(end)));
-                continue;
-            }
-            let slices = |slicer: &Slicer<'_>| slicer.weight(loaded.tensor);
-            let tensor = (t.ty, t.ne, t.n_bytes);
-            self.put(memory, loaded.buffer, tensor, slices, |m| &mut m.model)?;
-        }
-        // Mapped weights: from the first to the last one on the host, whatever lies between; those
-        // read lazily by themselves.
-        memory[0].model += spans
-            .iter()
-            .flatten()
-            .map(|(first, last)| last - first)
-            .sum::<u64>();
-        Ok(())
-    }
-
-    /// Each half of a pair lies with the weight that it adapts, re-ordered or not.
-    fn add_adapters(&self, memory: &mut [MemoryBytes]) {
-        let adapters = &self.params.adapters;
-        if adapters.is_empty() {
-            return;
-        }
-        let mut put = |buffer: BufferType, ty, ne, n_bytes| {
-            let size = self.backend_of(buffer).placed_size(ty, ne, n_bytes);
-            // whole on every device where tensors are shared out
-            let places = match self.slicer {
-                Some(_) if buffer != BufferType::HOST => 1..memory.len(),
-                _ => buffer.index()..buffer.index() + 1,
-            };
-            for memory in &mut memory[places] {
-                memory.adapters = memory.adapters.saturating_add(size);
-            }
-        };
-        let loaded = self.weights.loaded(self.model);
-        for (target, pair) in adapters.loras.iter().flat_map(|lora| &lora.pairs) {
-            let Ok(at) = loaded.binary_search_by_key(target, |l| l.tensor) else {
-                continue;
-            };
-            pair.iter()
-                .for_each(|t| put(loaded[at].buffer, t.ty, t.ne, t.n_bytes));
-        }
-        if adapters.control_vector.is_some() {
-            let n_embd = self.model.hparams.n_embd;
-            let n_bytes = Type::F32.row_size(n_embd.max(0) as u64);
-            for il in 1..self.model.hparams.n_layer() {
-                put(self.layers[il], Type::F32, [n_embd, 1, 1, 1], n_bytes);
-            }
-        }
-    }
-
-    fn cache_home(&self, il: usize) -> BufferType {
-        if self.params.offload_kqv {
-            self.layers[il]
-        } else {
-            BufferType::HOST
-        }
-    }
-
-    /// A memory with caches has to have something in them.
-    fn check_caches(&self) -> Result<(), Refusal> {
-        let mut sizes = vec![None; self.backends.len()];
-        let n_layer = match self.model.is_known() {
-            true => self.model.hparams.layers.len(),
-            false => 0,
-        };
-        for il in 0..n_layer {
-            let size = &mut sizes[self.cache_home(il).index()];
-            for t in cache_tensors(&self.model.hparams, &self.params, il) {
-                *size = Some(size.unwrap_or(0u64).saturating_add(t.n_bytes()));
-            }
-        }
-        let device = match sizes.iter().position(|&size| size == Some(0)) {
-            None => return Ok(()),
-            Some(0) => "the host".to_string(),
-            Some(i) => format!("device {}", i - 1),
-        };
-        Err(Refusal::EmptyCache { device })
-    }
-
-    fn add_cache(&self, memory: &mut [MemoryBytes]) -> Result<(), Error> {
-        for il in 0..self.model.hparams.layers.len() {
-            let home = self.cache_home(il);
-            if !self.model.is_known() {
-                let context = &mut memory[home.index()].context;
-                *context = context.saturating_add(self.cache_bound(il));
-                continue;
-            }
-            for t in cache_tensors(&self.model.hparams, &self.params, il) {
-                let slices = |slicer: &Slicer<'_>| slicer.cache(il, &t);
-                let tensor = (t.ty, t.ne, t.n_bytes());
-                self.put(memory, home, tensor, slices, |m| &mut m.context)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 pub(crate) fn runtime_of(cuda: &Cuda, pool: &PoolUse) -> Runtime {
@@ -551,28 +381,6 @@ fn whole(pool: PoolUse) -> PoolUse {
     PoolUse {
         is_bound: true,
         ..pool
-    }
-}
-
-/// What llama.cpp says to `-sm tensor`.
-fn check_tensor_split(model: &Model, run: &RunConfig, layout: &Layout) -> Result<(), Refusal> {
-    if layout.devices.is_empty() {
-        return Err(Refusal::TensorSplitWithoutDevice);
-    }
-    let architecture = || model.architecture_name.clone();
-    if !model.is_known() {
-        return Err(Refusal::TensorSplitOfUnknown {
-            architecture: architecture(),
-        });
-    }
-    if model.architecture.tensor_split == TensorSplit::Refused {
-        return Err(Refusal::TensorSplitArchitecture {
-            architecture: architecture(),
-        });
-    }
-    match run.flash_attention {
-        FlashAttention::Off => Err(Refusal::TensorSplitWithoutFlashAttention),
-        _ => Ok(()),
     }
 }
 
