@@ -272,12 +272,35 @@ fn colours_are_all_that_colour_adds() {
 }
 
 #[test]
+fn empty_gpus_of_one_kind_share_a_row() {
+    let mut estimate = estimate();
+    let host = estimate.devices.pop().unwrap();
+    for i in 2..8 {
+        let mut device = estimate.devices[1].clone();
+        device.id = format!("CUDA{i}");
+        estimate.devices.push(device);
+    }
+    estimate.devices.push(host);
+    let text = estimate_text(&estimate, &Style::default());
+    assert!(text.starts_with("Fits: all 49 layers on CUDA0"), "{text}");
+    assert!(text.contains("; CUDA1 to CUDA7 stay empty"), "{text}");
+    assert_eq!(text.matches("\nCUDA1-7 ").count(), 1, "{text}");
+    assert!(text.contains("7 x "), "{text}");
+    // one that has less free has a row of its own
+    estimate.devices[4].free_bytes = Some(MIB);
+    let text = estimate_text(&estimate, &Style::default());
+    for id in ["CUDA1-3 ", "CUDA4 ", "CUDA5-7 "] {
+        assert_eq!(text.matches(&format!("\n{id}")).count(), 1, "{text}");
+    }
+}
+
+#[test]
 fn one_line_a_model() {
     let style = Style::default();
     let line = summary_line("model.gguf", Ok(&estimate()), &style);
     assert_eq!(
         line,
-        "fits            49/49    3072.0         -  model.gguf\n"
+        "fits            49/49    3072.0         -     144.5  model.gguf\n"
     );
     let line = summary_line("bad.gguf", Err("bad.gguf: cut\noff"), &style);
     assert_eq!(line, "error        bad.gguf: cut?off\n");

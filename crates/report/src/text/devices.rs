@@ -16,31 +16,67 @@ const NONE: &str = "-";
 
 type Row = [String; COLUMNS];
 
+/// What has a row: a device, or neighbours of one kind that all stay empty.
+struct Entry<'a> {
+    device: &'a DeviceReport,
+    /// `CUDA0`, `CUDA1-7`
+    id: String,
+    n: usize,
+}
+
+impl<'a> Entry<'a> {
+    fn of(neighbours: &'a [DeviceReport]) -> Option<Self> {
+        let (device, last) = (neighbours.first()?, neighbours.last()?);
+        let n = neighbours.len();
+        let last = last.id.trim_start_matches(char::is_alphabetic);
+        let id = match n {
+            1 => device.id.clone(),
+            _ => format!("{}-{last}", device.id),
+        };
+        Some(Self { device, id, n })
+    }
+}
+
+fn entries(estimate: &Estimate) -> Vec<Entry<'_>> {
+    let empty = |d: &DeviceReport| d.total_bytes.is_some() && !d.is_used();
+    let size = |d: &DeviceReport| (d.total_bytes, d.free_bytes);
+    let alike = |a: &DeviceReport, b: &DeviceReport| {
+        empty(a) && empty(b) && a.name == b.name && size(a) == size(b)
+    };
+    estimate
+        .devices
+        .chunk_by(alike)
+        .filter_map(Entry::of)
+        .collect()
+}
+
 /// The table in as many decimals as fit, else a list.
 pub(crate) fn devices(estimate: &Estimate, style: &Style) -> String {
+    let entries = entries(estimate);
     let text = (0..=2)
         .rev()
-        .map(|decimals| rows(estimate, decimals))
+        .map(|decimals| rows(&entries, decimals))
         .map(|rows| (widths(&rows), rows))
         .find(|(widths, _)| width(widths, 1) <= style.width)
-        .map(|(widths, rows)| table(estimate, &rows, &widths, style));
-    let mut text = text.unwrap_or_else(|| list(estimate, style));
+        .map(|(widths, rows)| table(estimate, &entries, &rows, &widths, style));
+    let mut text = text.unwrap_or_else(|| list(estimate, &entries, style));
     let legend = legend(estimate.gpu_devices(), style);
     if !legend.is_empty() {
-        let indent = " ".repeat(bar_indent(estimate, style));
+        let indent = " ".repeat(bar_indent(&entries, style));
         text += &fill(&legend, "  ", &indent, &indent, style.width);
     }
     text
 }
 
-fn rows(estimate: &Estimate, decimals: usize) -> Vec<Row> {
-    let row = |d: &DeviceReport| -> Row {
+fn rows(entries: &[Entry<'_>], decimals: usize) -> Vec<Row> {
+    let row = |entry: &Entry<'_>| -> Row {
+        let d = entry.device;
         let cell = |bytes: u64| match bytes {
             0 => NONE.to_string(),
             _ => mib(bytes, decimals),
         };
         [
-            d.id.clone(),
+            entry.id.clone(),
             match d.layers.len() {
                 0 => NONE.to_string(),
                 n => n.to_string(),
@@ -56,7 +92,7 @@ fn rows(estimate: &Estimate, decimals: usize) -> Vec<Row> {
                 .map_or_else(|| NONE.to_string(), |b| signed_mib(b, decimals)),
         ]
     };
-    estimate.devices.iter().map(row).collect()
+    entries.iter().map(row).collect()
 }
 
 /// How sure the columns are, the least sure device speaking for all.
@@ -102,7 +138,13 @@ fn width(widths: &[usize; COLUMNS], gap: usize) -> usize {
     widths.iter().sum::<usize>() + gap * (COLUMNS - 1)
 }
 
-fn table(estimate: &Estimate, rows: &[Row], widths: &[usize; COLUMNS], style: &Style) -> String {
+fn table(
+    estimate: &Estimate,
+    entries: &[Entry<'_>],
+    rows: &[Row],
+    widths: &[usize; COLUMNS],
+    style: &Style,
+) -> String {
     let headings = HEADINGS.map(str::to_string);
     let gap = if width(widths, 2) <= style.width {
         2
@@ -112,9 +154,10 @@ fn table(estimate: &Estimate, rows: &[Row], widths: &[usize; COLUMNS], style: &S
     let line = |row: &Row| line(row, widths, gap);
     let mut text = style.paint(Ink::Faint, &line(&headings)) + "\n";
     text += &(style.paint(Ink::Faint, &line(&certainty(estimate))) + "\n");
-    let cells = bar_cells(estimate, style);
-    for (row, device) in rows.iter().zip(&estimate.devices) {
-        let line = line(row);
+    let indent = bar_indent(entries, style);
+    let cells = bar_cells(estimate, entries, style);
+    for (row, entry) in rows.iter().zip(entries) {
+        let (line, device) = (line(row), entry.device);
         let short = device.headroom_bytes.is_some_and(|b| b < 0);
         let ink = match (short, device.is_used()) {
             (true, _) => Ink::Bad,
@@ -122,7 +165,7 @@ fn table(estimate: &Estimate, rows: &[Row], widths: &[usize; COLUMNS], style: &S
             (false, false) => Ink::Faint,
         };
         text += &(style.paint(ink, &line) + "\n");
-        text += &picture(estimate, device, cells, style);
+        text += &picture(estimate, entry, (indent, cells), style);
     }
     text
 }
@@ -135,8 +178,8 @@ fn line(row: &Row, widths: &[usize; COLUMNS], gap: usize) -> String {
     line.trim_end().to_string()
 }
 
-fn bar_indent(estimate: &Estimate, style: &Style) -> usize {
-    let id = estimate.devices.iter().map(|d| d.id.len()).max();
+fn bar_indent(entries: &[Entry<'_>], style: &Style) -> usize {
+    let id = entries.iter().map(|entry| entry.id.len()).max();
     if style.width < 60 {
         2
     } else {
@@ -145,15 +188,21 @@ fn bar_indent(estimate: &Estimate, style: &Style) -> usize {
 }
 
 /// Cells of every bar: what names and layers leave.
-fn bar_cells(estimate: &Estimate, style: &Style) -> usize {
-    let longest = |d: &DeviceReport| caption(estimate, d).chars().count();
-    let caption = estimate.gpu_devices().map(longest).max().unwrap_or(0);
-    let taken = bar_indent(estimate, style) + caption + 8;
+fn bar_cells(estimate: &Estimate, entries: &[Entry<'_>], style: &Style) -> usize {
+    let gpus = entries.iter().filter(|e| e.device.free_bytes.is_some());
+    let lengths = gpus.map(|entry| caption(estimate, entry).chars().count());
+    let caption = lengths.max().unwrap_or(0);
+    let taken = bar_indent(entries, style) + caption + 8;
     style.width.saturating_sub(taken).clamp(BAR.0, BAR.1)
 }
 
-fn caption(estimate: &Estimate, device: &DeviceReport) -> String {
+fn caption(estimate: &Estimate, entry: &Entry<'_>) -> String {
+    let device = entry.device;
     let name = one_line(&device.name);
+    let name = match entry.n {
+        1 => name,
+        n => format!("{n} x {name}"),
+    };
     let what = match (device.is_used(), device.layers.is_empty()) {
         (false, _) => "not used".to_string(),
         (true, true) => "no layers".to_string(),
@@ -163,8 +212,13 @@ fn caption(estimate: &Estimate, device: &DeviceReport) -> String {
 }
 
 /// The line under a row. The host has no bar, since nothing is known of its size.
-fn picture(estimate: &Estimate, device: &DeviceReport, cells: usize, style: &Style) -> String {
-    let indent = bar_indent(estimate, style);
+fn picture(
+    estimate: &Estimate,
+    entry: &Entry<'_>,
+    (indent, cells): (usize, usize),
+    style: &Style,
+) -> String {
+    let device = entry.device;
     let Some(total) = device.total_bytes else {
         let layers = layers(&device.layers, estimate.model.n_layer);
         if layers.is_empty() {
@@ -177,7 +231,7 @@ fn picture(estimate: &Estimate, device: &DeviceReport, cells: usize, style: &Sty
     let taken = u128::from(in_use) + u128::from(device.required_bytes);
     let percent = taken * 100 / u128::from(total.max(1));
     let room = style.width.saturating_sub(indent + cells + 7);
-    let caption = cut(&caption(estimate, device), room);
+    let caption = cut(&caption(estimate, entry), room);
     format!(
         "{:indent$}{} {percent:>4}%  {}\n",
         "",
@@ -187,13 +241,13 @@ fn picture(estimate: &Estimate, device: &DeviceReport, cells: usize, style: &Sty
 }
 
 /// For narrow terminals: a few lines a device.
-fn list(estimate: &Estimate, style: &Style) -> String {
-    let (rows, sure) = (rows(estimate, 2), certainty(estimate));
+fn list(estimate: &Estimate, entries: &[Entry<'_>], style: &Style) -> String {
+    let (rows, sure) = (rows(entries, 2), certainty(estimate));
     let width = rows.iter().flatten().map(String::len).max().unwrap_or(0);
     let cells = style.width.saturating_sub(10).clamp(BAR.0, BAR.1);
     let mut text = String::new();
-    for (row, device) in rows.iter().zip(&estimate.devices) {
-        let name = one_line(&device.name);
+    for (row, entry) in rows.iter().zip(entries) {
+        let (device, name) = (entry.device, one_line(&entry.device.name));
         text += &format!(
             "{}  {}\n",
             style.paint(Ink::Strong, &row[0]),

@@ -68,12 +68,28 @@ fn with_layers(estimate: &Estimate) -> Vec<&DeviceReport> {
     estimate.gpu_devices().filter(used).collect()
 }
 
-/// `CUDA0`, `CUDA0 and CUDA1`, `CUDA0, CUDA1 and CUDA2`.
+/// `CUDA0`, `CUDA0 and CUDA2`, `CUDA1 to CUDA7`, `CUDA0, CUDA2 to CUDA4 and CUDA6`.
 fn ids<'a>(devices: impl IntoIterator<Item = &'a DeviceReport>) -> String {
-    let ids: Vec<&str> = devices.into_iter().map(|d| d.id.as_str()).collect();
-    match ids.split_last() {
+    let devices: Vec<&DeviceReport> = devices.into_iter().collect();
+    let number = |id: &str| {
+        id.trim_start_matches(char::is_alphabetic)
+            .parse::<u32>()
+            .ok()
+    };
+    let next = |a: &&DeviceReport, b: &&DeviceReport| match (number(&a.id), number(&b.id)) {
+        (Some(a), Some(b)) => a.checked_add(1) == Some(b),
+        _ => false,
+    };
+    let mut parts: Vec<String> = Vec::new();
+    for run in devices.chunk_by(next) {
+        match run {
+            [first, _, .., last] => parts.push(format!("{} to {}", first.id, last.id)),
+            few => parts.extend(few.iter().map(|d| d.id.clone())),
+        }
+    }
+    match parts.split_last() {
         Some((last, others)) if !others.is_empty() => format!("{} and {last}", others.join(", ")),
-        _ => ids.concat(),
+        _ => parts.concat(),
     }
 }
 

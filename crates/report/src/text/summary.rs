@@ -15,16 +15,19 @@ pub fn summary_heading(n_gpus: usize, style: &Style) -> String {
     for i in 0..shown_gpus(n_gpus, style) {
         line += &format!(" {:>TOTAL$}", format!("CUDA{i}"));
     }
+    line += &format!(" {:>TOTAL$}", "host");
     style.paint(Ink::Faint, &format!("{line}  model")) + "\n"
 }
 
 /// Columns that leave some room for the model's name.
 fn shown_gpus(n_gpus: usize, style: &Style) -> usize {
-    let room = style.width.saturating_sub(VERDICT + LAYERS + 1 + 20);
+    let room = style
+        .width
+        .saturating_sub(VERDICT + LAYERS + TOTAL + 2 + 20);
     n_gpus.min(room / (TOTAL + 1))
 }
 
-/// Verdict, layers on GPUs, total of each GPU (`≤` where it is a bound), name.
+/// Verdict, layers on GPUs, total of each GPU and of the host (`≤` where it is a bound), name.
 pub fn summary_line(name: &str, outcome: Result<&Estimate, &str>, style: &Style) -> String {
     let name = one_line(name);
     let estimate = match outcome {
@@ -46,8 +49,10 @@ pub fn summary_line(name: &str, outcome: Result<&Estimate, &str>, style: &Style)
     };
     let layers = format!("{}/{}", estimate.run.n_gpu_layers, estimate.n_layers());
     let mut line = format!(" {layers:>LAYERS$}");
-    let gpus: Vec<_> = estimate.gpu_devices().collect();
-    for device in gpus.iter().take(shown_gpus(gpus.len(), style)) {
+    let gpus = estimate.gpu_devices();
+    let shown = gpus.take(shown_gpus(estimate.gpu_devices().count(), style));
+    let host = estimate.devices.iter().filter(|d| d.free_bytes.is_none());
+    for device in shown.chain(host) {
         let total = match device.required_bytes {
             0 => "-".to_string(),
             bytes if estimate.is_bound() => format!("≤{}", mib(bytes, 1)),
