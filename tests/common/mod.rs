@@ -4,6 +4,8 @@
 #[allow(clippy::disallowed_methods, clippy::unwrap_used)]
 pub mod adapters;
 #[allow(clippy::disallowed_methods, clippy::unwrap_used)]
+pub mod bound;
+#[allow(clippy::disallowed_methods, clippy::unwrap_used)]
 pub mod drafts;
 #[allow(clippy::disallowed_methods, clippy::unwrap_used)]
 pub mod graphs;

@@ -59,8 +59,10 @@ const USAGE: &str = "usage: oracle COMMAND
   real-model [--estimate PATH] [--compare no]
                          a downloaded model: engine and estimate side by side
   diff [MODEL.gguf ..] [--cases N] [--minutes M] [--seed S] [--workers N] [--graph]
+       [--as-unknown]
                          random settings on random devices until stopped, engine against estimate; N cases a model;
-                         models: of fixtures/gguf, or a path; none: all of them; --graph: node lists alone
+                         models: of fixtures/gguf, or a path; none: all of them; --graph: node lists alone; --as-unknown: as if we
+                         knew none of their architectures: are our bounds never below?
   diff --mutate [NAME..] [--rounds N] [--minutes M] [--seed S] [--workers N] [--cases N]
                          the same for models made up by chance from specs and header-only files; N cases a mutant
   plans [--n N] [--workers N] [--estimate PATH] [--out FILE]

@@ -144,7 +144,7 @@ fn lock(report: &Mutex<Report>) -> std::sync::MutexGuard<'_, Report> {
 /// One real model an architecture and all made ones, where their graph is known.
 fn subjects(request: &Request, folder: &Path) -> Result<Vec<Subject>> {
     let named: Vec<PathBuf> = request.model.iter().cloned().collect();
-    let mut all = subject::all(&named, folder)?;
+    let mut all = subject::all(&named, folder, vramfit_arch::Model::load)?;
     let mut seen = BTreeSet::new();
     all.retain(|s| {
         s.is_known()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::show;
 use super::subject::Subject;
 use crate::case::Case;
-use crate::common::truth;
+use crate::common::{bound, truth};
 use crate::error::Result;
 use crate::kit::{Engine, Jobs};
 use crate::models::{self, Entry, Model};
@@ -90,8 +90,15 @@ impl<'e> Worker<'e> {
             Outcome::Crashed => String::new(),
             _ => subject.estimate(&truth),
         };
-        let bounded = subject.model.is_ok() && !subject.is_known();
-        let agrees = truth.agrees(&ours) || bounded && show::is_bound(&truth.expected, &ours);
+        let agrees = match subject.bounded() {
+            // what only this architecture is refused for, nobody can know
+            Some(_) if row.outcome == Outcome::Refused => true,
+            Some(model) => {
+                show::settles_alike(&truth.expected, &ours)
+                    && bound::held(&truth, model).iter().all(bound::Held::holds)
+            }
+            None => truth.agrees(&ours),
+        };
         Ok(Verdict { row, ours, agrees })
     }
 }

@@ -39,7 +39,7 @@ pub fn minimised(
     }
     let (small, verdict) = smallest;
     let graphs = match &subject.model {
-        Ok(model) if verdict.row.outcome == Outcome::Loaded => {
+        Ok(model) if model.is_known() && verdict.row.outcome == Outcome::Loaded => {
             let equal = || "  graphs: nodes, splits, inputs and dependencies are equal\n".into();
             nodes::report(worker, &small, model)?.unwrap_or_else(equal)
         }

@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use vramfit_arch::Model;
+
 use crate::case::{Case, Gpu};
 use crate::error::{Context, Error, Result};
 use crate::grid::Cases;
@@ -40,6 +42,7 @@ pub struct Request {
     seed: u64,
     workers: usize,
     graph_only: bool,
+    as_unknown: bool,
     mutate: bool,
     rounds: Option<u64>,
 }
@@ -63,6 +66,7 @@ impl Request {
                 "--workers" => request.workers = number()?.max(1) as usize,
                 "--minutes" => request.minutes = Some(number()?),
                 "--graph" => request.graph_only = true,
+                "--as-unknown" => request.as_unknown = true,
                 "--rounds" => request.rounds = Some(number()?),
                 "--mutate" => request.mutate = true,
                 _ if word.starts_with('-') => {
@@ -70,6 +74,11 @@ impl Request {
                 }
                 _ => request.models.push(word.into()),
             }
+        }
+        if request.as_unknown && request.mutate {
+            return Err(Error::new(
+                "--as-unknown goes with models that are there, not with --mutate",
+            ));
         }
         Ok(request)
     }
@@ -82,7 +91,11 @@ pub fn run(request: &Request) -> Result<i32> {
     if request.mutate {
         return mutate::run(request, &engine, folder.path());
     }
-    let subjects = subject::all(&request.models, folder.path())?;
+    let load: subject::Load = match request.as_unknown {
+        true => Model::load_as_unknown,
+        false => Model::load,
+    };
+    let subjects = subject::all(&request.models, folder.path(), load)?;
     let session = Session {
         request,
         engine: &engine,
@@ -348,13 +361,11 @@ impl Session<'_> {
                 );
             }
         }
-        let by_bounds = |s: &&Subject| s.model.is_ok() && !s.is_known();
-        let bounded = self.subjects.iter().filter(by_bounds).count();
-        let left_out = state
-            .tallies
-            .iter()
-            .filter(|t| t.left_out.is_some())
-            .count();
+        let is_in = |tally: &Tally| tally.left_out.is_none();
+        let left_out = state.tallies.iter().filter(|t| !is_in(t)).count();
+        let both = self.subjects.iter().zip(&state.tallies);
+        let by_bounds = both.filter(|(s, tally)| s.bounded().is_some() && is_in(tally));
+        let bounded = by_bounds.count();
         let seconds = self.started.elapsed().as_secs_f64();
         println!(
             "{} models compared, {bounded} of them by bounds, {left_out} left out; {} cases: {} refused, {} crashed (no truth); {} differences; seed {}, {seconds:.0} s, {:.1} cases/s",
@@ -379,6 +390,8 @@ mod tests {
         let request = Request::of(&["a.gguf", "--cases", "7", "--graph", "b.gguf"]).unwrap();
         assert_eq!(request.models, [Path::new("a.gguf"), Path::new("b.gguf")]);
         assert_eq!((request.cases, request.graph_only), (Some(7), true));
+        assert!(Request::of(&["--as-unknown"]).unwrap().as_unknown);
+        assert!(Request::of(&["--as-unknown", "--mutate"]).is_err());
         assert!(Request::of(&["--case", "7"]).is_err());
         assert!(Request::of(&["--cases"]).is_err());
     }

@@ -166,14 +166,16 @@ impl Mutants<'_> {
         std::fs::write(&header, bytes).context(header.display())?;
         let file = format!("mutant-{}.gguf", self.number);
         let shown = "fixtures/gguf/made/mutant.gguf".to_owned();
-        let Ok(subject) = Subject::new(&header, self.folder, file, shown) else {
+        let Ok(subject) =
+            Subject::new(&header, self.folder, file, shown, vramfit_arch::Model::load)
+        else {
             return Ok(Shown::NotLoaded);
         };
         let Ok(facts) = self.worker.probe(&subject.entry) else {
             return Ok(Shown::NotLoaded);
         };
         for flash_attn in ["on", "off"] {
-            if subject.model.is_ok() && !subject.is_known() {
+            if subject.bounded().is_some() {
                 break;
             }
             let gpu = Gpu {

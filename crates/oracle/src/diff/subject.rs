@@ -27,6 +27,11 @@ impl Subject {
         self.model.as_ref().is_ok_and(Model::is_known)
     }
 
+    /// The model, if only bounds of its memory are known.
+    pub fn bounded(&self) -> Option<&Model> {
+        self.model.as_ref().ok().filter(|model| !model.is_known())
+    }
+
     /// What we say to a case, in the words of the truth table.
     pub fn estimate(&self, row: &truth::Row) -> String {
         let model = match &self.model {
@@ -38,8 +43,11 @@ impl Subject {
     }
 }
 
+/// How a header becomes a model: as what it is, or as if nobody knew its architecture.
+pub type Load = fn(&Header) -> vramfit_arch::Result<Model>;
+
 /// The models named, or all of `fixtures/gguf`.
-pub fn all(named: &[PathBuf], folder: &Path) -> Result<Vec<Subject>> {
+pub fn all(named: &[PathBuf], folder: &Path, load: Load) -> Result<Vec<Subject>> {
     let fixtures = models::fixtures().join("gguf");
     let paths = if named.is_empty() {
         let mut found = Vec::new();
@@ -54,8 +62,13 @@ pub fn all(named: &[PathBuf], folder: &Path) -> Result<Vec<Subject>> {
         };
         named.iter().map(existing).collect::<Result<_>>()?
     };
-    let load = |(i, path): (usize, &PathBuf)| one(path, &fixtures, folder, i);
-    paths.iter().enumerate().map(load).collect()
+    let paths = paths.iter().enumerate();
+    paths
+        .map(|(i, path)| {
+            let (file, shown) = names(path, &fixtures, folder, i)?;
+            Subject::new(path, folder, file, shown, load)
+        })
+        .collect()
 }
 
 fn below(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
@@ -70,7 +83,8 @@ fn below(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn one(path: &Path, fixtures: &Path, folder: &Path, number: usize) -> Result<Subject> {
+/// Of the copy below the session's folder, and for a reader.
+fn names(path: &Path, fixtures: &Path, folder: &Path, number: usize) -> Result<(String, String)> {
     // A case's random stream depends on this name; as the truth table has it for the fixtures.
     let name = path
         .strip_prefix(fixtures)
@@ -84,19 +98,25 @@ fn one(path: &Path, fixtures: &Path, folder: &Path, number: usize) -> Result<Sub
         Ok(name) => format!("fixtures/gguf/{}", name.display()),
         Err(_) => path.display().to_string(),
     };
-    Subject::new(path, folder, file, shown)
+    Ok((file, shown))
 }
 
 impl Subject {
     /// The model of the header at `path`, made loadable as `folder/file`.
-    pub fn new(path: &Path, folder: &Path, file: String, shown: String) -> Result<Self> {
+    pub fn new(
+        path: &Path,
+        folder: &Path,
+        file: String,
+        shown: String,
+        load: Load,
+    ) -> Result<Self> {
         let header = Header::open(path).map_err(|e| Error::new(e.to_string()))?;
         let copy = folder.join(&file);
         if let Some(parent) = copy.parent() {
             fs::create_dir_all(parent).context(parent.display())?;
         }
         models::make_one_sparse(path, &copy, header.file_bytes())?;
-        let load = || Model::load(&header).map_err(|error| error.to_string());
+        let load = || load(&header).map_err(|error| error.to_string());
         let panicked = || Err("panic: see above".to_owned());
         let model = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| panicked());
         let arch = header.architecture().unwrap_or("?").to_owned();
