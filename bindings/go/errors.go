@@ -18,6 +18,7 @@ const (
 	GPUsInvalid        Status = C.VRAMFIT_STATUS_GPUS
 	SettingsInvalid    Status = C.VRAMFIT_STATUS_SETTINGS
 	Refused            Status = C.VRAMFIT_STATUS_REFUSED
+	NotModelled        Status = C.VRAMFIT_STATUS_NOT_MODELLED
 	FullNow            Status = C.VRAMFIT_STATUS_FULL_NOW
 	FullPending        Status = C.VRAMFIT_STATUS_FULL_PENDING
 	NeverFits          Status = C.VRAMFIT_STATUS_NEVER_FITS

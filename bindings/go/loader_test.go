@@ -2,6 +2,7 @@ package vramfit_test
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -293,6 +294,16 @@ func TestPlacementIsWhatTheCommandLinePrints(t *testing.T) {
 	gpus.Close()
 }
 
+// unknown is a model under a name that nobody has heard of.
+func unknown(t *testing.T) *vramfit.Model {
+	known := must[[]byte](t)(os.ReadFile(fixture("llama-3.2-1b.Q4_K_M.gguf")))
+	path := filepath.Join(t.TempDir(), "lxama.gguf")
+	if err := os.WriteFile(path, bytes.ReplaceAll(known, []byte("llama"), []byte("lxama")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return must[*vramfit.Model](t)(vramfit.Open(path))
+}
+
 func TestErrors(t *testing.T) {
 	model := must[*vramfit.Model](t)(vramfit.Open(fixture("qwen3-8b.Q4_K_M.gguf")))
 	gpus := must[*vramfit.GPUs](t)(vramfit.NewGPUs(vramfit.GPU{TotalBytes: 2 << 30, FreeBytes: 2 << 30, ComputeCapabilityMajor: 8, ComputeCapabilityMinor: 6}))
@@ -311,6 +322,7 @@ func TestErrors(t *testing.T) {
 	check(second(vramfit.Plan(model, gpus, vramfit.Settings{TypeK: "q6_K"})), vramfit.SettingsInvalid, "no cache can be of type")
 	check(second(vramfit.Plan(model, gpus, vramfit.Settings{NGPULayers: "some"})), vramfit.SettingsInvalid, "all or auto")
 	check(second(vramfit.Plan(model, gpus, vramfit.Settings{TypeV: "q8_0", FlashAttention: "off"})), vramfit.Refused, "llama.cpp refuses")
+	check(second(vramfit.Plan(unknown(t), gpus, vramfit.Settings{SplitMode: "tensor"})), vramfit.NotModelled, "'lxama', which is not known: use -sm layer")
 	check(second(host.Reserve(model, vramfit.Load{Model: "m", Holder: "h"}, vramfit.Settings{})), vramfit.NeverFits, "does not fit")
 	check(host.Commit(7, nil), vramfit.UnknownReservation, "#7")
 	check(second(host.Adopt("m", "h", []vramfit.Share{{GPU: 1, Bytes: 1}})), vramfit.UnknownGPU, "CUDA1")

@@ -177,6 +177,14 @@ def test_errors_say_what_is_wrong(small: vramfit.Model, call, kind, words: str) 
     assert "\n" not in str(caught.value) and caught.value.status == kind.status
 
 
+def test_what_there_is_no_rule_for_is_no_refusal_of_llama_cpp(tmp_path: pathlib.Path) -> None:
+    unknown = tmp_path / "lxama.gguf"
+    unknown.write_bytes(fixture("llama-3.2-1b.Q4_K_M.gguf").read_bytes().replace(b"llama", b"lxama"))
+    with pytest.raises(vramfit.NotModelledError, match="'lxama', which is not known: use -sm layer") as info:
+        vramfit.plan(vramfit.open(unknown), "rtx3090x2", split_mode="tensor")
+    assert info.value.status == "not_modelled" and not info.value.can_retry
+
+
 def test_a_loader(small: vramfit.Model, tmp_path: pathlib.Path) -> None:
     journal = tmp_path / "ledger.redb"
     host = vramfit.Host("gpu-box", "rtx3060", ids=["GPU-1"], journal=journal)

@@ -47,6 +47,8 @@ enum vramfit_status
   VRAMFIT_STATUS_SETTINGS = 5,
   // llama.cpp refuses these settings.
   VRAMFIT_STATUS_REFUSED = 6,
+  // vramfit has no rule for these settings, which llama.cpp may start with.
+  VRAMFIT_STATUS_NOT_MODELLED = 7,
   // Would fit on these GPUs, but not now: try again when something has been released.
   VRAMFIT_STATUS_FULL_NOW = 20,
   // As `FULL_NOW`, but reservations are still starting or leaving: try again when they have.

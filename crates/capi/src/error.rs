@@ -27,6 +27,8 @@ pub enum vramfit_status {
     Settings = 5,
     /// llama.cpp refuses these settings.
     Refused = 6,
+    /// vramfit has no rule for these settings, which llama.cpp may start with.
+    NotModelled = 7,
     /// Would fit on these GPUs, but not now: try again when something has been released.
     FullNow = 20,
     /// As `FULL_NOW`, but reservations are still starting or leaving: try again when they have.
@@ -63,6 +65,7 @@ impl From<Status> for vramfit_status {
             Status::Gpus => vramfit_status::Gpus,
             Status::Settings => vramfit_status::Settings,
             Status::Refused => vramfit_status::Refused,
+            Status::NotModelled => vramfit_status::NotModelled,
             Status::FullNow => vramfit_status::FullNow,
             Status::FullPending => vramfit_status::FullPending,
             Status::NeverFits => vramfit_status::NeverFits,

@@ -61,13 +61,5 @@ pub fn draft_file(low: &LowArgs, n_gpus: usize) -> Result<Option<DraftFile>, Str
     }
     file.cpu_moe = low.is_on("spec-draft-cpu-moe").then_some(true);
     file.backend_sampling = low.switch("spec-draft-backend-sampling");
-    if low
-        .value("split-mode")
-        .is_some_and(|said| said.text == "tensor")
-    {
-        return Err(
-            "-sm tensor: what a draft takes with it is not modelled; use -sm layer".to_string(),
-        );
-    }
     Ok(Some(file))
 }

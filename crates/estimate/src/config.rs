@@ -1,6 +1,6 @@
 //! What the user asks for, and what llama.cpp makes of it (`llama_context::llama_context`).
 
-use crate::refusal::Refusal;
+use crate::{Error, NotModelled, Refusal};
 use vramfit_arch::{Adapters, ContextParams, CpuRepack, Model, Pooling, Role, Unfused, pad_256};
 use vramfit_ggml::Type;
 
@@ -117,8 +117,9 @@ pub const CACHE_TYPES: [Type; 9] = [
 
 impl RunConfig {
     /// The context that llama.cpp makes of these settings; flash attention `auto` still counts as
-    /// on. Refused where llama.cpp refuses.
-    pub fn resolve(&self, model: &Model) -> Result<ContextParams, Refusal> {
+    /// on. An error where llama.cpp refuses, and where there is no rule.
+    pub fn resolve(&self, model: &Model) -> Result<ContextParams, Error> {
+        self.check_modelled(model)?;
         self.check(model)?;
         let hp = &model.hparams;
         let n_seq_max = i64::from(self.n_seq_max.max(1));
@@ -147,7 +148,8 @@ impl RunConfig {
             return Err(Refusal::EmptyContext {
                 n_ctx: n_ctx as u64,
                 n_ubatch: n_ubatch as u64,
-            });
+            }
+            .into());
         }
         let flash_attn = self.flash_attention_for(model) != FlashAttention::Off;
         let file_pooling = hp.pooling_type.and_then(Pooling::from_id);
@@ -203,6 +205,22 @@ impl RunConfig {
         }
     }
 
+    /// What is not known of `model`.
+    fn check_modelled(&self, model: &Model) -> Result<(), NotModelled> {
+        let architecture = || model.architecture_name.clone();
+        if !model.is_known() && !self.adapters.is_empty() {
+            return Err(NotModelled::AdaptersOfUnknown {
+                architecture: architecture(),
+            });
+        }
+        if self.role.is_mtp && model.architecture.mtp.is_none() && has_prediction(model) {
+            return Err(NotModelled::Prediction {
+                architecture: architecture(),
+            });
+        }
+        Ok(())
+    }
+
     fn check(&self, model: &Model) -> Result<(), Refusal> {
         let off = self.flash_attention_for(model) == FlashAttention::Off;
         if self.n_batch == 0 && self.n_ubatch == 0 {
@@ -211,18 +229,11 @@ impl RunConfig {
                 n_ubatch: 0,
             });
         }
-        if !model.is_known() && !self.adapters.is_empty() {
-            return Err(Refusal::AdaptersOfUnknown {
-                architecture: model.architecture_name.clone(),
-            });
-        }
-        let hp = &model.hparams;
-        let predicts = model.architecture.mtp.is_some() && hp.n_layer_all > hp.n_layer();
-        if self.role.is_mtp && !predicts {
+        if self.role.is_mtp && !has_prediction(model) {
             return Err(Refusal::NoMtp);
         }
         let lent = self.role.target.as_ref().and_then(|t| t.caches.as_ref());
-        if hp.n_embd_target > 0 && lent.is_none() {
+        if model.hparams.n_embd_target > 0 && lent.is_none() {
             return Err(Refusal::NeedsGemma4);
         }
         if self.n_seq_max > MAX_SEQ {
@@ -272,4 +283,9 @@ impl RunConfig {
         }
         Ok(())
     }
+}
+
+/// Whether the file has layers for multi-token prediction.
+fn has_prediction(model: &Model) -> bool {
+    model.hparams.n_layer_all > model.hparams.n_layer()
 }

@@ -9,6 +9,7 @@ mod explain;
 mod layout;
 mod memory;
 mod node_list;
+mod not_modelled;
 mod parallel;
 mod profile;
 mod projector;
@@ -22,6 +23,7 @@ pub use config::{CACHE_TYPES, FlashAttention, MAX_SEQ, Outputs, RunConfig};
 pub use explain::{AliveTensor, Peak, PoolOp, PoolPeak};
 pub use layout::{Layout, LayoutDevice};
 pub use node_list::{NodeRow, RowKind, node_list};
+pub use not_modelled::NotModelled;
 pub use profile::EngineProfile;
 pub use projector::{ProjectorConfig, TowerUse, projector_node_list, projector_use};
 pub use refusal::Refusal;
@@ -37,4 +39,7 @@ pub enum Error {
     /// llama.cpp refuses these settings.
     #[error("llama.cpp refuses this: {0}")]
     Refused(#[from] Refusal),
+    /// vramfit has no rule for these settings.
+    #[error("vramfit cannot size this, though llama.cpp may start with it: {0}")]
+    NotModelled(#[from] NotModelled),
 }

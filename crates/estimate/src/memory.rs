@@ -2,33 +2,35 @@
 
 use crate::breakdown::{MemoryBytes, Pass};
 use crate::simulate::Context;
-use crate::{Error, FlashAttention, Layout, Refusal, RunConfig};
+use crate::{Error, FlashAttention, Layout, NotModelled, Refusal, RunConfig};
 use vramfit_arch::cache::cache_tensors;
 use vramfit_arch::{Model, Slicer, TensorSplit};
 use vramfit_ggml::{Backend, BufferType, ComputeCapability, Type, align, contiguous_strides};
 
-/// What llama.cpp says to `-sm tensor`.
+/// What llama.cpp says to `-sm tensor`, and what is not known of it.
 pub(crate) fn check_tensor_split(
     model: &Model,
     run: &RunConfig,
     layout: &Layout,
-) -> Result<(), Refusal> {
+) -> Result<(), Error> {
     if layout.devices.is_empty() {
-        return Err(Refusal::TensorSplitWithoutDevice);
+        return Err(Refusal::TensorSplitWithoutDevice.into());
     }
     let architecture = || model.architecture_name.clone();
     if !model.is_known() {
-        return Err(Refusal::TensorSplitOfUnknown {
+        return Err(NotModelled::TensorSplitOfUnknown {
             architecture: architecture(),
-        });
+        }
+        .into());
     }
     if model.architecture.tensor_split == TensorSplit::Refused {
         return Err(Refusal::TensorSplitArchitecture {
             architecture: architecture(),
-        });
+        }
+        .into());
     }
     match run.flash_attention {
-        FlashAttention::Off => Err(Refusal::TensorSplitWithoutFlashAttention),
+        FlashAttention::Off => Err(Refusal::TensorSplitWithoutFlashAttention.into()),
         _ => Ok(()),
     }
 }

@@ -70,14 +70,6 @@ pub enum Refusal {
         /// The device, or the host.
         device: String,
     },
-    /// What adapters add to an architecture that is not known has no bound.
-    #[error(
-        "adapters and control vectors of architecture '{architecture}', which is not known, cannot be estimated: leave them out"
-    )]
-    AdaptersOfUnknown {
-        /// `general.architecture`.
-        architecture: String,
-    },
     /// The draft reads tensors of the target that none of its devices holds: an abort.
     #[error(
         "llama.cpp would abort: the draft reads tensors of its target on {device}, which is not among the draft's devices: leave out -devd"
@@ -92,11 +84,9 @@ pub enum Refusal {
     )]
     NeedsGemma4,
     /// No layers for multi-token prediction.
-    #[error(
-        "this model has no layers for multi-token prediction whose graph is known: choose another --spec-type"
-    )]
+    #[error("this model has no layers for multi-token prediction: choose another --spec-type")]
     NoMtp,
-    /// `SPLIT_MODE_TENSOR not implemented for architecture`, or not known.
+    /// `SPLIT_MODE_TENSOR not implemented for architecture`.
     #[error(
         "llama.cpp does not share out the tensors of '{architecture}' over devices: use -sm layer"
     )]
@@ -104,16 +94,10 @@ pub enum Refusal {
         /// `general.architecture`.
         architecture: String,
     },
-    /// What one of many devices holds of an architecture that is not known has no bound.
-    #[error(
-        "what -sm tensor takes of architecture '{architecture}', which is not known, cannot be estimated: use -sm layer"
-    )]
-    TensorSplitOfUnknown {
-        /// `general.architecture`.
-        architecture: String,
-    },
     /// Memory of one device among those that are one to the scheduler: an abort.
-    #[error("llama.cpp would abort: with -sm tensor an override can name the CPU, but no GPU")]
+    #[error(
+        "llama.cpp would abort: with -sm tensor an override can name the CPU, but no GPU: use -ot ..=CPU, or -sm layer"
+    )]
     TensorSplitOverride,
     /// `SPLIT_MODE_TENSOR needs >= 1 devices`.
     #[error("-sm tensor needs a GPU: use -sm layer")]
@@ -122,7 +106,9 @@ pub enum Refusal {
     #[error("-sm tensor needs flash attention: use -fa on, or -sm layer")]
     TensorSplitWithoutFlashAttention,
     /// A tensor override to a device that is not used.
-    #[error("a tensor override names {device}, which is not among the devices in use")]
+    #[error(
+        "a tensor override names {device}, which is not among the devices in use: add it to -dev, or override to another"
+    )]
     OverrideDevice {
         /// The device, as named.
         device: String,

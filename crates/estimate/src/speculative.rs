@@ -2,7 +2,7 @@
 //! them up (`tools/server/server-context.cpp`, `common/speculative.cpp`).
 
 use crate::simulate::Context;
-use crate::{Breakdown, EngineProfile, Error, Layout, Outputs, Refusal, RunConfig};
+use crate::{Breakdown, EngineProfile, Error, Layout, NotModelled, Outputs, Refusal, RunConfig};
 use vramfit_arch::{Lent, LentCaches, LentTensor, Model, Role};
 use vramfit_ggml::{BufferType, Type};
 
@@ -203,6 +203,9 @@ impl SpeculativeUse {
         config: &SpeculativeConfig,
         profile: &EngineProfile,
     ) -> Result<SpeculativeSettings, Error> {
+        if layout.split_tensors || config.layout.split_tensors {
+            return Err(NotModelled::TensorSplitOfDraft.into());
+        }
         let run = config.target_run(run, target, draft);
         let context = Context::new(target, &run, layout, profile)?;
         Ok(SpeculativeSettings {

@@ -77,10 +77,10 @@ struct Fixes<'a> {
 }
 
 impl Fixes<'_> {
-    /// Whether the option fits with `run`; not where llama.cpp refuses it.
+    /// Whether the option fits with `run`; not where llama.cpp refuses it, or what it takes is not known.
     fn fits(&self, run: &RunConfig) -> Result<bool, Error> {
         match self.fits_unless_refused(run) {
-            Err(Error::Refused(_)) => Ok(false),
+            Err(Error::Refused(_) | Error::NotModelled(_)) => Ok(false),
             fits => fits,
         }
     }

@@ -13,11 +13,6 @@ pub(crate) fn plan(problem: &Problem) -> Result<Placement, Error> {
         Ok(pool) => pool,
         Err(why) => return refused(problem, "the flags as given".to_string(), why),
     };
-    if problem.policy.draft.is_some() {
-        let why =
-            "what a draft model takes with -sm tensor is not modelled: use -sm layer".to_string();
-        return refused(problem, "-sm tensor".to_string(), why);
-    }
     let with = |n_gpu_layers| {
         problem.score(Candidate {
             listed: listed.clone(),

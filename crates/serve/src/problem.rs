@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vramfit::ledger::{self, Decision, Verdict};
 use vramfit::report::RejectedReport;
-use vramfit::{Error, gguf};
+use vramfit::{Error, estimate, gguf};
 
 use crate::api::{GpuShortfall, LookedAt};
 
@@ -177,6 +177,9 @@ impl From<Error> for Problem {
             | Error::Model { .. }
             | Error::Projector { .. } => Problem::new(INVALID, "bad-model", detail),
             Error::Open(_) => Problem::not_found(detail),
+            Error::Plan(estimate::Error::NotModelled(_)) => {
+                Problem::new(INVALID, "not-modelled", detail)
+            }
             Error::Plan(_) => Problem::new(INVALID, "refused-settings", detail),
             Error::NeverFits { placement, .. } => {
                 let mut problem = Problem::new(INVALID, "never-fits", detail);
@@ -209,5 +212,30 @@ impl IntoResponse for Problem {
             headers.insert(header::WWW_AUTHENTICATE, scheme);
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_without_a_rule_are_not_refused_by_llama_cpp() {
+        let ours = estimate::Error::from(estimate::NotModelled::TensorSplitOfUnknown {
+            architecture: "lxama".to_string(),
+        });
+        let problem = Problem::from(Error::from(ours));
+        assert_eq!(
+            (problem.kind.as_str(), problem.status),
+            ("urn:vramfit:not-modelled", 422)
+        );
+        assert!(
+            problem.detail.ends_with("use -sm layer"),
+            "{}",
+            problem.detail
+        );
+        let theirs = estimate::Error::from(estimate::Refusal::TensorSplitWithoutDevice);
+        let problem = Problem::from(Error::from(theirs));
+        assert_eq!(problem.kind, "urn:vramfit:refused-settings");
     }
 }

@@ -153,7 +153,7 @@ pub enum Error {
     /// What calibrations have learned cannot be read.
     #[error(transparent)]
     Profiles(#[from] devices::ProfilesError),
-    /// No layout can be computed, or llama.cpp refuses the settings.
+    /// No layout can be computed, llama.cpp refuses the settings, or vramfit has no rule for them.
     #[error(transparent)]
     Plan(#[from] estimate::Error),
     /// A setting is not one that there is, or cannot be for these GPUs.

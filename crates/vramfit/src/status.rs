@@ -20,6 +20,8 @@ pub enum Status {
     Settings,
     /// llama.cpp refuses these settings.
     Refused,
+    /// vramfit has no rule for these settings, which llama.cpp may start with.
+    NotModelled,
     /// Would fit on these GPUs, but not now: try again when something has been released.
     FullNow,
     /// As [`Status::FullNow`], but reservations are still starting or leaving: try again when they have.
@@ -56,6 +58,7 @@ impl Status {
             Status::Gpus => "gpus",
             Status::Settings => "settings",
             Status::Refused => "refused",
+            Status::NotModelled => "not_modelled",
             Status::FullNow => "full_now",
             Status::FullPending => "full_pending",
             Status::NeverFits => "never_fits",
@@ -103,6 +106,7 @@ impl Error {
             Error::Gpus(_) | Error::Gpu(_) | Error::Probe(_) | Error::Profiles(_) => Status::Gpus,
             Error::Settings { .. } => Status::Settings,
             Error::Plan(estimate::Error::Refused(_)) => Status::Refused,
+            Error::Plan(estimate::Error::NotModelled(_)) => Status::NotModelled,
             Error::Plan(_) => Status::Model,
             Error::NeverFits { .. } => Status::NeverFits,
             Error::NoGpu { .. } => Status::NoGpu,

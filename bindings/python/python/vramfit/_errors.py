@@ -56,6 +56,12 @@ class RefusedError(VramfitError):
     status = "refused"
 
 
+class NotModelledError(VramfitError):
+    """vramfit has no rule for these settings, which llama.cpp may start with."""
+
+    status = "not_modelled"
+
+
 class LedgerError(VramfitError):
     """The ledger has refused; nothing has changed."""
 
