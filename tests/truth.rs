@@ -15,7 +15,7 @@ use vramfit_arch::Model;
 use vramfit_gguf::Header;
 
 /// Rows that ran and rows that were refused, of real models and of made ones: a table cut short must not pass.
-const ROWS: [[usize; 2]; 2] = [[7_699, 860], [8_269, 389]];
+const ROWS: [[usize; 2]; 2] = [[7_699, 860], [8_313, 390]];
 
 fn model<'m>(models: &'m mut BTreeMap<String, Model>, file: &str) -> &'m Model {
     models.entry(file.to_string()).or_insert_with(|| {

@@ -105,11 +105,11 @@ pub fn cache_tensor(
     il: usize,
     kind: CacheKind,
 ) -> Option<CacheTensor> {
-    if hp.compressor.is_some() {
+    let is_mtp = cp.role.is_mtp;
+    if hp.compressor.is_some_and(|c| c.has_cells) && !is_mtp {
         return compressed_tensor(hp, cp, il, kind);
     }
     let layer = &hp.layers[il];
-    let is_mtp = cp.role.is_mtp;
     let lends = cp.role.target.as_ref().is_some_and(|t| t.caches.is_some());
     let has_kv = match is_mtp {
         _ if lends => false,
@@ -128,8 +128,7 @@ pub fn cache_tensor(
             } else {
                 ssm.n_embd_s()
             };
-            let n_kept = 1 + i64::from(cp.role.n_rollback);
-            tensor(Type::F32, [row, cp.n_seq_max.saturating_mul(n_kept), 1, 1])
+            tensor(Type::F32, [row, n_states(cp), 1, 1])
         }
         CacheKind::Index => {
             let indexer = hp.indexer.filter(|_| indexed)?;
@@ -146,7 +145,7 @@ pub fn cache_tensor(
         CacheKind::Ngrams => {
             let ngrams = hp.ngrams.filter(|n| n.layer == il && !is_mtp)?;
             let row = (ngrams.taps - 1) * ngrams.dilation * hp.n_streams * hp.n_embd;
-            tensor(Type::F32, [row, cp.n_seq_max, 1, 1])
+            tensor(Type::F32, [row, n_states(cp), 1, 1])
         }
         CacheKind::Comp
         | CacheKind::CompKv
@@ -169,6 +168,12 @@ pub fn cache_tensor(
             tensor(cp.type_v, [row, n_cells(hp, cp, il), cp.n_stream(), 1])
         }
     }
+}
+
+/// States of all sequences, with those to go back to.
+fn n_states(cp: &ContextParams) -> i64 {
+    let n_kept = 1 + i64::from(cp.role.n_rollback);
+    cp.n_seq_max.saturating_mul(n_kept)
 }
 
 /// Tokens whose states a compressor keeps: those of the cell that it is at, and of the one before
@@ -203,6 +208,11 @@ fn compressed_tensor(
         let ne = [row, n, n_stream, 1];
         Some(CacheTensor { kind, ty, ne })
     };
+    let state = |row| {
+        let ne = [row, compressor_rows(ratio), n_states(cp), 1];
+        let ty = Type::F32;
+        Some(CacheTensor { kind, ty, ne })
+    };
     let index = || hp.indexer.filter(|_| layer.has_indexer);
     match kind {
         CacheKind::K => {
@@ -215,13 +225,10 @@ fn compressed_tensor(
             tensor(cp.type_k, layer.n_embd_k_gqa(), n)
         }
         CacheKind::CompKv | CacheKind::CompScore if is_main => {
-            let row = n_halves * layer.n_embd_head_k;
-            tensor(Type::F32, row, compressor_rows(ratio))
+            state(n_halves * layer.n_embd_head_k)
         }
         CacheKind::Index => tensor(cp.type_k, index()?.head, n_compressed_cells(cp, ratio)),
-        CacheKind::IndexKv | CacheKind::IndexScore if is_main => {
-            tensor(Type::F32, 2 * index()?.head, compressor_rows(ratio))
-        }
+        CacheKind::IndexKv | CacheKind::IndexScore if is_main => state(2 * index()?.head),
         _ => None,
     }
 }

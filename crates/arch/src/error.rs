@@ -88,7 +88,7 @@ pub enum Error {
     },
     /// llama.cpp, or the graph that is known of it, does not give a draft what it reads of this model.
     #[error(
-        "no draft is known that reads layers of architecture '{architecture}' as this one does: choose another draft model, or --spec-type draft-simple"
+        "llama.cpp would abort: no draft can read the layers of architecture '{architecture}' that this one reads: choose another draft model, or --spec-type draft-simple"
     )]
     NotTapped {
         /// Architecture of the target.

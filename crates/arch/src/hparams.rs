@@ -147,9 +147,11 @@ pub struct NgramEmbd {
     pub dilation: i64,
 }
 
-/// What compresses older tokens for attention (DeepSeek-V4). K serves as V.
+/// Layers of DeepSeek-V4, which may compress older tokens for attention. K serves as V.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Compressor {
+    /// Older tokens are compressed; a draft's layers of this kind have the window alone (DSpark).
+    pub has_cells: bool,
     /// Groups of heads that attention's output matrix takes apart.
     pub n_out_group: i64,
     /// Rounds in which the mixing of streams is normalised.
@@ -423,6 +425,14 @@ impl Hparams {
             0 => self.n_layer_all,
             n => n,
         }
+    }
+
+    /// DeepSeek-V4's heads, where they are as wide as its indexer's: K is rotated whatever its type is.
+    pub fn rotated_by_indexer(&self) -> Option<i64> {
+        self.compressor.filter(|c| c.has_cells)?;
+        let width = self.layers.first()?.n_embd_head_k;
+        let indexer = self.indexer?;
+        (indexer.head == width).then_some(width)
     }
 
     /// [`has_kv`](Self::has_kv) in a context for multi-token prediction, which has caches for those layers alone.

@@ -300,7 +300,9 @@ impl Model {
         let n_tensors = self.tensors.len() as u64;
         let of_adapters = || adapters.loras.iter().map(Lora::n_nodes).sum::<u64>();
         let of_selector = self.hparams.selector.map(|_| (0, 12));
-        let wanted = match self.architecture.graph_room.or(of_selector) {
+        let of_streams = self.hparams.compressor.map(|_| (40, 32)); // DSpark's stages
+        let own = self.architecture.graph_room.or(of_streams);
+        let wanted = match own.or(of_selector) {
             Some((per_token, per_tensor)) => (n_tokens.max(0) as u64)
                 .saturating_mul(per_token)
                 .max(per_tensor * n_tensors),

@@ -19,6 +19,9 @@ pub struct Role {
     /// Layers whose inputs are results (`llama_set_embeddings_layer_inp`); the number of layers stands for the
     /// last one's output.
     pub tapped: Vec<usize>,
+    /// The last layer's output is a result, too (`llama_set_embeddings_nextn` before graphs are reserved), where that
+    /// is not one anyway.
+    pub gives_states: bool,
     /// What a draft borrows of its target (`ctx_other`).
     pub target: Option<Lent>,
 }

@@ -232,6 +232,11 @@ impl RunConfig {
         if self.role.is_mtp && !has_prediction(model) {
             return Err(Refusal::NoMtp);
         }
+        if self.role.is_mtp
+            && let Some(width) = model.hparams.rotated_by_indexer()
+        {
+            return Err(Refusal::IndexerWideMtp { width });
+        }
         let lent = self.role.target.as_ref().and_then(|t| t.caches.as_ref());
         if model.hparams.n_embd_target > 0 && lent.is_none() {
             return Err(Refusal::NeedsGemma4);
@@ -241,7 +246,8 @@ impl RunConfig {
                 n_seq_max: self.n_seq_max,
             });
         }
-        let k_only = model.hparams.mla.is_some() || model.hparams.compressor.is_some();
+        let compresses = model.hparams.compressor.is_some_and(|c| c.has_cells);
+        let k_only = model.hparams.mla.is_some() || compresses;
         if model.is_known() && k_only && self.type_k != self.type_v {
             return Err(Refusal::MixedMlaTypes {
                 type_k: self.type_k,

@@ -86,6 +86,14 @@ pub enum Refusal {
     /// No layers for multi-token prediction.
     #[error("this model has no layers for multi-token prediction: choose another --spec-type")]
     NoMtp,
+    /// `build_input_k_rot` divides by 0 where no layer has no window: a crash.
+    #[error(
+        "llama.cpp would crash: a context for the layers for multi-token prediction is not made where heads are as wide as the indexer's, {width}: choose another --spec-type"
+    )]
+    IndexerWideMtp {
+        /// Of a head.
+        width: i64,
+    },
     /// `SPLIT_MODE_TENSOR not implemented for architecture`.
     #[error(
         "llama.cpp does not share out the tensors of '{architecture}' over devices: use -sm layer"

@@ -120,6 +120,9 @@ impl SpeculativeConfig {
         let n_layer = target.hparams.n_layer();
         // EAGLE-3 takes the last layer's output from the embeddings instead.
         let is_read = |&il: &usize| self.kind != DraftKind::Eagle3 || il < n_layer;
+        // Layers that are read have the graphs reserved again; only then embeddings count.
+        let has_last = ids.iter().any(|il| !is_read(il));
+        let gives_states = has_last && ids.iter().any(is_read);
         RunConfig {
             role: Role {
                 n_draft: self.n_draft.max(self.n_verified),
@@ -128,6 +131,7 @@ impl SpeculativeConfig {
                     _ => self.n_draft,
                 },
                 tapped: ids.iter().copied().filter(is_read).collect(),
+                gives_states,
                 ..Role::default()
             },
             ..run.clone()
@@ -234,6 +238,7 @@ fn draft_layout(
     }
     let mut first = run.clone();
     first.role.tapped.clear();
+    first.role.gives_states = false;
     let taken = Breakdown::estimate(target, &first, layout, profile)?;
     own.tensor_split = vec![0.0; own.devices.len()];
     for (i, (share, free)) in own

@@ -441,6 +441,25 @@ impl LlmGraph<'_> {
         self.attend_over([q, k, v], beside, il)
     }
 
+    /// Attention of layer `il` to K alone, which serves as V (`llm_graph_input_attn_k_iswa`), without the output matrix.
+    pub fn attend_to_k(&mut self, [mut q, mut k]: [TensorId; 2], il: usize) -> TensorId {
+        let input = self.attn_input_of(il);
+        let sinks = self.optional(il, Kind::AttnSinks, Part::Weight);
+        if let Some(rot) = input.k_rot {
+            [q, k] = [q, k].map(|t| self.hadamard(t, rot));
+        }
+        [q, k].into_iter().for_each(|t| self.expand(t));
+        self.store_k(k, &input, il);
+        let k = self.cache_k_view(input.n_kv, il);
+        let (ne, nb) = (self[k].ne, self[k].nb);
+        let v = self.view_4d(k, ne, [nb[1], nb[2], nb[3]]);
+        let cur = self.attend_masked([q, k, v], input.mask, sinks, il);
+        match input.k_rot {
+            Some(rot) => self.hadamard(cur, rot),
+            None => cur,
+        }
+    }
+
     /// Attention to keys and values that are not simply one cache.
     pub fn attend_masked(
         &mut self,

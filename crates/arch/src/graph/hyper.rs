@@ -78,6 +78,16 @@ impl LlmGraph<'_> {
         self.view_2d(x, [1, ne[tokens]], nb[tokens])
     }
 
+    /// The mean of the streams: `[n_embd, n_tokens]`.
+    pub fn hc_mean(&mut self, x: TensorId) -> TensorId {
+        let mut sum = self.hc_stream(x);
+        for _ in 1..self[x].ne[1] {
+            let stream = self.hc_stream(x);
+            sum = self.add(sum, stream);
+        }
+        self.scale(sum)
+    }
+
     /// The streams summed, each times its gate: `[n_embd, n_tokens]`.
     pub fn hc_sum(&mut self, x: TensorId, gates: TensorId) -> TensorId {
         let mut sum = None;

@@ -708,6 +708,11 @@ impl<'a> LlmGraph<'a> {
         }
     }
 
+    /// Whether a draft reads the input of layer `il`.
+    pub fn is_tapped(&self, il: usize) -> bool {
+        self.cp.role.tapped.contains(&il)
+    }
+
     /// The output matrix over `x`, with the bias, scale and cap that the model has.
     pub fn logits(&mut self, x: TensorId) -> TensorId {
         let w = self.output_matrix();

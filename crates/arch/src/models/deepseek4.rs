@@ -19,6 +19,9 @@ pub(super) const ALL: &[Architecture] = &[Architecture::new("deepseek4", graph)
     .leaves_scales(&[Scale::Output])
     .reads(hparams)
     .output_unadapted()
+    .tapped()
+    .rolling_back()
+    .predicts(super::deepseek4_draft::mtp)
     .large_graph()];
 
 /// Tokens a cell where an indexer chooses.
@@ -34,18 +37,7 @@ fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     }
     hp.n_swa = keys.require("attention.sliding_window", limits::CONTEXT)?;
     hp.has_swa_layers = true;
-    hp.fuses_hyper_connections = true;
-    hp.compressor = Some(Compressor {
-        n_out_group: keys.require("attention.output_group_count", limits::HEADS)?,
-        n_iterations: keys.require("hyper_connection.sinkhorn_iterations", 64)?,
-    });
-    read_expert_limits(keys, hp)?;
-    let key = "swiglu_clamp_shexp";
-    let of_shared = if keys.is_array(key) || keys.float(key)?.is_some() {
-        keys.floats(key, hp.n_layer())?
-    } else {
-        Vec::new() // as the experts of the same layer
-    };
+    read_layers(keys, hp, true)?;
     let key = "attention.compress_ratios";
     let ratios = keys.per_layer(key, hp.n_layer_all, HCA_RATIO)?;
     let ratios = ratios.unwrap_or_default();
@@ -65,12 +57,32 @@ fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
         layer.is_swa = true;
         layer.is_cached = true; // those of multi-token prediction, too
         layer.compress_ratio = ratios.get(il).copied().unwrap_or(0);
+    }
+    hp.set_indexer(keys, |il| ratios.get(il) == Some(&CSA_RATIO))
+}
+
+/// What its layers need in a draft as well.
+pub(super) fn read_layers(keys: &Keys<'_>, hp: &mut Hparams, has_cells: bool) -> Result<()> {
+    hp.fuses_hyper_connections = true;
+    hp.compressor = Some(Compressor {
+        has_cells,
+        n_out_group: keys.require("attention.output_group_count", limits::HEADS)?,
+        n_iterations: keys.require("hyper_connection.sinkhorn_iterations", 64)?,
+    });
+    read_expert_limits(keys, hp)?;
+    let key = "swiglu_clamp_shexp";
+    let of_shared = if keys.is_array(key) || keys.float(key)?.is_some() {
+        keys.floats(key, hp.n_layer_all)?
+    } else {
+        Vec::new() // as the experts of the same layer
+    };
+    for (il, layer) in hp.layers.iter_mut().enumerate() {
         layer.clamps_shared_expert = match of_shared.get(il) {
             Some(&limit) => limit > 1e-6,
             None => layer.clamps_experts,
         };
     }
-    hp.set_indexer(keys, |il| ratios.get(il) == Some(&CSA_RATIO))
+    Ok(())
 }
 
 fn graph(g: &mut LlmGraph<'_>) {
@@ -79,6 +91,7 @@ fn graph(g: &mut LlmGraph<'_>) {
     g.expand(inputs.mask);
     let mut x = g.hc_streams(x);
     for il in 0..g.hp.n_layer() {
+        tap_mean(g, x, il);
         let weights = hc_weights(g, HC_ATTN, il);
         let (cur, gates) = g.hc_read(x, weights, il);
         let n = g.norm(cur, Kind::AttnNorm, il);
@@ -93,16 +106,34 @@ fn graph(g: &mut LlmGraph<'_>) {
         x = g.control(x, il);
         g.pin_to_layer(x, "l_last", il);
     }
+    tap_mean(g, x, g.hp.n_layer());
+    if g.cp.role.gives_states {
+        g.mark_output(x);
+    }
     let x = g.hc_output_rows(x);
-    let weights = hc_head_weights(g);
-    let mixes = g.hc_mixes(x, weights.of_streams);
-    let gates = g.hc_head_gate(mixes, weights);
-    let cur = g.hc_sum(x, gates);
+    let cur = sum_for_head(g, x);
     let embd = g.final_norm(cur);
     g.lm_head(embd, embd);
 }
 
-fn feed_forward(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
+/// The mean of the streams before layer `il`, where a draft reads it.
+fn tap_mean(g: &mut LlmGraph<'_>, x: TensorId, il: usize) {
+    if g.is_tapped(il) {
+        let mean = g.hc_mean(x);
+        g.expand(mean);
+        g.tap(mean, il);
+    }
+}
+
+/// The streams behind the last layer, summed.
+pub(super) fn sum_for_head(g: &mut LlmGraph<'_>, x: TensorId) -> TensorId {
+    let weights = hc_head_weights(g);
+    let mixes = g.hc_mixes(x, weights.of_streams);
+    let gates = g.hc_head_gate(mixes, weights);
+    g.hc_sum(x, gates)
+}
+
+pub(super) fn feed_forward(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
     let layer = g.hp.layers[il];
     let activation = |clamps| if clamps { Ffn::SwigluClamp } else { Ffn::Silu };
     let options = MoeOptions {
@@ -124,6 +155,9 @@ struct Compressed {
     /// Tokens that are kept, and where.
     kept: TensorId,
     kept_at: TensorId,
+    /// States that are gone back to, and those that are kept for that.
+    restored: Option<[TensorId; 2]>,
+    snapshot: Option<[TensorId; 2]>,
     /// Tokens of each cell that is written, the cells, and their positions.
     read: TensorId,
     cells: TensorId,
@@ -194,7 +228,9 @@ impl Compressed {
         let (n_tokens, n_stream) = (g.n_tokens, g.cp.n_seq_max.max(1));
         let n_blocks = n_tokens / ratio + n_stream;
         let n_rows = compressor_rows(ratio);
-        let n_kept = n_tokens.min(n_rows * n_stream);
+        let n_states = n_rows * n_stream;
+        let n_kept = n_tokens.min(n_states);
+        let n_back = i64::from(g.cp.role.n_rollback);
         let mask = [
             n_compressed_cells(g.cp, ratio),
             n_tokens / n_stream,
@@ -208,6 +244,17 @@ impl Compressed {
             place: list("dsv4_state_pos", Type::I32, n_tokens),
             kept: list("dsv4_state_persist_src_idxs", Type::I32, n_kept),
             kept_at: list("dsv4_state_persist_dst_idxs", Type::I32, n_kept),
+            restored: (n_back > 0).then(|| {
+                ["dsv4_state_restore_src_idxs", "dsv4_state_restore_dst_idxs"]
+                    .map(|name| list(name, Type::I32, n_states))
+            }),
+            snapshot: (n_back > 0).then(|| {
+                [
+                    "dsv4_state_snapshot_src_idxs",
+                    "dsv4_state_snapshot_dst_idxs",
+                ]
+                .map(|name| list(name, Type::I32, n_states.saturating_mul(n_back)))
+            }),
             read: list("dsv4_state_read_idxs", Type::I32, n_rows * n_blocks),
             cells: list("dsv4_state_write_idxs", Type::I64, n_blocks),
             pos: list("dsv4_state_write_pos", Type::I32, n_blocks),
@@ -229,7 +276,8 @@ struct Parts {
     head: i64,
 }
 
-fn attention(g: &mut LlmGraph<'_>, n: TensorId, inputs: &Inputs, il: usize) -> TensorId {
+/// The compressed Q, Q, and K, which is V as well.
+pub(super) fn low_q_k(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> [TensorId; 3] {
     let (layer, n_tokens) = (g.hp.layers[il], g.n_tokens);
     let head = layer.n_embd_head_k;
     let low = low_rank_q(g, n, il);
@@ -240,8 +288,13 @@ fn attention(g: &mut LlmGraph<'_>, n: TensorId, inputs: &Inputs, il: usize) -> T
     let kv = g.linear(n, Kind::AttnKv, il);
     let kv = g.norm(kv, Kind::AttnKvANorm, il);
     let kv = g.reshape(kv, [head, 1, n_tokens, 1]);
-    let kv = g.rotate(kv, None);
+    [low, q, g.rotate(kv, None)]
+}
 
+fn attention(g: &mut LlmGraph<'_>, n: TensorId, inputs: &Inputs, il: usize) -> TensorId {
+    let layer = g.hp.layers[il];
+    let head = layer.n_embd_head_k;
+    let [low, q, kv] = low_q_k(g, n, il);
     let older = match layer.compress_ratio {
         0 => None,
         CSA_RATIO => {
@@ -256,7 +309,14 @@ fn attention(g: &mut LlmGraph<'_>, n: TensorId, inputs: &Inputs, il: usize) -> T
         }
     };
     let cur = attend(g, [q, kv], inputs, older, il);
-    let heads = g.reshape(cur, [head, layer.n_head, n_tokens, 1]);
+    output_of_heads(g, cur, il)
+}
+
+/// The heads' results without their positions, through the output matrix.
+pub(super) fn output_of_heads(g: &mut LlmGraph<'_>, cur: TensorId, il: usize) -> TensorId {
+    let (layer, n_tokens) = (g.hp.layers[il], g.n_tokens);
+    let shape = [layer.n_embd_head_k, layer.n_head, n_tokens, 1];
+    let heads = g.reshape(cur, shape);
     let heads = match g.pos {
         Some(pos) => g.rope_back(heads, pos),
         None => heads,
@@ -298,10 +358,11 @@ fn compress(g: &mut LlmGraph<'_>, n: TensorId, c: &Compressed, parts: &Parts, il
     let ape = g.get_rows(ape, c.place);
     let score = g.add(score, ape);
     let of = [(kv, parts.state_kv), (score, parts.state_score)];
-    let [all_kv, all_score] = of.map(|(new, kind)| {
-        let state = all_rows(g, kind, il);
+    let states = of.map(|(_, kind)| restored_state(g, c, kind, il));
+    let n_states = compressor_rows(c.ratio) * g.cp.n_seq_max.max(1);
+    let [all_kv, all_score] = [(states[0], kv), (states[1], score)].map(|(state, new)| {
         let (ne, nb) = (g[state].ne, g[state].nb);
-        let before = g.view_2d(state, [ne[0], ne[1]], nb[1]);
+        let before = g.view_2d(state, [ne[0], n_states], nb[1]);
         g.concat(before, new, 1)
     });
     let cell = if overlaps(c.ratio) {
@@ -320,6 +381,15 @@ fn compress(g: &mut LlmGraph<'_>, n: TensorId, c: &Compressed, parts: &Parts, il
     }
     let cache = g.cache(il, parts.cells);
     g.store_rows(cell, cache, c.cells);
+    if let Some([from, to]) = c.snapshot {
+        let kept = [(states[0], of[0]), (states[1], of[1])].map(|(state, (new, kind))| {
+            let all = g.concat(state, new, 1);
+            let rows = g.get_rows(all, from);
+            let state = all_rows(g, kind, il);
+            g.set_rows(state, rows, to)
+        });
+        kept.into_iter().for_each(|t| g.expand(t));
+    }
     let stored = of.map(|(new, kind)| {
         let rows = g.get_rows(new, c.kept);
         let state = all_rows(g, kind, il);
@@ -328,7 +398,18 @@ fn compress(g: &mut LlmGraph<'_>, n: TensorId, c: &Compressed, parts: &Parts, il
     stored.into_iter().for_each(|t| g.expand(t));
 }
 
-/// A compressor's state of all streams.
+/// A compressor's state, where a batch may go back to an earlier one.
+fn restored_state(g: &mut LlmGraph<'_>, c: &Compressed, kind: CacheKind, il: usize) -> TensorId {
+    let state = all_rows(g, kind, il);
+    let Some([from, to]) = c.restored else {
+        return state;
+    };
+    let rows = g.get_rows(state, from);
+    let state = all_rows(g, kind, il);
+    g.set_rows(state, rows, to)
+}
+
+/// A compressor's state of all streams, with those to go back to.
 fn all_rows(g: &mut LlmGraph<'_>, kind: CacheKind, il: usize) -> TensorId {
     let state = g.cache(il, kind);
     let (ne, nb) = (g[state].ne, g[state].nb);

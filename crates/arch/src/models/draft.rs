@@ -4,6 +4,7 @@
 
 use super::Architecture;
 use super::dflash2::{Selector, convolve, select};
+use super::{deepseek4, deepseek4_draft};
 use crate::graph::{Ffn, LlmGraph, Scale};
 use crate::hparams::Hparams;
 use crate::hparams::limits::{CONTEXT, LAYERS, WIDTH};
@@ -75,13 +76,12 @@ fn eagle3(g: &mut LlmGraph<'_>) {
 }
 
 fn dflash_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
-    // The layers of DeepSeek V4: another graph.
-    let streams = keys.int("hyper_connection.count", i64::MAX)?;
-    if streams.is_some_and(|n| n > 0) {
-        let name = "dflash with hyper connections".to_string();
-        return Err(Error::UnknownArchitecture { name });
-    }
     read_target_layers(keys, hp)?;
+    hp.block_size = keys.int("block_size", CONTEXT)?.unwrap_or(0);
+    hp.sample_from_anchor = keys.flag("sample_from_anchor")? != Some(false);
+    if hp.n_streams > 0 {
+        return stages_hparams(keys, hp);
+    }
     if keys.has_tensor("selector_hidden.weight") {
         hp.selector = Some(Selector {
             taps: keys.require("conv_kernel_size", 1024)?,
@@ -93,8 +93,6 @@ fn dflash_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
         hp.scales_logits = false; // its sampler does
         hp.final_softcap = false;
     }
-    hp.block_size = keys.int("block_size", CONTEXT)?.unwrap_or(0);
-    hp.sample_from_anchor = keys.flag("sample_from_anchor")? != Some(false);
     let sections = keys.per_layer("rope.dimension_sections", 1, i64::MAX)?;
     if sections.is_some_and(|s| s.iter().any(|&n| n > 0)) {
         hp.n_pos_per_embd = 4;
@@ -105,8 +103,49 @@ fn dflash_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     Ok(())
 }
 
+/// Layers of DeepSeek-V4, which all attend to a window alone.
+fn stages_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
+    hp.scales_logits = false;
+    hp.final_softcap = false;
+    hp.n_swa = keys.require("attention.sliding_window", CONTEXT)?;
+    hp.has_swa_layers = true;
+    hp.layers.iter_mut().for_each(|layer| layer.is_swa = true);
+    let key = "attention.compress_ratios";
+    let ratios = keys.per_layer(key, hp.n_layer_all, CONTEXT)?;
+    if let Some(&value) = ratios.iter().flatten().find(|&&ratio| ratio != 0) {
+        let (key, min, max) = (key.to_string(), 0, 0);
+        return Err(Error::KeyRange {
+            key,
+            value,
+            min,
+            max,
+        });
+    }
+    deepseek4::read_layers(keys, hp, false)
+}
+
+/// A block of tokens, drafted at once by layers of DeepSeek-V4.
+fn stages(g: &mut LlmGraph<'_>) {
+    g.build_inputs();
+    let (tokens, x) = g.token_rows_of_target();
+    let mut x = g.hc_streams(x);
+    for il in 0..g.hp.n_layer() {
+        x = deepseek4_draft::layer(g, x, il);
+    }
+    let embd = deepseek4::sum_for_head(g, x);
+    g.set_embeddings(embd);
+    let x = g.final_norm(embd);
+    let logits = logits_by_target(g, x);
+    g.expand(logits);
+    let logits = markov(g, tokens, embd, logits);
+    g.set_logits(logits);
+}
+
 /// A block of tokens, drafted at once.
 fn dflash(g: &mut LlmGraph<'_>) {
+    if g.hp.n_streams > 0 {
+        return stages(g);
+    }
     let activation = match g.hp.hidden_act.as_deref() {
         Some("gelu" | "gelu_pytorch_tanh") => Ffn::Gelu,
         _ => Ffn::Silu,
@@ -191,14 +230,19 @@ fn taps_of(g: &mut LlmGraph<'_>, n: TensorId, kind: Kind, il: usize) -> Option<T
 
 /// Logits over the target's vocabulary, of which the draft may know a part.
 fn target_logits(g: &mut LlmGraph<'_>, x: TensorId) -> TensorId {
-    let logits = match g.output_of_target() {
+    let logits = logits_by_target(g, x);
+    scatter(g, logits)
+}
+
+/// By its own output matrix or the target's.
+fn logits_by_target(g: &mut LlmGraph<'_>, x: TensorId) -> TensorId {
+    match g.output_of_target() {
         Some((w, scale)) => {
             let logits = g.adapted_scaled(w, x, None, scale);
             g.scaled_and_capped(logits)
         }
         None => g.logits(x),
-    };
-    scatter(g, logits)
+    }
 }
 
 /// A draft's columns to where the target has them (`d2t`).

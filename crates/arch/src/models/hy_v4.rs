@@ -30,7 +30,7 @@ fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
 
 /// `swiglu_clamp_exp`: layers whose experts are limited.
 pub(super) fn read_expert_limits(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
-    let limits = keys.floats("swiglu_clamp_exp", hp.n_layer())?;
+    let limits = keys.floats("swiglu_clamp_exp", hp.n_layer_all)?;
     for (layer, limit) in hp.layers.iter_mut().zip(limits) {
         layer.clamps_experts = limit > 1e-6;
     }

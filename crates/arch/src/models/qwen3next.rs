@@ -248,11 +248,13 @@ pub(super) fn keep_columns(
     n: i64,
 ) {
     let (nb, row, n_seqs) = (g[all].nb, g[state].nb[1], g.cp.n_seq_max);
-    let last = g.view_3d(all, [n, width, n_seqs], [nb[1], nb[2]]);
-    let last = g.cont(last);
-    let target = g.view_2d(state, [n * width, n_seqs], row);
-    let kept = g.cpy(last, target);
-    g.expand(kept);
+    for _ in 0..g.n_kept() {
+        let last = g.view_3d(all, [n, width, n_seqs], [nb[1], nb[2]]);
+        let last = g.cont(last);
+        let target = g.view_2d(state, [n * width, n_seqs], row);
+        let kept = g.cpy(last, target);
+        g.expand(kept);
+    }
 }
 
 /// How fast the state fades, and how strongly new values are written.

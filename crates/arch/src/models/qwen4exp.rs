@@ -19,6 +19,8 @@ pub(super) const ALL: &[Architecture] = &[Architecture::new("qwen4exp", graph)
     .scales(&[Scale::Experts, Scale::SharedExperts, Scale::AttnGate])
     .reads(hparams)
     .large_graph()
+    .tapped()
+    .rolling_back()
     .lazily()
     .no_scan()];
 
@@ -87,6 +89,7 @@ fn graph(g: &mut LlmGraph<'_>) {
     let mut blocks = Vec::new();
     let mut x = g.hc_streams(x);
     for il in 0..g.hp.n_layer() {
+        g.tap(x, il);
         if let (Some(n), Some(rows)) = (g.hp.ngrams.filter(|n| n.layer == il), ngrams) {
             x = add_ngrams(g, n, rows, x, il);
         }
