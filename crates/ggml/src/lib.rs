@@ -13,6 +13,7 @@ pub mod cuda;
 mod graph;
 mod op;
 mod sched;
+mod shape;
 mod types;
 
 pub use alloc::{Observer, Unwatched, reserve};

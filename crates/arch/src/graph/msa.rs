@@ -2,8 +2,7 @@
 //! positions, and each group attends to its best blocks. One token a sequence gathers their cells; a
 //! longer batch masks the others.
 
-use super::LlmGraph;
-use super::attention::Qkv;
+use super::{LlmGraph, Qkv};
 use crate::cache::CacheKind;
 use vramfit_ggml::{Flags, TensorId, Type};
 
