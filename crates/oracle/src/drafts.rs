@@ -43,10 +43,10 @@ pub struct Request {
     pub per_pair: usize,
     /// Other cases.
     pub seed: u64,
-    /// Only pairs of these files, and no table.
+    /// Only pairs of these files.
     pub only: Vec<String>,
-    /// The table.
-    pub out: PathBuf,
+    /// The table, if one is wanted.
+    pub out: Option<PathBuf>,
 }
 
 /// Runs the cases and writes the table; 1 where anything differs.
@@ -91,7 +91,7 @@ pub fn make(request: &Request) -> Result<i32> {
         "{} pairs, {n} loads, {other} more refused or crashed, {differ} differ",
         pairs.len()
     );
-    if request.only.is_empty() {
+    if let Some(out) = &request.out {
         let header = format!(
             "# engine: llama.cpp v0.5.0, CUDA 13 build, real loads on imaginary GPUs (crates/oracle/kit)\n\
              # made by: cargo run -p vramfit-oracle -- drafts --per-pair {} --seed {}\n\
@@ -100,8 +100,8 @@ pub fn make(request: &Request) -> Result<i32> {
              # {COLUMNS}\n",
             request.per_pair, request.seed
         );
-        std::fs::write(&request.out, header + &table).context(request.out.display())?;
-        println!("{}", request.out.display());
+        std::fs::write(out, header + &table).context(out.display())?;
+        println!("{}", out.display());
     }
     Ok(i32::from(differ > 0))
 }

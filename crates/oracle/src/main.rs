@@ -72,7 +72,8 @@ const USAGE: &str = "usage: oracle COMMAND
                          table; of one real model an architecture and all made ones, or of one model without a table
   drafts [FILE..] [--per-pair N] [--seed S] [--out FILE]
                          targets with a draft beside them (fixtures/specs/drafts/pairs.toml), engine against estimate,
-                         node by node, and their table; of pairs with one of these files without a table
+                         node by node, and their table; of pairs with one of these files, or with another seed than 0,
+                         without a table
   tensor-split [MODEL.gguf] [..]
                          the same with -sm tensor
   table                  the README's table of architectures, from the truth tables
@@ -227,14 +228,18 @@ fn drafts_command(mut args: Vec<OsString>) -> Result<i32> {
     let at = args.iter().position(is_option).unwrap_or(args.len());
     let options = args.split_off(at);
     let options = Options::of(&options, &["--per-pair", "--seed", "--out"])?;
+    let only: Vec<String> = texts(&args)?.into_iter().map(str::to_owned).collect();
+    let seed = options.number("--seed", 0)? as u64;
+    let is_table = only.is_empty() && seed == 0;
+    let table = || models::fixtures().join("truth/drafts-llama.cpp-v0.5.0.tsv");
     drafts::make(&drafts::Request {
-        per_pair: options.number("--per-pair", 12)?,
-        seed: options.number("--seed", 0)? as u64,
-        only: texts(&args)?.into_iter().map(str::to_owned).collect(),
-        out: options.get("--out").map_or_else(
-            || models::fixtures().join("truth/drafts-llama.cpp-v0.5.0.tsv"),
-            Into::into,
-        ),
+        per_pair: options.number("--per-pair", 14)?,
+        seed,
+        only,
+        out: match options.get("--out") {
+            Some(out) => Some(out.into()),
+            None => is_table.then(table),
+        },
     })
 }
 
