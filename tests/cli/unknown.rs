@@ -123,3 +123,25 @@ fn an_override_to_one_of_many_gpus_is_an_abort_of_llama_cpp() {
         "llama.cpp refuses this: llama.cpp would abort: with -sm tensor an override",
     );
 }
+
+#[test]
+fn names_that_the_engine_knows_and_cannot_load_are_refused_in_its_words() {
+    let names = fs::read_to_string(fixture("architectures-llama.cpp-v0.5.0.txt")).unwrap();
+    let words = names.lines().find_map(|line| line.strip_prefix("gptj\t"));
+    let words = words.unwrap().trim_matches('"');
+    let folder = tempfile::tempdir().unwrap();
+    let path = unknown(folder.path(), "gpt2.Q4_K_M.gguf", "gpt2", "gptj");
+    for flags in [&["--gpus", "k80"][..], &["--json", "--gpus", "k80"]] {
+        let said = answer(estimate(&[path.to_str().unwrap()]).args(flags));
+        refused(&said, &format!("{words}: 'gptj'"));
+    }
+    // of a name that it does not know the next build may load a model
+    let path = unknown(folder.path(), "gpt2.Q4_K_M.gguf", "gpt2", "gptx");
+    let said = answer(&mut estimate(&[path.to_str().unwrap(), "--gpus", "k80"]));
+    assert_eq!(said.code, 0, "{}", said.err);
+    let text = said.out.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        text.contains("llama.cpp v0.5.0 (CUDA 13) does not load it"),
+        "{text}"
+    );
+}

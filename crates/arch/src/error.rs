@@ -53,6 +53,14 @@ pub enum Error {
         /// As the file names it.
         name: String,
     },
+    /// A name that llama.cpp v0.5.0 knows, but loads no model of.
+    #[error(
+        "unsupported model architecture: '{name}': llama.cpp v0.5.0 knows the name and has no graph for it, so that nothing is loaded: use another file"
+    )]
+    UnsupportedArchitecture {
+        /// As the file names it.
+        name: String,
+    },
     /// A multimodal projector where a model should be.
     #[error(
         "CLIP cannot be used as main model: this file is a multimodal projector, use it beside its model (--mmproj)"

@@ -29,6 +29,8 @@ pub struct ModelTensor {
 }
 
 const ABSENT: u32 = u32::MAX;
+/// Names of `LLM_ARCH_NAMES` that `llama_model_create` has no model for.
+const UNSUPPORTED: [&str; 1] = ["gptj"];
 /// Tables above this may be left in the file and read row by row.
 const LARGE_TABLE_BYTES: u64 = 4 << 30;
 
@@ -68,11 +70,13 @@ impl Model {
     /// Reads what the header says. All that llama.cpp needs must be there; see [`Error`].
     pub fn load(header: &Header) -> Result<Model> {
         let name = header.architecture().ok_or(Error::NoArchitecture)?;
-        Model::load_as(
-            header,
-            name,
-            Architecture::find(name).unwrap_or(Architecture::UNKNOWN),
-        )
+        if UNSUPPORTED.contains(&name) {
+            return Err(Error::UnsupportedArchitecture {
+                name: name.to_string(),
+            });
+        }
+        let architecture = Architecture::find(name).unwrap_or(Architecture::UNKNOWN);
+        Model::load_as(header, name, architecture)
     }
 
     /// [`load`](Self::load) as if the architecture were not known: the way to test bounds.

@@ -30,8 +30,8 @@ fn unknown(problem: &Problem, placement: &Placement) -> Option<String> {
     };
     Some(format!(
         "architecture '{}' is not known: {figures}, judged by the keys and tensors that known architectures use; \
-         it may need far less, and whether the engine loads it is not known",
-        problem.model.architecture_name
+         it may need far less. {} does not load it, and whether another build does is not known",
+        problem.model.architecture_name, problem.profile.name
     ))
 }
 
