@@ -8,6 +8,8 @@ pub mod bound;
 #[allow(clippy::disallowed_methods, clippy::unwrap_used)]
 pub mod drafts;
 #[allow(clippy::disallowed_methods, clippy::unwrap_used)]
+pub mod figures;
+#[allow(clippy::disallowed_methods, clippy::unwrap_used)]
 pub mod graphs;
 #[allow(clippy::disallowed_methods, clippy::unwrap_used)]
 pub mod mmproj;

@@ -9,7 +9,7 @@
 //! cargo run --release -p vramfit-oracle -- real-model        target/real-model: engine and estimate side by side
 //! cargo run -p vramfit-oracle -- diff [MODEL..]              random settings until stopped, engine against estimate
 //! cargo run --release -p vramfit-oracle -- plans             fixtures/truth/plans-llama.cpp-v0.5.0.tsv
-//! cargo run --release -p vramfit-oracle -- table             README.md: architectures and how many cases stand behind them
+//! cargo run --release -p vramfit-oracle -- table             README.md: architectures, how many cases stand behind them, and the figures in its words
 //! cargo run -p vramfit-oracle -- adapters                    fixtures/truth/adapters-llama.cpp-v0.5.0.tsv
 //! cargo run -p vramfit-oracle -- drafts [FILE..]             fixtures/truth/drafts-llama.cpp-v0.5.0.tsv
 //! cargo run --release -p vramfit-oracle -- synth [NAME...]   fixtures/specs/NAME.toml to fixtures/gguf/made/NAME.gguf
@@ -76,7 +76,7 @@ const USAGE: &str = "usage: oracle COMMAND
                          without a table
   tensor-split [MODEL.gguf] [..]
                          the same with -sm tensor
-  table                  the README's table of architectures, from the truth tables
+  table                  the README's table of architectures and the figures in its words, from the truth tables
   synth [NAME...]        headers of models from the specs in fixtures/specs, all if none is named; NAME.toml with its
                          path makes the header beside it
   mmproj [NAME...]       headers of multimodal projectors from the specs in fixtures/specs/mmproj, all if none is named;
@@ -177,6 +177,8 @@ fn table() -> Result<()> {
     let table = common::table::table();
     let readme =
         common::table::replaced(&readme, &table).context("no place for the table in README.md")?;
+    let claims = common::figures::claims();
+    let readme = common::figures::replaced(&readme, &claims).map_err(Error::new)?;
     std::fs::write(&path, readme).context(path.display())
 }
 
