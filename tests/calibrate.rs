@@ -6,6 +6,8 @@
     clippy::disallowed_types
 )] // tests start processes and may panic
 
+#[path = "calibrate/beside.rs"]
+mod beside;
 #[path = "calibrate/stand_in.rs"]
 mod stand_in;
 
@@ -76,12 +78,21 @@ impl Stage {
         command
     }
 
+    /// What the plan says of `model` with `flags`.
+    fn plan(&self, model: &str, flags: &[&str]) -> Value {
+        let model = fixture(model);
+        let plan = answer(
+            self.command(&[model.to_str().unwrap(), "--json"])
+                .args(flags),
+        );
+        assert!(!plan.out.is_empty(), "{}", plan.err);
+        serde_json::from_str(&plan.out).unwrap()
+    }
+
     /// A stand-in that takes what is predicted, and `MODULES` beside it.
     fn engine(&self, name: &str, change: impl FnOnce(&mut Part)) -> String {
-        let model = fixture(MODEL);
-        let mut plan = self.command(&[model.to_str().unwrap(), "--json"]);
-        let plan = answer(plan.args(FLAGS.split(' ')));
-        let plan: Value = serde_json::from_str(&plan.out).unwrap();
+        let flags: Vec<&str> = FLAGS.split(' ').collect();
+        let plan = self.plan(MODEL, &flags);
         let device = |d: &Value| {
             let of = |key: &str| d[key].as_u64().unwrap();
             let buffers = [
@@ -375,10 +386,7 @@ fn requests_that_cannot_be_are_refused() {
         &["--allocate", "--gpus", "k80,12GiB:cc=3.7:sms=15"],
         "CUDA1 is planned as",
     );
-    check(
-        &["--allocate", "--mmproj", "x.gguf"],
-        "calibrate measures a model by itself",
-    );
+    check(&["--allocate", "--mmproj", "no-such.gguf"], "no-such.gguf");
     fs::write(stage.path("overhead.json"), "{").unwrap();
     check(&["--allocate"], "not a file of overhead profiles");
     let mut alone = stage.calibrate(&["--allocate"]);

@@ -24,6 +24,14 @@ pub struct Part {
     pub fault: String,
     /// Tokens that the prompt has to have.
     pub prompt: usize,
+    /// A draft's weights, caches and compute buffer on each device.
+    pub draft: Vec<[u64; 3]>,
+    /// What a projector takes on the first device, and its compute buffer among it.
+    pub projector: [u64; 2],
+    /// What its arguments have to hold.
+    pub arguments: Vec<String>,
+    /// What `CUDA_VISIBLE_DEVICES` has to be, if anything.
+    pub visible: Option<String>,
 }
 
 /// A script that plays `part`; below a shell that stays, if `has_shell`.
@@ -59,6 +67,12 @@ fn play() {
     }
     let arguments = std::env::var(ARGUMENTS).unwrap();
     let port = arguments.split(' ').skip_while(|w| *w != "--port").nth(1);
+    for argument in &part.arguments {
+        assert!(arguments.contains(argument), "{argument}: {arguments}");
+    }
+    if let Some(list) = &part.visible {
+        assert_eq!(&std::env::var("CUDA_VISIBLE_DEVICES").unwrap(), list);
+    }
     let cuda = Cuda::new();
     let kinds = ["model", "KV", "compute"];
     for (device, bytes) in part.devices.iter().enumerate() {
@@ -71,6 +85,18 @@ fn play() {
                 eprintln!("load: CUDA{device} {kind} buffer size = {mib:8.2} MiB");
             }
         }
+    }
+    for (device, bytes) in part.draft.iter().enumerate() {
+        for (kind, &bytes) in kinds.iter().zip(bytes) {
+            cuda.take(device, bytes);
+            let mib = bytes as f64 / MIB;
+            eprintln!("load: CUDA{device} {kind} buffer size = {mib:8.2} MiB");
+        }
+    }
+    if part.projector[0] > 0 {
+        cuda.take(0, part.projector[0]);
+        let mib = part.projector[1] as f64 / MIB;
+        eprintln!("alloc_compute_meta:      CUDA0 compute buffer size = {mib:8.2} MiB");
     }
     let port: u16 = port.unwrap().parse().unwrap();
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();

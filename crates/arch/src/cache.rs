@@ -233,6 +233,34 @@ fn compressed_tensor(
     }
 }
 
+/// How many parts llama.cpp's memory of a model may have.
+pub const MEMORY_PARTS: usize = 7;
+
+/// The part of llama.cpp's memory that `kind` of layer `il` belongs to. Each part has one buffer on every device
+/// that it has a tensor on; parts are numbered in the order in which they are made.
+pub fn memory_part(hp: &Hparams, il: usize, kind: CacheKind) -> usize {
+    let layer = hp.layers.get(il);
+    if hp.compressor.is_some_and(|c| c.has_cells) {
+        // of cells of four tokens, then of longer ones
+        let longer = usize::from(!layer.is_some_and(|l| overlaps(l.compress_ratio)));
+        return match kind {
+            CacheKind::Comp => 1 + longer,
+            CacheKind::Index => 3,
+            CacheKind::CompKv | CacheKind::CompScore => 4 + longer,
+            CacheKind::IndexKv | CacheKind::IndexScore => 6,
+            _ => 0,
+        };
+    }
+    match kind {
+        CacheKind::R | CacheKind::S | CacheKind::Ngrams => 3,
+        // an indexer comes with the attention that it is for, but behind recurrent layers
+        CacheKind::Index | CacheKind::IndexV if hp.layers.iter().any(|l| l.is_recurrent) => 4,
+        CacheKind::Index | CacheKind::IndexV => 1,
+        _ if layer.is_some_and(|l| l.is_swa) => 2,
+        _ => 0,
+    }
+}
+
 /// All memory tensors of layer `il`.
 pub fn cache_tensors(
     hp: &Hparams,

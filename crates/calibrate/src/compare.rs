@@ -43,11 +43,14 @@ pub struct DeviceComparison {
     pub measured: Option<Seen>,
     /// What the engine says of its buffers.
     pub said: Option<SaidBuffers>,
+    /// Of what is predicted, what this run does not call for: temporary buffers of a projector that is shown no picture,
+    /// or of an engine that only loads.
+    pub idle_bytes: u64,
     /// Predicted and said are the same; none where the engine does not say.
     pub buffers_agree: Option<bool>,
-    /// Measured, less buffers, pool and workspace: what CUDA itself took.
+    /// Measured, less buffers and what computing took: what CUDA itself took.
     pub residual_bytes: Option<i64>,
-    /// The total as predicted (with the upper end of CUDA's own) less what was measured.
+    /// The total as predicted for this run (with the upper end of CUDA's own) less what was measured.
     pub error_bytes: Option<i64>,
     /// How far the measured total lies outside of the predicted interval, bytes: 0 inside.
     pub outside_bytes: Option<u64>,
@@ -67,7 +70,19 @@ impl Comparison {
             let measured = measurement.seen.get(i).copied().flatten();
             let said = measurement.said.get(i).copied().flatten();
             let card = cards.get(i).map_or(&predicted.name, |card| &card.name);
-            DeviceComparison::new(i, card, predicted, measured, said)
+            // Nobody sends a picture; and an engine that only loads computes nothing.
+            let idle_bytes = match measurement.prompt_tokens {
+                0 => predicted.runtime_bytes(),
+                _ => predicted.projector.runtime_bytes,
+            };
+            DeviceComparison::new(
+                format!("CUDA{i}"),
+                card,
+                predicted,
+                idle_bytes,
+                measured,
+                said,
+            )
         };
         Comparison {
             schema: "vramfit-calibration/1".to_string(),
@@ -93,9 +108,10 @@ impl Comparison {
 
 impl DeviceComparison {
     fn new(
-        index: usize,
+        id: String,
         card: &str,
         predicted: &ExpectedDevice,
+        idle_bytes: u64,
         measured: Option<Seen>,
         said: Option<SaidBuffers>,
     ) -> DeviceComparison {
@@ -104,32 +120,28 @@ impl DeviceComparison {
             i64::try_from(difference).unwrap_or(if a > b { i64::MAX } else { i64::MIN })
         };
         let measured_if_used = measured.filter(|_| predicted.is_used);
-        let residual = measured_if_used.map(|m| less(m.peak_bytes, predicted.engine_bytes()));
-        let error = measured_if_used.map(|m| less(predicted.total(), m.peak_bytes));
-        let low = predicted
-            .engine_bytes()
-            .saturating_add(predicted.overhead_low_bytes);
+        let own = predicted.engine_bytes().saturating_sub(idle_bytes);
+        let residual = measured_if_used.map(|m| less(m.peak_bytes, own));
+        let low = own.saturating_add(predicted.overhead_low_bytes);
+        let high = own.saturating_add(predicted.overhead_bytes);
+        let error = measured_if_used.map(|m| less(high, m.peak_bytes));
         let outside = measured_if_used.map(|m| {
             let below = low.saturating_sub(m.peak_bytes);
-            below.max(m.peak_bytes.saturating_sub(predicted.total()))
+            below.max(m.peak_bytes.saturating_sub(high))
         });
         let within = measured_if_used
             .zip(outside)
             .map(|(m, outside)| outside <= TOLERANCE_BYTES.max(m.peak_bytes / 100));
-        let figures = [
-            predicted.model_bytes,
-            predicted.context_bytes,
-            predicted.compute_bytes,
-        ];
         DeviceComparison {
-            id: format!("CUDA{index}"),
+            id,
             card: card.to_string(),
             predicted: predicted.clone(),
             measured,
             said,
+            idle_bytes,
             buffers_agree: said
                 .filter(|_| predicted.is_used)
-                .map(|s| s.agrees(figures)),
+                .map(|s| s.agrees(predicted.named())),
             residual_bytes: residual,
             error_bytes: error,
             outside_bytes: outside,

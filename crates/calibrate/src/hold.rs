@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::allocate::VISIBLE;
 use crate::{Error, io, processes};
 
 /// First argument of the process.
@@ -38,12 +39,14 @@ pub struct Held {
 }
 
 impl Held {
-    /// Starts `program` with both of its outputs in `log` (`out` alone apart, where it is given).
+    /// Starts `program` with both of its outputs in `log` (`out` alone apart, where it is given), on the GPUs of
+    /// `CUDA_VISIBLE_DEVICES` if they are others than this process's.
     pub fn start(
         program: &Path,
         arguments: &[OsString],
         log: &Path,
         out: Option<&Path>,
+        visible: Option<&str>,
     ) -> Result<Held, Error> {
         let own = std::env::current_exe().map_err(io("this program cannot be found"))?;
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
@@ -53,6 +56,7 @@ impl Held {
             .arg(out.unwrap_or(log))
             .arg(program)
             .args(arguments)
+            .envs(visible.map(|list| (VISIBLE, list)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

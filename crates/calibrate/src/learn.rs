@@ -5,7 +5,7 @@ use std::fmt;
 
 use vramfit::devices::{CONSISTENT_WITHIN_BYTES, Profile};
 
-use crate::{Comparison, DeviceComparison, MeasuredBy};
+use crate::{Beside, Comparison, DeviceComparison, MeasuredBy};
 
 /// More than this is not a context, modules and a library's handles.
 const MOST_BYTES: i64 = 4 << 30;
@@ -105,6 +105,14 @@ fn residual(device: &DeviceComparison) -> Result<u64, String> {
         }
     }
     let predicted = &device.predicted;
+    if predicted.draft != Beside::default() || predicted.projector != Beside::default() {
+        return Err(
+            "a draft or a projector is there, and CUDA's own is for a model by itself".to_string(),
+        );
+    }
+    if device.idle_bytes > 0 {
+        return Err("the engine only loaded, and computed nothing".to_string());
+    }
     if predicted.buffers_are_bound || predicted.pool_is_bound {
         return Err("a bound is among the predicted terms".to_string());
     }
@@ -153,8 +161,8 @@ mod tests {
             n_ubatch: 64,
             n_seq: 1,
             n_vocab: 10,
-            embeddings: false,
             devices: vec![device, ExpectedDevice::default()],
+            ..Expected::default()
         }
     }
 
@@ -244,5 +252,8 @@ mod tests {
         let mut bound = expected();
         bound.devices[0].pool_is_bound = true;
         check(&[run(&bound, 4916, SAID)], "a bound is among");
+        let mut beside = expected();
+        beside.devices[0].projector.compute_bytes = 3 * MIB;
+        check(&[run(&beside, 4916, SAID)], "a draft or a projector");
     }
 }

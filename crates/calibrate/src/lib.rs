@@ -25,10 +25,10 @@ mod watch;
 
 use serde::{Deserialize, Serialize};
 
-pub use allocate::{Allocation, DeviceAllocation, Step, Taken, What, allocate};
+pub use allocate::{Allocation, DeviceAllocation, Of, Step, Taken, What, allocate};
 pub use compare::{Comparison, DeviceComparison, TOLERANCE_BYTES};
 pub use engine::{EngineKind, Measurement, Options, measure};
-pub use expect::{Expected, ExpectedDevice};
+pub use expect::{Beside, Expected, ExpectedDevice, Plan};
 pub use learn::{Refusal, learn};
 pub use log::SaidBuffers;
 pub use rows::rows;

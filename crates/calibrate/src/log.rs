@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Expected;
+
 /// In the log sizes are rounded to hundredths of a MiB.
 const HUNDREDTH: f64 = (1 << 20) as f64 / 100.0;
 
@@ -30,10 +32,12 @@ impl SaidBuffers {
     }
 }
 
-/// Reads the log up to now: by GPU, those that it names.
-pub fn said_buffers(log: &str) -> BTreeMap<usize, SaidBuffers> {
+/// Reads the log up to now: by GPU, those that it names. Of several contexts each has compute buffers of its own, but which one has
+/// reserved anew the log does not say: with a draft the `expected` sizes are looked for.
+pub fn said_buffers(log: &str, expected: &Expected) -> BTreeMap<usize, SaidBuffers> {
     let mut said: BTreeMap<usize, SaidBuffers> = BTreeMap::new();
     let mut lines: BTreeMap<usize, u64> = BTreeMap::new();
+    let mut computes: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
     for line in log.lines() {
         let Some((device, what, bytes)) = buffer(line) else {
             continue;
@@ -42,8 +46,9 @@ pub fn said_buffers(log: &str) -> BTreeMap<usize, SaidBuffers> {
         match what {
             "model" | "LoRA" => of.model_bytes = of.model_bytes.saturating_add(bytes),
             "KV" | "RS" => of.context_bytes = of.context_bytes.saturating_add(bytes),
-            // Reserved anew: the last one counts.
-            "compute" => of.compute_bytes = bytes,
+            // A projector's is told apart by who says it.
+            "compute" if line.contains(PROJECTOR) => continue,
+            "compute" => computes.entry(device).or_default().push(bytes),
             _ if what.ends_with("state") => {
                 of.context_bytes = of.context_bytes.saturating_add(bytes);
             }
@@ -54,8 +59,34 @@ pub fn said_buffers(log: &str) -> BTreeMap<usize, SaidBuffers> {
     for (device, said) in &mut said {
         let n = lines.get(device).copied().unwrap_or(0);
         said.rounding_bytes = (HUNDREDTH * n as f64) as u64;
+        let own = computes.get(device).map_or(&[][..], Vec::as_slice);
+        said.compute_bytes = compute(own, expected, *device);
     }
     said
+}
+
+/// Who says the size of a projector's compute buffer.
+const PROJECTOR: &str = "alloc_compute_meta";
+
+/// The last one counts, as llama.cpp may reserve anew; with a draft the last of either.
+fn compute(said: &[u64], expected: &Expected, device: usize) -> u64 {
+    let last = said.last().copied().unwrap_or(0);
+    let Some(device) = expected.devices.get(device) else {
+        return last;
+    };
+    if !expected.has_draft {
+        return last;
+    }
+    let mut said = said.to_vec();
+    let mut sum = 0u64;
+    for bytes in [device.compute_bytes, device.draft.compute_bytes] {
+        let near = |n: &u64| n.abs_diff(bytes) <= HUNDREDTH as u64;
+        // a line is either's, not both's
+        if let Some(at) = said.iter().rposition(near) {
+            sum = sum.saturating_add(said.remove(at));
+        }
+    }
+    sum
 }
 
 /// `prefix:  CUDA0 model buffer size =  4095.05 MiB`
@@ -75,6 +106,7 @@ fn buffer(line: &str) -> Option<(usize, &str, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Beside, ExpectedDevice};
 
     #[test]
     fn buffers_are_read_from_the_log() {
@@ -91,7 +123,8 @@ sched_reserve:      CUDA0 compute buffer size =   272.02 MiB
 sched_reserve:  CUDA_Host compute buffer size =    52.04 MiB
 sched_reserve:      CUDA1 compute buffer size =   nan MiB
 ";
-        let said = said_buffers(log);
+        let mut expected = Expected::default();
+        let said = said_buffers(log, &expected);
         assert_eq!(said.keys().copied().collect::<Vec<_>>(), [0, 1]);
         let mib = |n: f64| (n * (1 << 20) as f64) as u64;
         let exact = [mib(3917.36328125), mib(200.0), mib(272.0234375)];
@@ -99,5 +132,22 @@ sched_reserve:      CUDA1 compute buffer size =   nan MiB
         assert!(!said[&0].agrees([exact[0] + mib(0.1), exact[1], exact[2]]));
         assert_eq!(said[&1].context_bytes, mib(1.5));
         assert_eq!(said[&1].compute_bytes, 0);
+
+        // a draft's, and then the model's once more: both are named, whichever was the last
+        expected.has_draft = true;
+        expected.devices = vec![ExpectedDevice {
+            compute_bytes: mib(300.0),
+            draft: Beside {
+                compute_bytes: mib(272.0234375),
+                ..Beside::default()
+            },
+            ..ExpectedDevice::default()
+        }];
+        let clip = "alloc_compute_meta:      CUDA0 compute buffer size =   132.02 MiB\n";
+        let said = said_buffers(&format!("{log}{clip}"), &expected);
+        assert!(said[&0].agrees([exact[0], exact[1], mib(572.0234375)]));
+        expected.devices[0].draft.compute_bytes = mib(271.0);
+        let said = said_buffers(log, &expected);
+        assert!(!said[&0].agrees([exact[0], exact[1], mib(571.0)]));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::{Allocation, Comparison, DeviceComparison, EngineKind, Expected, MeasuredBy, What};
+use crate::{Allocation, Comparison, DeviceComparison, EngineKind, Expected, MeasuredBy, Of, What};
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -21,11 +21,14 @@ pub fn comparison_text(c: &Comparison) -> String {
         EngineKind::Oracle => "the kit's oracle",
     };
     let mut text = format!(
-        "{}\n{program}, planned for {}; driver {}; a prompt of {} tokens a sequence, {} s\n{}\n\n",
+        "{}\n{program}, planned for {}; driver {}; {}, {} s\n{}\n\n",
         c.model,
         c.build,
         c.driver,
-        c.prompt_tokens,
+        match c.prompt_tokens {
+            0 => "loaded, nothing computed".to_string(),
+            n => format!("a prompt of {n} tokens a sequence"),
+        },
         c.seconds,
         c.flags.join(" ")
     );
@@ -54,15 +57,35 @@ fn device_text(d: &DeviceComparison) -> String {
         return format!("{} {}: not planned for; measured {seen}\n", d.id, d.card);
     }
     let mut text = format!("{} {}\n", d.id, d.card);
+    let [model, context, compute] = p.named();
+    let of_projector = p
+        .projector
+        .model_bytes
+        .saturating_add(p.projector.compute_bytes);
+    let runtime = p.runtime_bytes().saturating_sub(d.idle_bytes);
     text += &line([
         "  predicted".to_string(),
-        mib(p.model_bytes),
-        mib(p.context_bytes),
-        mib(p.compute_bytes),
-        mib(p.pool_bytes.saturating_add(p.workspace_bytes)),
+        mib(model),
+        mib(context),
+        mib(compute),
+        mib(runtime),
         format!("{} to {}", mib(p.overhead_low_bytes), mib(p.overhead_bytes)),
-        mib(p.total()),
+        mib(p.total().saturating_sub(d.idle_bytes)),
     ]);
+    if of_projector > 0 {
+        let _ = writeln!(
+            text,
+            "  {} of the total are the projector's",
+            mib(of_projector)
+        );
+    }
+    if d.idle_bytes > 0 {
+        let idle = mib(d.idle_bytes);
+        let _ = writeln!(
+            text,
+            "  {idle} more are planned that this run does not call for"
+        );
+    }
     if let Some(said) = d.said {
         text += &line([
             "  the engine says".to_string(),
@@ -136,28 +159,35 @@ pub fn allocation_text(expected: &Expected, allocation: &Allocation) -> String {
         {
             let what = match taken.step.what {
                 What::Weights => "weights",
-                What::Cache => "caches",
+                What::Adapter => "adapter",
+                What::Cache => "cache",
                 What::Compute => "compute buffer",
                 What::Workspace => "cuBLAS workspace",
+                What::Reduce => "adding up",
                 What::Pool => "runtime pool",
+            };
+            let what = match taken.step.of {
+                Of::Model => what.to_string(),
+                Of::Draft => format!("draft's {what}"),
+                Of::Projector => format!("projector's {what}"),
             };
             let bytes = mib(taken.step.bytes);
             if let Some(reason) = &taken.refused {
                 let free = mib(taken.free_before_bytes);
-                let _ = writeln!(text, "  {what:<17}{bytes:>12}: {reason}, {free} are free");
+                let _ = writeln!(text, "  {what:<26}{bytes:>12}: {reason}, {free} are free");
                 continue;
             }
             asked = asked.saturating_add(taken.step.bytes);
             had = had.saturating_add(taken.taken_bytes());
             let _ = writeln!(
                 text,
-                "  {what:<17}{bytes:>12}, taken {:>12}",
+                "  {what:<26}{bytes:>12}, taken {:>12}",
                 mib(taken.taken_bytes())
             );
         }
         let _ = writeln!(
             text,
-            "  {:<17}{:>12}, taken {:>12}",
+            "  {:<26}{:>12}, taken {:>12}",
             "together",
             mib(asked),
             mib(had)

@@ -1,21 +1,21 @@
 //! `estimate calibrate MODEL..`: plans, and what the cards say of them.
 
-use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ArgMatches;
 use serde::Serialize;
-use vramfit::devices::{DEFAULT_TIMEOUT, Machine, Note, ProbedDevice, Profiles, format_bytes};
+use vramfit::devices::{
+    DEFAULT_TIMEOUT, Machine, Note, ProbedDevice, Profiles, format_bytes, write_whole,
+};
 use vramfit::report::one_line;
 use vramfit::{ComputeCapability, Device, Probe};
 use vramfit_calibrate::{
-    Allocation, Card, Comparison, EngineKind, Expected, Options, allocate, allocation_text,
+    Allocation, Card, Comparison, EngineKind, Expected, Options, Plan, allocate, allocation_text,
     comparison_text, learn, measure, rows,
 };
 
-use crate::estimate::{Planned, message, plan};
+use crate::estimate::{flags_beside, message, plan};
 use crate::exit::Exit;
 use crate::inputs::inputs;
 use crate::low::LowArgs;
@@ -82,18 +82,6 @@ impl Request {
                     .to_string(),
             );
         }
-        let not_yet = [
-            "mmproj",
-            "lora",
-            "lora-scaled",
-            "control-vector",
-            "spec-draft-model",
-        ];
-        for id in not_yet.into_iter().chain(["control-vector-scaled"]) {
-            if low.value(id).is_some() {
-                return Err(format!("--{id}: calibrate measures a model by itself"));
-            }
-        }
         Ok(request)
     }
 }
@@ -111,8 +99,7 @@ pub fn run(matches: &ArgMatches) -> Result<Exit, String> {
     let request = Request::new(matches, &low)?;
     let mut printer = Printer::new(&low, &env)?;
     let settings = Settings::new(&low)?;
-    let machine = machine()?;
-    let cards = cards(&settings, &machine)?;
+    let bench = Bench::new(&settings)?;
     let profiles = match (&low.profiles, request.learns && request.program.is_some()) {
         (Some((path, _)), true) => Some(path.as_path()),
         (None, true) => {
@@ -136,7 +123,7 @@ pub fn run(matches: &ArgMatches) -> Result<Exit, String> {
             path,
             &settings,
             &request,
-            (&machine, &cards),
+            &bench,
             &mut results,
             &mut printer,
         )?;
@@ -155,20 +142,36 @@ pub fn run(matches: &ArgMatches) -> Result<Exit, String> {
     })
 }
 
-fn machine() -> Result<Machine, String> {
-    let probe = probe::child(DEFAULT_TIMEOUT, false)?;
-    probe.machine().map_err(|error| error.to_string())
+/// Where it is measured.
+struct Bench {
+    machine: Machine,
+    /// In CUDA's order, which is the plan's.
+    cards: Vec<Card>,
+    /// `CUDA_VISIBLE_DEVICES` for whatever runs there, where `--gpus` picks some of this machine's GPUs.
+    visible: Option<String>,
 }
 
-/// The cards in CUDA's order, which has to be the plan's.
-fn cards(settings: &Settings, machine: &Machine) -> Result<Vec<Card>, String> {
-    let is_picked = |note: &Note| matches!(note, Note::Picked { .. });
-    if settings.gpus.notes.iter().any(is_picked) {
-        return Err(
-            "calibrate measures the GPUs that CUDA shows; pick some with CUDA_VISIBLE_DEVICES"
-                .to_string(),
-        );
+impl Bench {
+    fn new(settings: &Settings) -> Result<Bench, String> {
+        let picked = settings.gpus.notes.iter().find_map(|note| match note {
+            Note::Picked { visible } => Some(visible.clone()),
+            _ => None,
+        });
+        let mut probe = probe::child(DEFAULT_TIMEOUT, false)?;
+        if let Some(list) = &picked {
+            probe = probe.env("CUDA_VISIBLE_DEVICES", list);
+        }
+        let machine = probe.machine().map_err(|error| error.to_string())?;
+        Ok(Bench {
+            cards: cards(settings, &machine)?,
+            machine,
+            visible: picked,
+        })
     }
+}
+
+/// The cards that are planned for.
+fn cards(settings: &Settings, machine: &Machine) -> Result<Vec<Card>, String> {
     let (planned, found) = (settings.gpus.devices.len(), machine.devices.len());
     if planned > found {
         return Err(format!(
@@ -218,30 +221,33 @@ fn one(
     path: &Path,
     settings: &Settings,
     request: &Request,
-    (machine, cards): (&Machine, &[Card]),
+    bench: &Bench,
     results: &mut Results,
     printer: &mut Printer,
 ) -> Result<(), String> {
     let planned = plan(path, settings).map_err(|error| message(path, &error))?;
-    let Planned {
-        model,
-        placement,
-        draft_flags,
-        ..
-    } = planned;
-    if !draft_flags.is_empty() {
-        return Err("calibrate measures a model by itself, without a draft".to_string());
-    }
     let shown = path.to_string_lossy();
-    let mut expected = Expected::new(&shown, &model, &placement, &settings.gpus.devices);
-    for (planned, found) in expected.devices.iter_mut().zip(&machine.devices) {
+    let planned = Plan {
+        path: &shown,
+        model: &planned.model,
+        draft: planned.draft.as_deref(),
+        placement: &planned.placement,
+        devices: &settings.gpus.devices,
+        beside: &flags_beside(settings, &planned.draft_flags),
+    };
+    let mut expected = Expected::new(&planned).map_err(|error| message(path, &error))?;
+    for (planned, found) in expected.devices.iter_mut().zip(&bench.machine.devices) {
         planned.pool_is_legacy = found.virtual_memory == Some(false);
     }
     let mut text = String::new();
     let mut errors = Vec::new();
     let mut allocation = None;
     if request.allocate {
-        match allocate(&expected, request.time.min(ALLOCATE_TIME)) {
+        match allocate(
+            &expected,
+            bench.visible.as_deref(),
+            request.time.min(ALLOCATE_TIME),
+        ) {
             Ok(found) => {
                 text += &allocation_text(&expected, &found);
                 results.all_right &= found.fits;
@@ -256,12 +262,13 @@ fn one(
             program: program.clone(),
             kind: request.kind.unwrap_or(EngineKind::of(program)),
             time: request.time,
-            cards: cards.to_vec(),
+            cards: bench.cards.clone(),
+            visible: bench.visible.clone(),
         };
-        let driver = machine.driver.as_deref().unwrap_or("unknown");
+        let driver = bench.machine.driver.as_deref().unwrap_or("unknown");
         match measure(&expected, &options) {
             Ok(measurement) => {
-                let found = Comparison::new(&expected, &measurement, cards, driver);
+                let found = Comparison::new(&expected, &measurement, &bench.cards, driver);
                 text += &comparison_text(&found);
                 results.all_right &= found.is_right();
                 comparison = Some(found);
@@ -349,15 +356,7 @@ fn write_out(request: &Request, results: &Results) -> Result<(), String> {
     }
 }
 
-/// The whole file or nothing of it.
 fn put(path: &Path, text: &str) -> Result<(), String> {
-    let mut new = path.to_owned().into_os_string();
-    new.push(".new");
-    let write = || {
-        let mut file = fs::File::create(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    };
-    write().map_err(|error| format!("{}: {error}", one_line(&path.to_string_lossy())))
+    write_whole(path, text.as_bytes())
+        .map_err(|error| format!("{}: {error}", one_line(&path.to_string_lossy())))
 }

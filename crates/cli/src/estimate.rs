@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
@@ -26,6 +27,8 @@ pub struct Planned {
     pub placement: Placement,
     /// llama-server's flags for a draft.
     pub draft_flags: Vec<String>,
+    /// The draft's model, if it has a file of its own.
+    pub draft: Option<Arc<Model>>,
     /// What to say of the files beside the model, and of a tower in its own.
     pub notes: Vec<String>,
     /// The tower in the model's own file, which llama.cpp does not take.
@@ -74,10 +77,11 @@ pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
         policy.projector = Some(plan);
         notes.extend(about);
     }
-    let mut draft_flags = Vec::new();
+    let (mut draft_flags, mut beside) = (Vec::new(), None);
     if let Some(file) = &settings.draft {
         let draft = file.resolve(&model, &settings.gpus)?;
         run.role.n_draft = draft.n_verified;
+        beside = draft.plan.as_ref().and_then(|plan| plan.model.clone());
         policy.draft = draft.plan;
         draft_flags = draft.flags;
         notes.extend(draft.notes);
@@ -87,6 +91,7 @@ pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
         model,
         placement,
         draft_flags,
+        draft: beside,
         notes,
         tower: in_file,
     })
@@ -118,6 +123,7 @@ pub fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {
         draft_flags,
         notes: about,
         tower,
+        ..
     } = plan(path, settings)?;
     placement.notes.extend(about);
     let mut notes = settings.notes.clone();
@@ -130,9 +136,7 @@ pub fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {
             ),
         );
     }
-    let mut flags = settings.adapters.flags.clone();
-    flags.extend(settings.projector.iter().flat_map(|p| p.flags.clone()));
-    flags.extend(draft_flags);
+    let flags = flags_beside(settings, &draft_flags);
     let subject = Subject {
         path,
         model: &model,
@@ -150,6 +154,14 @@ pub fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {
         estimate.command.clear();
     }
     Ok(estimate)
+}
+
+/// llama-server's flags for the files beside the model.
+pub fn flags_beside(settings: &Settings, draft_flags: &[String]) -> Vec<String> {
+    let mut flags = settings.adapters.flags.clone();
+    flags.extend(settings.projector.iter().flat_map(|p| p.flags.clone()));
+    flags.extend_from_slice(draft_flags);
+    flags
 }
 
 /// An engine's answer about the model at a path.

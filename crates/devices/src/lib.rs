@@ -41,7 +41,7 @@ pub use probe::{
 };
 pub use profiles::{
     CONSISTENT_WITHIN_BYTES, Host, MARGIN_BYTES, PROFILES_VARIABLE, Profile, Profiles,
-    ProfilesError, profiles_path,
+    ProfilesError, profiles_path, write_whole,
 };
 pub use support::{FlashAttention, PublicBuilds, flash_attention, public_builds};
 pub use vramfit_ggml::ComputeCapability;

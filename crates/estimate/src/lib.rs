@@ -3,6 +3,7 @@
 
 mod bound;
 mod breakdown;
+mod buffers;
 mod builder;
 mod config;
 mod explain;
@@ -18,6 +19,7 @@ mod simulate;
 mod speculative;
 
 pub use breakdown::{Bounded, Breakdown, MemoryBytes, Pass, PassStats, Runtime};
+pub use buffers::{BufferGroup, BufferUse};
 pub use builder::RunConfigBuilder;
 pub use config::{CACHE_TYPES, FlashAttention, MAX_SEQ, Outputs, RunConfig};
 pub use explain::{AliveTensor, Peak, PoolOp, PoolPeak};

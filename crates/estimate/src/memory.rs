@@ -3,7 +3,7 @@
 use crate::breakdown::{MemoryBytes, Pass};
 use crate::simulate::Context;
 use crate::{Error, FlashAttention, Layout, NotModelled, Refusal, RunConfig};
-use vramfit_arch::cache::cache_tensors;
+use vramfit_arch::cache::{MEMORY_PARTS, cache_tensors, memory_part};
 use vramfit_arch::{Model, Slicer, TensorSplit};
 use vramfit_ggml::{Backend, BufferType, ComputeCapability, Type, align, contiguous_strides};
 
@@ -130,36 +130,56 @@ impl Context<'_> {
 
     /// Each half of a pair lies with the weight that it adapts, re-ordered or not.
     pub(crate) fn add_adapters(&self, memory: &mut [MemoryBytes]) {
-        let adapters = &self.params.adapters;
-        if adapters.is_empty() {
-            return;
+        for part in self.adapter_parts(memory.len()) {
+            for (memory, bytes) in memory.iter_mut().zip(part) {
+                memory.adapters = memory.adapters.saturating_add(bytes);
+            }
         }
-        let mut put = |buffer: BufferType, ty, ne, n_bytes| {
+    }
+
+    /// What each adapter takes in each of `n_memories`, the control vector last.
+    pub(crate) fn adapter_parts(&self, n_memories: usize) -> Vec<Vec<u64>> {
+        let adapters = &self.params.adapters;
+        let put = |part: &mut [u64], buffer: BufferType, ty, ne, n_bytes| {
             let size = self.backend_of(buffer).placed_size(ty, ne, n_bytes);
             // whole on every device where tensors are shared out
             let places = match self.slicer {
-                Some(_) if buffer != BufferType::HOST => 1..memory.len(),
-                _ => buffer.index()..buffer.index() + 1,
+                Some(_) if buffer != BufferType::HOST => 1..n_memories,
+                _ => buffer.index()..buffer.index().saturating_add(1),
             };
-            for memory in &mut memory[places] {
-                memory.adapters = memory.adapters.saturating_add(size);
+            for bytes in part.get_mut(places).unwrap_or_default() {
+                *bytes = bytes.saturating_add(size);
             }
         };
+        let mut parts = Vec::new();
         let loaded = self.weights.loaded(self.model);
-        for (target, pair) in adapters.loras.iter().flat_map(|lora| &lora.pairs) {
-            let Ok(at) = loaded.binary_search_by_key(target, |l| l.tensor) else {
-                continue;
-            };
-            pair.iter()
-                .for_each(|t| put(loaded[at].buffer, t.ty, t.ne, t.n_bytes));
+        for lora in adapters.loras.iter() {
+            let mut part = vec![0; n_memories];
+            for (target, pair) in &lora.pairs {
+                let Ok(at) = loaded.binary_search_by_key(target, |l| l.tensor) else {
+                    continue;
+                };
+                pair.iter()
+                    .for_each(|t| put(&mut part, loaded[at].buffer, t.ty, t.ne, t.n_bytes));
+            }
+            parts.push(part);
         }
         if adapters.control_vector.is_some() {
+            let mut part = vec![0; n_memories];
             let n_embd = self.model.hparams.n_embd;
             let n_bytes = Type::F32.row_size(n_embd.max(0) as u64);
             for il in 1..self.model.hparams.n_layer() {
-                put(self.layers[il], Type::F32, [n_embd, 1, 1, 1], n_bytes);
+                put(
+                    &mut part,
+                    self.layers[il],
+                    Type::F32,
+                    [n_embd, 1, 1, 1],
+                    n_bytes,
+                );
             }
+            parts.push(part);
         }
+        parts
     }
 
     pub(crate) fn cache_home(&self, il: usize) -> BufferType {
@@ -192,19 +212,35 @@ impl Context<'_> {
     }
 
     pub(crate) fn add_cache(&self, memory: &mut [MemoryBytes]) -> Result<(), Error> {
+        if self.model.is_known() {
+            for part in self.cache_parts(memory.len())? {
+                for (memory, own) in memory.iter_mut().zip(part) {
+                    memory.context = memory.context.saturating_add(own.context);
+                }
+            }
+            return Ok(());
+        }
         for il in 0..self.model.hparams.layers.len() {
-            let home = self.cache_home(il);
-            if !self.model.is_known() {
-                let context = &mut memory[home.index()].context;
-                *context = context.saturating_add(self.cache_bound(il));
-                continue;
-            }
-            for t in cache_tensors(&self.model.hparams, &self.params, il) {
-                let slices = |slicer: &Slicer<'_>| slicer.cache(il, &t);
-                let tensor = (t.ty, t.ne, t.n_bytes());
-                self.put(memory, home, tensor, slices, |m| &mut m.context)?;
-            }
+            let context = &mut memory[self.cache_home(il).index()].context;
+            *context = context.saturating_add(self.cache_bound(il));
         }
         Ok(())
+    }
+
+    /// What each part of the memory of a known model takes in each of `n_memories`, in the order in which llama.cpp makes
+    /// the parts.
+    pub(crate) fn cache_parts(&self, n_memories: usize) -> Result<Vec<Vec<MemoryBytes>>, Error> {
+        let mut parts = vec![vec![MemoryBytes::default(); n_memories]; MEMORY_PARTS];
+        let hp = &self.model.hparams;
+        for il in 0..hp.layers.len() {
+            let home = self.cache_home(il);
+            for t in cache_tensors(hp, &self.params, il) {
+                let slices = |slicer: &Slicer<'_>| slicer.cache(il, &t);
+                let tensor = (t.ty, t.ne, t.n_bytes());
+                let part = &mut parts[memory_part(hp, il, t.kind)];
+                self.put(part, home, tensor, slices, |m| &mut m.context)?;
+            }
+        }
+        Ok(parts)
     }
 }

@@ -252,7 +252,7 @@ impl<'a> Context<'a> {
     }
 
     /// What the graph of `batch` takes on each backend.
-    fn reserve(
+    pub(crate) fn reserve(
         &self,
         batch: Batch,
         observer: &mut impl Observer,

@@ -159,6 +159,25 @@ pub struct SpeculativeSettings {
     pub draft_layout: Layout,
 }
 
+impl SpeculativeSettings {
+    /// What the draft takes with these settings: `model` is its own, or the target, of which it is a second context
+    /// without weights.
+    pub fn estimate_draft(
+        &self,
+        model: &Model,
+        is_own: bool,
+        profile: &EngineProfile,
+    ) -> Result<Breakdown, Error> {
+        let mut used = Breakdown::estimate(model, &self.draft, &self.draft_layout, profile)?;
+        if !is_own {
+            used.devices.iter_mut().for_each(|d| d.model = 0);
+            used.host.model = 0;
+            used.host_repacked_bytes = 0;
+        }
+        Ok(used)
+    }
+}
+
 impl SpeculativeUse {
     /// What llama.cpp takes for `target` and the draft beside it; without a `draft`, for the target's own layers for
     /// multi-token prediction. The target has to be loaded with those ([`Model::with_mtp`]) for
@@ -188,14 +207,7 @@ impl SpeculativeUse {
         profile: &EngineProfile,
     ) -> Result<Breakdown, Error> {
         let settings = Self::settings(target, run, layout, draft, config, profile)?;
-        let (own, beside) = (&settings.draft, &settings.draft_layout);
-        let mut used = Breakdown::estimate(draft.unwrap_or(target), own, beside, profile)?;
-        if draft.is_none() {
-            used.devices.iter_mut().for_each(|d| d.model = 0);
-            used.host.model = 0;
-            used.host_repacked_bytes = 0;
-        }
-        Ok(used)
+        settings.estimate_draft(draft.unwrap_or(target), draft.is_some(), profile)
     }
 
     /// The settings of both contexts, each of which can be looked at by itself.

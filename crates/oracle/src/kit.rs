@@ -107,6 +107,30 @@ impl Engine {
         serde_json::from_slice(&output).context("the oracle's JSON")
     }
 
+    /// The same, and what `vgpu` and the engine write to stderr.
+    pub fn ask_traced(
+        &self,
+        environment: &[(&str, &str)],
+        model: &Path,
+        flags: &[&str],
+    ) -> Result<(Value, String)> {
+        let mut command = self.command();
+        command
+            .envs(environment.iter().copied())
+            .env("VGPU_TRACE", "1")
+            .arg(model)
+            .args(flags)
+            .stdin(Stdio::null());
+        let output = command.output().context("kit/oracle")?;
+        let trace = String::from_utf8_lossy(&output.stderr).into_owned();
+        if !output.status.success() {
+            let last = trace.lines().last().unwrap_or_default();
+            return Err(Error::new(format!("{}: {last}", output.status)));
+        }
+        let json = serde_json::from_slice(&output.stdout).context("the oracle's JSON")?;
+        Ok((json, trace))
+    }
+
     /// Name and shape of each tensor that a model with these keys has (`oracle --tensors`).
     pub fn tensors(
         &self,

@@ -11,6 +11,7 @@
 //! cargo run --release -p vramfit-oracle -- plans             fixtures/truth/plans-llama.cpp-v0.5.0.tsv
 //! cargo run --release -p vramfit-oracle -- table             README.md: architectures, how many cases stand behind them, and the figures in its words
 //! cargo run -p vramfit-oracle -- adapters                    fixtures/truth/adapters-llama.cpp-v0.5.0.tsv
+//! cargo run -p vramfit-oracle -- allocations                 fixtures/truth/allocations-llama.cpp-v0.5.0.tsv
 //! cargo run -p vramfit-oracle -- drafts [FILE..]             fixtures/truth/drafts-llama.cpp-v0.5.0.tsv
 //! cargo run --release -p vramfit-oracle -- synth [NAME...]   fixtures/specs/NAME.toml to fixtures/gguf/made/NAME.gguf
 //! cargo run -p vramfit-oracle -- mmproj [NAME...]            fixtures/specs/mmproj/NAME.toml to fixtures/gguf/mmproj/NAME.gguf,
@@ -18,6 +19,7 @@
 //! ```
 
 mod adapters;
+mod allocations;
 mod case;
 /// How the tests turn a row into settings, and hold two answers side by side.
 #[path = "../../../tests/common/mod.rs"]
@@ -70,6 +72,8 @@ const USAGE: &str = "usage: oracle COMMAND
   adapters [MODEL.gguf] [--per-model N] [--seed S] [--workers N] [--out FILE]
                          random cases with LoRA adapters and control vectors, engine against estimate, and their
                          table; of one real model an architecture and all made ones, or of one model without a table
+  allocations [--out FILE]
+                         every buffer that a load takes on the GPUs, one by one and in order, and their table
   drafts [FILE..] [--per-pair N] [--seed S] [--out FILE]
                          targets with a draft beside them (fixtures/specs/drafts/pairs.toml), engine against estimate,
                          node by node, and their table; of pairs with one of these files, or with another seed than 0,
@@ -112,6 +116,14 @@ fn command() -> Result<i32> {
                 "--out",
             ],
         )?),
+        Some("allocations") => {
+            let options = Options::of(&args, &["--out"])?;
+            allocations::make(&options.get("--out").map_or_else(
+                || models::fixtures().join("truth/allocations-llama.cpp-v0.5.0.tsv"),
+                Into::into,
+            ))
+            .map(|()| 0)
+        }
         Some("drafts") => drafts_command(args),
         Some("adapters") => sampled_command(sampled::Kind::Adapters, args),
         Some("tensor-split") => sampled_command(sampled::Kind::TensorSplit, args),

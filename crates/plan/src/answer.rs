@@ -36,10 +36,16 @@ pub(crate) fn placement(problem: &Problem, scored: Scored) -> Result<Placement, 
             .filter_map(host_layers)
             .collect(),
         run: problem.run.clone(),
-        draft: scored.draft.map(|d| DraftPlacement {
-            breakdown: d.breakdown,
-            devices: d.devices,
-        }),
+        draft: scored
+            .draft
+            .zip(problem.policy.draft.as_ref())
+            .map(|(d, plan)| DraftPlacement {
+                breakdown: d.breakdown,
+                devices: d.devices,
+                kind: plan.kind,
+                run: d.run,
+                layout: d.layout,
+            }),
         layout: scored.layout,
         breakdown: scored.breakdown,
         layout_devices,

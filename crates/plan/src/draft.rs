@@ -5,8 +5,8 @@ use crate::{Override, flags};
 use std::sync::Arc;
 use vramfit_arch::Model;
 use vramfit_estimate::{
-    Breakdown, DraftKind, Error, Layout, MemoryBytes, Refusal, Runtime, SpeculativeConfig,
-    SpeculativeUse,
+    Breakdown, DraftKind, Error, Layout, MemoryBytes, Refusal, RunConfig, Runtime,
+    SpeculativeConfig, SpeculativeUse,
 };
 use vramfit_ggml::Type;
 
@@ -76,6 +76,10 @@ pub(crate) struct DraftUse {
     pub breakdown: Breakdown,
     /// Indices of its GPUs.
     pub devices: Vec<usize>,
+    /// What it was estimated for.
+    pub run: RunConfig,
+    /// The same.
+    pub layout: Layout,
 }
 
 impl DraftUse {
@@ -114,7 +118,7 @@ impl Problem<'_> {
         let free = |&d: &usize| self.devices.get(d).map_or(0, |d| d.free_bytes);
         config.free_bytes = devices.iter().map(free).collect();
         let draft = plan.model.as_deref();
-        let used = SpeculativeUse::draft(
+        let settings = SpeculativeUse::settings(
             self.model,
             self.run,
             &scored.layout,
@@ -122,9 +126,12 @@ impl Problem<'_> {
             &config,
             self.profile,
         )?;
+        let own = draft.unwrap_or(self.model);
         Ok(Some(DraftUse {
-            breakdown: used,
+            breakdown: settings.estimate_draft(own, draft.is_some(), self.profile)?,
             devices,
+            run: settings.draft,
+            layout: settings.draft_layout,
         }))
     }
 

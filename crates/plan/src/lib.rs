@@ -7,6 +7,7 @@
 //! settings that would have fitted, `flags` and `answer` write the result down.
 
 mod answer;
+mod buffers;
 mod device;
 mod draft;
 mod engine;
@@ -24,6 +25,7 @@ mod subsets;
 mod tensor;
 mod words;
 
+pub use buffers::{Owner, PlannedBuffer, in_order};
 pub use device::{Allowance, Device};
 pub use draft::DraftPlan;
 pub use placement::{

@@ -1,6 +1,6 @@
 //! The answer: where everything goes, what it takes, and why not otherwise.
 
-use vramfit_estimate::{Breakdown, MemoryBytes, RunConfig};
+use vramfit_estimate::{Breakdown, DraftKind, MemoryBytes, RunConfig};
 
 /// In one word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,6 +99,12 @@ pub struct DraftPlacement {
     pub breakdown: Breakdown,
     /// Index (into the GPUs given) of each of its devices.
     pub devices: Vec<usize>,
+    /// How it drafts.
+    pub kind: DraftKind,
+    /// Settings of its context.
+    pub run: RunConfig,
+    /// The layout, as scored.
+    pub layout: vramfit_estimate::Layout,
 }
 
 /// Where everything goes.

@@ -10,12 +10,17 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use vramfit::estimate::BufferUse;
+use vramfit::planner::{Owner, PlannedBuffer};
+
 use crate::{Error, Expected, io, processes};
 
 pub use child::child;
 
 /// First argument of the process.
 pub const CHILD_ARGUMENT: &str = "__calibrate-allocate";
+/// Which of the machine's GPUs CUDA shows.
+pub const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 /// How long a killed process is waited for, and one that has closed its output.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -25,14 +30,41 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum What {
     /// Weights.
     Weights,
-    /// Caches and recurrent state.
+    /// A LoRA adapter, or a control vector.
+    Adapter,
+    /// A part of the caches, or of the recurrent state.
     Cache,
     /// Compute buffer.
     Compute,
     /// cuBLAS's workspace.
     Workspace,
+    /// With `-sm tensor`: buffers through which devices add up their results.
+    Reduce,
     /// ggml-cuda's pool.
     Pool,
+}
+
+/// Whose a buffer is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Of {
+    /// The model.
+    #[default]
+    Model,
+    /// The draft.
+    Draft,
+    /// The multimodal projector.
+    Projector,
+}
+
+impl From<Owner> for Of {
+    fn from(owner: Owner) -> Of {
+        match owner {
+            Owner::Model => Of::Model,
+            Owner::Draft => Of::Draft,
+            Owner::Projector => Of::Projector,
+        }
+    }
 }
 
 /// A buffer to take.
@@ -40,10 +72,30 @@ pub enum What {
 pub struct Step {
     /// CUDA's index.
     pub device: usize,
+    /// Whose.
+    #[serde(default)]
+    pub of: Of,
     /// What for.
     pub what: What,
     /// How much.
     pub bytes: u64,
+}
+
+impl Step {
+    /// What `buffer` comes to on a card.
+    pub fn of(buffer: &PlannedBuffer) -> Step {
+        Step {
+            device: buffer.device,
+            of: buffer.owner.into(),
+            what: match buffer.used_for {
+                BufferUse::Weights => What::Weights,
+                BufferUse::Lora | BufferUse::ControlVector => What::Adapter,
+                BufferUse::Cache => What::Cache,
+                BufferUse::Compute => What::Compute,
+            },
+            bytes: buffer.bytes,
+        }
+    }
 }
 
 /// What became of a buffer.
@@ -109,40 +161,6 @@ enum Word {
     Failed(String),
 }
 
-impl Expected {
-    /// Its buffers in the engine's order: weights of every GPU, caches, compute buffers, then what comes while it
-    /// computes.
-    pub fn steps(&self) -> Vec<Step> {
-        let mut steps = Vec::new();
-        let order = [
-            What::Weights,
-            What::Cache,
-            What::Compute,
-            What::Workspace,
-            What::Pool,
-        ];
-        for what in order {
-            for (device, d) in self.devices.iter().enumerate() {
-                let bytes = match what {
-                    What::Weights => d.model_bytes,
-                    What::Cache => d.context_bytes,
-                    What::Compute => d.compute_bytes,
-                    What::Workspace => d.workspace_bytes,
-                    What::Pool => d.pool_bytes,
-                };
-                if bytes > 0 {
-                    steps.push(Step {
-                        device,
-                        what,
-                        bytes,
-                    });
-                }
-            }
-        }
-        steps
-    }
-}
-
 /// Kills the process when it is dropped.
 struct Running(Child);
 
@@ -154,16 +172,22 @@ impl Drop for Running {
 }
 
 /// Takes the planned buffers, asks what that came to, and gives them back.
-pub fn allocate(expected: &Expected, time: Duration) -> Result<Allocation, Error> {
+/// `CUDA_VISIBLE_DEVICES` is set to `visible`, if anything.
+pub fn allocate(
+    expected: &Expected,
+    visible: Option<&str>,
+    time: Duration,
+) -> Result<Allocation, Error> {
     let own = std::env::current_exe().map_err(io("this program cannot be found"))?;
     let child = Command::new(own)
         .arg(CHILD_ARGUMENT)
         .arg(std::process::id().to_string())
+        .envs(visible.map(|list| (VISIBLE, list)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .map_err(io("the process that allocates"))?;
-    let request = serde_json::to_string(&expected.steps());
+    let request = serde_json::to_string(&expected.steps);
     let request = request.map_err(|e| Error::Driver(e.to_string()))?;
     answer(child, request, time)
 }

@@ -3,6 +3,7 @@
 mod oracle;
 mod server;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::hold::Held;
 use crate::log::SaidBuffers;
 use crate::watch::{Seen, Watch};
 use crate::{Card, Error, Expected, io};
@@ -50,6 +52,8 @@ pub struct Options {
     pub time: Duration,
     /// The cards, in CUDA's order.
     pub cards: Vec<Card>,
+    /// `CUDA_VISIBLE_DEVICES` for the program, where it is to see others than this process.
+    pub visible: Option<String>,
 }
 
 /// What a run came to.
@@ -61,7 +65,7 @@ pub struct Measurement {
     pub seen: Vec<Option<Seen>>,
     /// What the engine itself says of each card's buffers.
     pub said: Vec<Option<SaidBuffers>>,
-    /// Tokens of the prompt, of each sequence.
+    /// Tokens of the prompt, of each sequence; 0 where the engine only loaded.
     pub prompt_tokens: u64,
     /// How long it took.
     pub seconds: u64,
@@ -78,6 +82,11 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    fn start(&self, arguments: &[OsString], out: Option<&Path>) -> Result<Held, Error> {
+        let o = self.options;
+        Held::start(&o.program, arguments, &self.log, out, o.visible.as_deref())
+    }
+
     fn left(&self) -> Result<Duration, Error> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         match left.is_zero() {
@@ -106,6 +115,9 @@ impl Run<'_> {
     /// of one batch.
     fn prompt_tokens(&self) -> u64 {
         let e = self.expected;
+        if self.options.kind == EngineKind::Oracle && e.has_draft {
+            return 0; // it decodes no drafts
+        }
         let full = match self.options.kind {
             EngineKind::Oracle => e.n_ctx_seq,
             EngineKind::LlamaServer => e.n_ctx_seq.saturating_sub(GENERATED + 1),

@@ -7,23 +7,32 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Run, read};
-use crate::Error;
-use crate::hold::Held;
+use crate::allocate::{Step, What};
 use crate::log::SaidBuffers;
 use crate::watch::Starter;
+use crate::{Error, Expected};
 
 const PERIOD: Duration = Duration::from_millis(100);
 
 pub fn run(run: &Run, starter: &Starter) -> Result<BTreeMap<usize, SaidBuffers>, Error> {
     let mut arguments: Vec<OsString> = vec![run.expected.model.clone().into()];
-    arguments.extend(flags(&run.expected.flags).iter().map(OsString::from));
-    if !run.expected.embeddings {
-        // As llama-server reserves: one output a sequence.
-        arguments.extend(["--n-outputs".into(), run.expected.n_seq.to_string().into()]);
+    let flags = flags(&run.expected.flags).map_err(Error::Engine)?;
+    arguments.extend(flags.iter().map(OsString::from));
+    if let Some([first, last]) = run.expected.control_vector {
+        arguments.extend(["--control-vector".into(), format!("{first},{last}").into()]);
     }
-    let n = run.prompt_tokens().to_string();
-    arguments.extend(["--real", "--decode", n.as_str()].map(OsString::from));
-    let mut held = Held::start(&run.options.program, &arguments, &run.log, Some(&run.out))?;
+    // As llama-server reserves: one output a sequence, or as many as a draft has it check.
+    match run.expected.has_draft {
+        true => arguments.extend(server_outputs(run.expected.n_seq)),
+        false if run.expected.embeddings => (),
+        false => arguments.extend(["--n-outputs".into(), run.expected.n_seq.to_string().into()]),
+    }
+    arguments.push("--real".into());
+    let n = run.prompt_tokens();
+    if n > 0 {
+        arguments.extend(["--decode".into(), n.to_string().into()]);
+    }
+    let mut held = run.start(&arguments, Some(&run.out))?;
     starter.start(held.root());
     let how = loop {
         run.left()?;
@@ -33,10 +42,55 @@ pub fn run(run: &Run, starter: &Starter) -> Result<BTreeMap<usize, SaidBuffers>,
     };
     let out = read(&run.out)?;
     let json: Value = serde_json::from_str(out.trim()).unwrap_or_default();
-    if how != "with exit code 0" || json.pointer("/result/decode/rc") != Some(&Value::from(0)) {
+    let has_decoded = json.pointer("/result/decode/rc") == Some(&Value::from(0));
+    if how != "with exit code 0" || !(has_decoded || n == 0) {
         return Err(run.failed(&format!("ended {how}")));
     }
-    let devices = json.pointer("/result/devices").and_then(Value::as_array);
+    // LoRA adapters and control vectors are in no breakdown.
+    let has_adapters = run.expected.steps.iter().any(|s| s.what == What::Adapter);
+    let mut all = BTreeMap::new();
+    for list in ["/result/devices", "/result/draft/devices"] {
+        for (index, said) in devices(&json, list) {
+            let sum: &mut SaidBuffers = all.entry(index).or_default();
+            sum.model_bytes = sum.model_bytes.saturating_add(said.model_bytes);
+            sum.context_bytes = sum.context_bytes.saturating_add(said.context_bytes);
+            sum.compute_bytes = sum.compute_bytes.saturating_add(said.compute_bytes);
+        }
+    }
+    if has_adapters {
+        add_adapters(&mut all, &json, run.expected);
+    }
+    Ok(all)
+}
+
+/// By the flag that makes the kit's program count outputs as llama-server does.
+fn server_outputs(n_seq: u64) -> [OsString; 3] {
+    ["--server".into(), "-np".into(), n_seq.to_string().into()]
+}
+
+/// What was allocated beyond the breakdown is the adapters', which belong to the weights. On imaginary GPUs it
+/// is counted; elsewhere it is taken for what was predicted.
+fn add_adapters(all: &mut BTreeMap<usize, SaidBuffers>, json: &Value, expected: &Expected) {
+    for (index, said) in all {
+        let own = [said.model_bytes, said.context_bytes, said.compute_bytes];
+        let own = own.into_iter().fold(0, u64::saturating_add);
+        let counted = json.pointer(&format!("/result/cuda_malloc/{index}/bytes"));
+        let bytes = match counted.and_then(Value::as_u64).filter(|&n| n > 0) {
+            Some(all) => all.saturating_sub(own),
+            None => adapters_on(expected, *index),
+        };
+        said.model_bytes = said.model_bytes.saturating_add(bytes);
+    }
+}
+
+fn adapters_on(expected: &Expected, device: usize) -> u64 {
+    let of = |s: &&Step| s.device == device && s.what == What::Adapter;
+    let bytes = expected.steps.iter().filter(of).map(|s| s.bytes);
+    bytes.fold(0, u64::saturating_add)
+}
+
+fn devices(json: &Value, list: &str) -> Vec<(usize, SaidBuffers)> {
+    let devices = json.pointer(list).and_then(Value::as_array);
     let of = |device: &Value, key: &str| device.get(key).and_then(Value::as_u64).unwrap_or(0);
     let said = |device: &Value| SaidBuffers {
         model_bytes: of(device, "model"),
@@ -49,11 +103,11 @@ pub fn run(run: &Run, starter: &Starter) -> Result<BTreeMap<usize, SaidBuffers>,
         let index = name.strip_prefix("CUDA")?.parse().ok()?;
         Some((index, said(device)))
     };
-    Ok(devices.into_iter().flatten().filter_map(named).collect())
+    devices.into_iter().flatten().filter_map(named).collect()
 }
 
 /// llama-server's flags as the kit's program takes them.
-fn flags(server: &[String]) -> Vec<String> {
+fn flags(server: &[String]) -> Result<Vec<String>, String> {
     let mut flags = Vec::new();
     let mut words = server.iter().map(String::as_str);
     while let Some(flag) = words.next() {
@@ -66,11 +120,45 @@ fn flags(server: &[String]) -> Vec<String> {
             "-lm" => add(&["--load-mode", words.next().unwrap_or("auto")]),
             "-cmoe" => add(&["--cpu-moe"]),
             "-ncmoe" => add(&["--n-cpu-moe", words.next().unwrap_or("0")]),
+            "-cmoed" => add(&["--cpu-moe-draft"]),
+            "-ncmoed" => add(&["--n-cpu-moe-draft", words.next().unwrap_or("0")]),
+            "-ngld" => match words.next() {
+                Some("all") | None => (),
+                Some(n) => add(&["-ngld", n]),
+            },
             "--pooling" => add(&["--pooling", pooling(words.next().unwrap_or(""))]),
+            "--lora" => {
+                let files = words.next().unwrap_or("");
+                files.split(',').for_each(|file| add(&["--lora", file]));
+            }
+            "--lora-scaled" => {
+                for entry in words.next().unwrap_or("").split(',') {
+                    add(&["--lora", scaled(entry)?]);
+                }
+            }
+            // The layers are told, not the file: it takes zeros.
+            "--control-vector" | "--control-vector-scaled" => drop(words.next()),
+            "--control-vector-layer-range" => drop((words.next(), words.next())),
+            "--lora-init-without-apply" | "--mmproj" => {
+                return Err(format!(
+                    "the kit's program knows no {flag}: give a llama-server as --engine"
+                ));
+            }
             _ => add(&[flag]),
         }
     }
-    flags
+    Ok(flags)
+}
+
+/// The file of `FILE:SCALE`: the scale changes no memory, but none is no adapter.
+fn scaled(entry: &str) -> Result<&str, String> {
+    let (file, scale) = entry.rsplit_once(':').unwrap_or((entry, "1"));
+    match scale.parse::<f32>() {
+        Ok(0.0) => Err(format!(
+            "the kit's program applies every adapter, and {file} has a scale of 0: give a llama-server as --engine"
+        )),
+        _ => Ok(file),
+    }
 }
 
 /// By `llama_pooling_type`.
@@ -90,7 +178,7 @@ mod tests {
     fn flags_are_put_as_the_kit_has_them() {
         let check = |server: &str, kit: &str| {
             let words: Vec<String> = server.split(' ').map(str::to_string).collect();
-            assert_eq!(super::flags(&words).join(" "), kit);
+            assert_eq!(super::flags(&words).unwrap().join(" "), kit);
         };
         check(
             "-c 4096 -np 2 -kvu -fa off -ngl 49 -dev CUDA0 --fit off",
@@ -100,5 +188,17 @@ mod tests {
             "--pooling cls -ncmoe 3 -lm none",
             "--pooling 2 --n-cpu-moe 3 --load-mode none",
         );
+        check(
+            "--lora a.gguf,b.gguf --lora-scaled c.gguf:0.5 --control-vector v.gguf --control-vector-layer-range 2 9",
+            "--lora a.gguf --lora b.gguf --lora c.gguf",
+        );
+        check(
+            "-md d.gguf --spec-type draft-simple -ngld all -ncmoed 2 -cmoed",
+            "-md d.gguf --spec-type draft-simple --n-cpu-moe-draft 2 --cpu-moe-draft",
+        );
+        for unknown in ["--mmproj p.gguf", "--lora-scaled c.gguf:0"] {
+            let words: Vec<String> = unknown.split(' ').map(str::to_string).collect();
+            assert!(super::flags(&words).unwrap_err().contains("llama-server"));
+        }
     }
 }

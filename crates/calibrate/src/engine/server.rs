@@ -29,7 +29,7 @@ pub fn run(run: &Run, starter: &Starter) -> Result<BTreeMap<usize, SaidBuffers>,
     arguments.extend(run.expected.flags.iter().map(OsString::from));
     let port_text = port.to_string();
     arguments.extend(["--host", "127.0.0.1", "--port", port_text.as_str()].map(OsString::from));
-    let mut held = Held::start(&run.options.program, &arguments, &run.log, None)?;
+    let mut held = run.start(&arguments, None)?;
     starter.start(held.root());
     let server = format!("http://127.0.0.1:{port}");
     wait_for_health(run, &mut held, &server)?;
@@ -39,7 +39,7 @@ pub fn run(run: &Run, starter: &Starter) -> Result<BTreeMap<usize, SaidBuffers>,
     })?;
     thread::sleep(LAST_LOOK);
     let log = read(&run.log)?;
-    Ok(said_buffers(&log))
+    Ok(said_buffers(&log, run.expected))
 }
 
 /// A port that nobody listens on now.

@@ -136,17 +136,12 @@ impl Profiles {
             let path = path.to_owned();
             move |source| ProfilesError::Io { path, source }
         };
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
+        let folder = folder_of(path);
         fs::create_dir_all(folder).map_err(failed(folder))?;
         let _turn = lock(path).map_err(failed(path))?;
         let mut profiles = Self::read_if_there(path)?.unwrap_or_default();
         change(&mut profiles);
-        // One name for all that never got there: the next writer starts it anew.
-        let new = beside(path, "new");
-        replace(&new, path, folder, &text(&profiles, path)?).map_err(failed(path))?;
+        write_whole(path, &text(&profiles, path)?).map_err(failed(path))?;
         Ok(profiles)
     }
 }
@@ -163,16 +158,63 @@ fn text(profiles: &Profiles, path: &Path) -> Result<Vec<u8>, ProfilesError> {
     Ok(text)
 }
 
-fn replace(new: &Path, path: &Path, folder: &Path, text: &[u8]) -> io::Result<()> {
-    let mut file = File::create(new)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(new, path)?;
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Puts `text` in the place of `path`: whenever the process or the machine dies, the file is either the old one or the
+/// whole new one, and no part of a file lies beside it. (A whole one may, as `path.new`, by the next writer's time.)
+pub fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
+    let folder = folder_of(path);
+    // One name for all that never got there: the next writer starts it anew.
+    let new = beside(path, "new");
+    write_new(&new, folder, text)?;
+    fs::rename(&new, path)?;
     // The name itself is safe only when the folder is.
     match File::open(folder) {
         Ok(folder) => folder.sync_all(),
         Err(_) => Ok(()),
     }
+}
+
+/// Written without a name, which it is given once it is whole.
+#[cfg(target_os = "linux")]
+fn write_new(new: &Path, folder: &Path, text: &[u8]) -> io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+    use std::os::fd::AsRawFd;
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let Ok(nameless) = rustix::fs::open(folder, flags, Mode::from_raw_mode(0o666)) else {
+        // Not every file system can do that.
+        return write_named(new, text);
+    };
+    let mut nameless = File::from(nameless);
+    nameless.write_all(text)?;
+    nameless.sync_all()?;
+    let own = format!("/proc/self/fd/{}", nameless.as_raw_fd());
+    let name = || rustix::fs::linkat(CWD, own.as_str(), CWD, new, AtFlags::SYMLINK_FOLLOW);
+    match name() {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::EXIST) => {
+            fs::remove_file(new)?;
+            Ok(name()?)
+        }
+        // no /proc, say
+        Err(_) => write_named(new, text),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn write_new(new: &Path, _: &Path, text: &[u8]) -> io::Result<()> {
+    write_named(new, text)
+}
+
+fn write_named(new: &Path, text: &[u8]) -> io::Result<()> {
+    let mut file = File::create(new)?;
+    file.write_all(text)?;
+    file.sync_all()
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {

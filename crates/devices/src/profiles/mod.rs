@@ -9,7 +9,7 @@ mod file;
 use serde::{Deserialize, Serialize};
 use vramfit_plan::{Allowance, Device};
 
-pub use file::{PROFILES_VARIABLE, ProfilesError, profiles_path};
+pub use file::{PROFILES_VARIABLE, ProfilesError, profiles_path, write_whole};
 
 /// Added to what was measured with another driver or another engine build. A guess: a driver's update has moved
 /// published contexts by some tens of MiB.
