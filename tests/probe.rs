@@ -7,6 +7,8 @@
     clippy::disallowed_types
 )] // tests start processes and may panic
 
+#[path = "common/command.rs"]
+mod command;
 #[path = "common/schema.rs"]
 mod schema;
 

@@ -7,24 +7,9 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use serde_json::Value;
 use vramfit_vgpu::Install;
 
+pub use crate::command::{Answer, answer};
+
 pub const MIB: u64 = 1 << 20;
-
-pub struct Answer {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
-}
-
-pub fn answer(command: &mut Command) -> Answer {
-    let output = command.output().unwrap();
-    let answer = Answer {
-        code: output.status.code().unwrap_or(-1),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    };
-    assert!(!answer.err.contains("panicked"), "{}", answer.err);
-    answer
-}
 
 /// A machine with imaginary GPUs.
 pub struct Machine {

@@ -33,6 +33,17 @@ impl Pooling {
             _ => return None,
         })
     }
+
+    /// As `--pooling` has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Pooling::None => "none",
+            Pooling::Mean => "mean",
+            Pooling::Cls => "cls",
+            Pooling::Last => "last",
+            Pooling::Rank => "rank",
+        }
+    }
 }
 
 /// What llama.cpp computes in one operation, where that runs on the device of its layer

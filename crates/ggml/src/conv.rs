@@ -137,13 +137,8 @@ impl Graph {
         stride: i64,
         pad: i64,
     ) -> TensorId {
-        let (k, i, ty) = (self[kernel].ne, self[x].ne, self[x].ty);
-        let [w, h] = [0, 1].map(|d| conv_size(i[d], k[d], stride, pad));
-        if k[2] != i[2] || w <= 0 || h <= 0 {
-            let op = Op::Conv2d;
-            self.fail(GraphError::Shapes { op, a: k, b: i });
-        }
-        self.new_tensor(Op::Conv2d, ty, [w, h, k[3], i[3]], &[kernel, x])
+        let (k, i) = (self[kernel].ne, self[x].ne);
+        self.direct(Op::Conv2d, [kernel, x], [stride, pad], (k[2] == i[2], k[3]))
     }
 
     /// The same with one kernel `[kw, kh, 1, c]` a channel.
@@ -154,13 +149,25 @@ impl Graph {
         stride: i64,
         pad: i64,
     ) -> TensorId {
+        let (k, i) = (self[kernel].ne, self[x].ne);
+        let fits = k[2] == 1 && k[3] == i[2];
+        self.direct(Op::Conv2dDw, [kernel, x], [stride, pad], (fits, i[2]))
+    }
+
+    /// `op` gives so many channels where its kernel fits.
+    fn direct(
+        &mut self,
+        op: Op,
+        [kernel, x]: [TensorId; 2],
+        [stride, pad]: [i64; 2],
+        (fits, channels): (bool, i64),
+    ) -> TensorId {
         let (k, i, ty) = (self[kernel].ne, self[x].ne, self[x].ty);
         let [w, h] = [0, 1].map(|d| conv_size(i[d], k[d], stride, pad));
-        if k[2] != 1 || k[3] != i[2] || w <= 0 || h <= 0 {
-            let op = Op::Conv2dDw;
+        if !fits || w <= 0 || h <= 0 {
             self.fail(GraphError::Shapes { op, a: k, b: i });
         }
-        self.new_tensor(Op::Conv2dDw, ty, [w, h, i[2], i[3]], &[kernel, x])
+        self.new_tensor(op, ty, [w, h, channels, i[3]], &[kernel, x])
     }
 
     /// Each row with its first and last `n` elements mirrored at its ends.

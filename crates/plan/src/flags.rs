@@ -2,7 +2,7 @@
 
 use crate::fit::{HostExperts, NO_COPIES, Problem, Scored};
 use crate::{Override, OverrideTarget, SplitMode};
-use vramfit_arch::{CpuRepack, Pooling};
+use vramfit_arch::CpuRepack;
 use vramfit_estimate::{FlashAttention, RunConfig};
 use vramfit_ggml::Type;
 
@@ -64,7 +64,7 @@ fn run_flags(args: &mut Args, problem: &Problem) {
     args.switch("--no-op-offload", !run.op_offload);
     args.switch("--embeddings", run.embeddings);
     if let Some(pooling) = run.pooling {
-        args.value("--pooling", pooling_name(pooling));
+        args.value("--pooling", pooling.name());
     }
 }
 
@@ -74,16 +74,6 @@ pub(crate) fn flash_attention(setting: FlashAttention) -> &'static str {
         FlashAttention::Auto => "auto",
         FlashAttention::On => "on",
         FlashAttention::Off => "off",
-    }
-}
-
-fn pooling_name(pooling: Pooling) -> &'static str {
-    match pooling {
-        Pooling::None => "none",
-        Pooling::Mean => "mean",
-        Pooling::Cls => "cls",
-        Pooling::Last => "last",
-        Pooling::Rank => "rank",
     }
 }
 

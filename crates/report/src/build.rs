@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use vramfit_arch::{Model, Pooling};
+use vramfit_arch::Model;
 use vramfit_estimate::{Bounded, EngineProfile, MemoryBytes};
 use vramfit_ggml::BufferType;
 use vramfit_plan::{
@@ -224,7 +224,7 @@ fn run(policy: &Policy, placement: &Placement) -> RunReport {
         op_offload: p.op_offload,
         mmap: placement.run.use_mmap,
         embeddings: p.embeddings,
-        pooling: pooling(p.pooling).to_string(),
+        pooling: p.pooling.name().to_string(),
         tensor_split: placement.layout.tensor_split.clone(),
         split_mode: match one_gpu {
             true => SplitWord::None,
@@ -263,16 +263,6 @@ fn buffer(placement: &Placement, buffer: BufferType) -> String {
             .copied()
             .unwrap_or(index),
     )
-}
-
-fn pooling(pooling: Pooling) -> &'static str {
-    match pooling {
-        Pooling::None => "none",
-        Pooling::Mean => "mean",
-        Pooling::Cls => "cls",
-        Pooling::Last => "last",
-        Pooling::Rank => "rank",
-    }
 }
 
 impl From<&Rejected> for RejectedReport {

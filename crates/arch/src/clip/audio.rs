@@ -87,9 +87,8 @@ pub(super) static KINDS: &[ProjectorKind] = &[
     ),
 ];
 
-/// Whisper's encoder: two convolutions over time, then a transformer.
-fn whisper(b: &mut TowerGraph<'_>, halved: bool) -> TensorId {
-    let n_pos = b.hp.warmup[0] / 2;
+/// Two convolutions over time, the second one of every other place.
+pub(super) fn convolved_twice(b: &mut TowerGraph<'_>) -> TensorId {
     let mut x = b.raw(1);
     for (name, stride) in [("a.conv1d.1", 1), ("a.conv1d.2", 2)] {
         let kernel = b.need(&format!("{name}.weight"));
@@ -98,7 +97,13 @@ fn whisper(b: &mut TowerGraph<'_>, halved: bool) -> TensorId {
         x = b.g.add(x, bias);
         x = b.activate(x, Activation::GeluErf);
     }
-    let inp = b.transposed(x);
+    b.transposed(x)
+}
+
+/// Whisper's encoder: two convolutions over time, then a transformer.
+fn whisper(b: &mut TowerGraph<'_>, halved: bool) -> TensorId {
+    let n_pos = b.hp.warmup[0] / 2;
+    let inp = convolved_twice(b);
     let table = b.need("a.position_embd.weight");
     let (n, nb) = (b.g[table].ne[0], b.g[table].nb[1]);
     let vit = Vit {

@@ -1,5 +1,6 @@
 //! Towers for sounds that are no Whisper's: convolutions over frames and bins, codebooks.
 
+use super::audio::convolved_twice;
 use super::blocks::{PostNorm, Rope, Vit};
 use super::graph::{NormKind, TowerGraph, plain};
 use super::hparams::{Activation, MAX_PIXELS, MAX_QUERY, TowerHparams};
@@ -145,15 +146,7 @@ fn dots3note(b: &mut TowerGraph<'_>) -> TensorId {
 fn mimo_audio(b: &mut TowerGraph<'_>) -> TensorId {
     const KEPT: usize = 2;
     const ALL: i64 = -1;
-    let mut x = b.raw(1);
-    for (name, stride) in [("a.conv1d.1", 1), ("a.conv1d.2", 2)] {
-        let kernel = b.need(&format!("{name}.weight"));
-        x = b.conv_1d(kernel, x, stride);
-        let bias = b.need(&format!("{name}.bias"));
-        x = b.g.add(x, bias);
-        x = b.activate(x, Activation::GeluErf);
-    }
-    let x = b.transposed(x);
+    let x = convolved_twice(b);
     let n_pos = b.g[x].ne[1];
     let positions = b.ids("mimo_audio_positions", n_pos);
     let [all, window] = ["mimo_audio_full_mask", "mimo_audio_window_mask"]

@@ -110,35 +110,17 @@ pub(super) fn qwen2vl(b: &mut TowerGraph<'_>) -> TensorId {
         "qwen2.5vl_merger" => NormKind::Rms,
         _ => NormKind::Layer,
     };
-    let (n_pos, every) = (b.n_pos(), b.hp.n_wa_pattern);
-    let mut x = frames(b, 2);
-    let positions = b.ids("positions", 4 * n_pos);
-    x = b.normed_if(x, norm, "v.pre_ln");
-    let mut mask = None;
-    if every > 0 {
-        let ids = b.ids("inv_window_idx", n_pos / 4);
-        mask = Some(window_mask(b, "window_mask"));
-        x = reordered(b, x, ids);
-    }
+    let x = frames(b, 2);
+    let positions = b.ids("positions", 4 * b.n_pos());
+    let x = b.normed_if(x, norm, "v.pre_ln");
+    let (x, mask) = by_windows(b, x);
     let vit = Vit {
         rope: Some(Rope::Multi(positions)),
         ..Vit::new(norm)
     };
-    for il in 0..b.hp.n_layer {
-        let sees_all = every == 0 || (il as i64 + 1) % every == 0;
-        x = b.layer(x, il, n_pos, &vit, mask.filter(|_| !sees_all));
-    }
-    x = b.normed_if(x, norm, "v.post_ln");
-    x = four_in_one(b, x);
-    x = b.mlp(x, "mm.0", Activation::Gelu, "mm.2");
-    if every > 0 {
-        let ids = b.ids("window_idx", n_pos / 4);
-        let ne = [b.hp.projection_dim, n_pos / 4, 1, 1];
-        x = b.g.reshape(x, ne);
-        x = b.g.get_rows(x, ids);
-        x = b.g.reshape(x, ne);
-    }
-    x
+    let x = windowed_layers(b, x, &vit, mask);
+    let x = b.normed_if(x, norm, "v.post_ln");
+    merged(b, x)
 }
 
 pub(super) fn qwen3vl(b: &mut TowerGraph<'_>) -> TensorId {
@@ -223,6 +205,46 @@ fn reordered(b: &mut TowerGraph<'_>, x: TensorId, ids: TensorId) -> TensorId {
     b.g.reshape(x, [n, n_pos, 1, 1])
 }
 
+/// The patches of a window one behind the other, and their mask, where most layers see windows alone.
+fn by_windows(b: &mut TowerGraph<'_>, x: TensorId) -> (TensorId, Option<TensorId>) {
+    if b.hp.n_wa_pattern <= 0 {
+        return (x, None);
+    }
+    let ids = b.ids("inv_window_idx", b.n_pos() / 4);
+    let mask = window_mask(b, "window_mask");
+    (reordered(b, x, ids), Some(mask))
+}
+
+/// All layers; each `n_wa_pattern`-th sees everything.
+fn windowed_layers(
+    b: &mut TowerGraph<'_>,
+    mut x: TensorId,
+    vit: &Vit,
+    mask: Option<TensorId>,
+) -> TensorId {
+    let (n_pos, every) = (b.n_pos(), b.hp.n_wa_pattern);
+    for il in 0..b.hp.n_layer {
+        let sees_all = every == 0 || (il as i64 + 1) % every == 0;
+        x = b.layer(x, il, n_pos, vit, mask.filter(|_| !sees_all));
+    }
+    x
+}
+
+/// Four patches are one token; they go back to their places where windows have them elsewhere.
+fn merged(b: &mut TowerGraph<'_>, x: TensorId) -> TensorId {
+    let n_out = b.n_pos() / 4;
+    let x = four_in_one(b, x);
+    let x = b.mlp(x, "mm.0", Activation::Gelu, "mm.2");
+    if b.hp.n_wa_pattern <= 0 {
+        return x;
+    }
+    let ids = b.ids("window_idx", n_out);
+    let ne = [b.hp.projection_dim, n_out, 1, 1];
+    let x = b.g.reshape(x, ne);
+    let x = b.g.get_rows(x, ids);
+    b.g.reshape(x, ne)
+}
+
 /// Which patches share a window, as attention wants it.
 fn window_mask(b: &mut TowerGraph<'_>, name: &'static str) -> TensorId {
     let n_pos = b.n_pos();
@@ -234,35 +256,17 @@ fn window_mask(b: &mut TowerGraph<'_>, name: &'static str) -> TensorId {
 }
 
 fn exaone(b: &mut TowerGraph<'_>) -> TensorId {
-    let (n_pos, every) = (b.n_pos(), b.hp.n_wa_pattern);
-    let mut x = frames(b, 2);
-    let positions = b.ids("positions", 4 * n_pos);
-    let mut mask = None;
-    if every > 0 {
-        let ids = b.ids("inv_window_idx", n_pos / 4);
-        mask = Some(window_mask(b, "window_mask"));
-        x = reordered(b, x, ids);
-    }
+    let x = frames(b, 2);
+    let positions = b.ids("positions", 4 * b.n_pos());
+    let (x, mask) = by_windows(b, x);
     let vit = Vit {
         rope: Some(Rope::Multi(positions)),
         fused: Some([b.hp.n_embd_head, b.hp.n_head, b.hp.n_head_kv]),
         ..Vit::new(NormKind::Rms)
     };
-    for il in 0..b.hp.n_layer {
-        let sees_all = every == 0 || (il as i64 + 1) % every == 0;
-        x = b.layer(x, il, n_pos, &vit, mask.filter(|_| !sees_all));
-    }
-    x = b.norm(x, NormKind::Rms, "v.post_ln");
-    x = four_in_one(b, x);
-    x = b.mlp(x, "mm.0", Activation::Gelu, "mm.2");
-    if every > 0 {
-        let ids = b.ids("window_idx", n_pos / 4);
-        let ne = [b.hp.projection_dim, n_pos / 4, 1, 1];
-        x = b.g.reshape(x, ne);
-        x = b.g.get_rows(x, ids);
-        x = b.g.reshape(x, ne);
-    }
-    x
+    let x = windowed_layers(b, x, &vit, mask);
+    let x = b.norm(x, NormKind::Rms, "v.post_ln");
+    merged(b, x)
 }
 
 /// A product that is summed in f32.

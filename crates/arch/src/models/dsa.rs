@@ -14,33 +14,27 @@ use vramfit_ggml::{TensorId, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
-    Architecture::new("deepseek32", graph)
-        .whole()
-        .constants(&["expert_weights_scale"])
-        .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
-        .unadapted(&[super::LATENT])
-        .output_unadapted()
+    sparse("deepseek32")
         .predicts(super::deepseek::mtp)
         .reads(deepseek32_hparams)
         .loads_of_mtp(&[Kind::ExpProbsB]),
-    Architecture::new("dots3note", graph)
-        .whole()
-        .constants(&["expert_weights_scale"])
-        .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
+    sparse("dots3note")
         .leaves_scales(&[Scale::Output])
-        .unadapted(&[super::LATENT])
-        .output_unadapted()
         .reads(dots3_hparams),
-    Architecture::new("glm-dsa", graph)
-        .whole()
-        .constants(&["expert_weights_scale"])
-        .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
-        .unadapted(&[super::LATENT])
-        .output_unadapted()
+    sparse("glm-dsa")
         .predicts(super::deepseek::mtp)
         .reads(glm_hparams)
         .loads_of_mtp(&[Kind::ExpProbsB]),
 ];
+
+const fn sparse(name: &'static str) -> Architecture {
+    Architecture::new(name, graph)
+        .whole()
+        .constants(&["expert_weights_scale"])
+        .scales(&[Scale::Dense, Scale::Experts, Scale::SharedExperts])
+        .unadapted(&[super::LATENT])
+        .output_unadapted()
+}
 
 fn deepseek32_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.set_indexer(keys, |_| true)

@@ -36,17 +36,28 @@ fn plamo3_hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
 pub(super) fn glm4(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
-        let n = g.norm(x, Kind::AttnNorm, il);
-        let cur = g.rotated_attention(n, None, il);
-        let cur = g.last_rows(il, cur);
-        let residual = g.last_rows(il, x);
-        let cur = g.norm(cur, Kind::AttnPostNorm, il);
-        let h = g.add(cur, residual);
-        let n = g.norm(h, Kind::FfnNorm, il);
-        let cur = g.ffn(n, Ffn::SwigluFused, il);
-        let cur = g.norm(cur, Kind::FfnPostNorm, il);
-        g.add(cur, h)
+        let attention = |g: &mut LlmGraph<'_>, n| g.rotated_attention(n, None, il);
+        layer_between_norms(g, x, il, attention)
     });
+}
+
+/// Norms on both sides of `mix` and of a dense block whose gate and up projection are one matrix.
+pub(super) fn layer_between_norms(
+    g: &mut LlmGraph<'_>,
+    x: TensorId,
+    il: usize,
+    mix: impl Fn(&mut LlmGraph<'_>, TensorId) -> TensorId,
+) -> TensorId {
+    let n = g.norm(x, Kind::AttnNorm, il);
+    let cur = mix(g, n);
+    let cur = g.last_rows(il, cur);
+    let residual = g.last_rows(il, x);
+    let cur = g.norm(cur, Kind::AttnPostNorm, il);
+    let h = g.add(cur, residual);
+    let n = g.norm(h, Kind::FfnNorm, il);
+    let cur = g.ffn(n, Ffn::SwigluFused, il);
+    let cur = g.norm(cur, Kind::FfnPostNorm, il);
+    g.add(cur, h)
 }
 
 /// GLM-4.5: experts behind the first layers; the norm before them is named after attention.

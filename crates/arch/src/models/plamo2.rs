@@ -1,7 +1,8 @@
 //! PLaMo 2: Mamba layers with a decay a head between attention, norms on both sides of each block.
 
+use super::glm::layer_between_norms;
 use super::{Architecture, mamba};
-use crate::graph::{Ffn, LlmGraph, Scale, floats};
+use crate::graph::{LlmGraph, Scale, floats};
 use crate::names::Kind;
 use vramfit_ggml::{Glu, TensorId, Unary};
 
@@ -15,20 +16,11 @@ pub(super) const ALL: &[Architecture] = &[Architecture::new("plamo2", graph)
 fn graph(g: &mut LlmGraph<'_>) {
     let x = g.embed(false);
     g.layers(x, |g, x, il| {
-        let n = g.norm(x, Kind::AttnNorm, il);
-        let cur = if g.hp.layers[il].is_recurrent {
-            mamba_layer(g, n, il)
-        } else {
-            g.rotated_attention(n, None, il)
+        let mix = |g: &mut LlmGraph<'_>, n| match g.hp.layers[il].is_recurrent {
+            true => mamba_layer(g, n, il),
+            false => g.rotated_attention(n, None, il),
         };
-        let cur = g.last_rows(il, cur);
-        let residual = g.last_rows(il, x);
-        let cur = g.norm(cur, Kind::AttnPostNorm, il);
-        let h = g.add(cur, residual);
-        let n = g.norm(h, Kind::FfnNorm, il);
-        let cur = g.ffn(n, Ffn::SwigluFused, il);
-        let cur = g.norm(cur, Kind::FfnPostNorm, il);
-        g.add(cur, h)
+        layer_between_norms(g, x, il, mix)
     });
 }
 

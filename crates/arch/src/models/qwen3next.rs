@@ -11,26 +11,8 @@ use vramfit_ggml::{TensorId, Unary};
 
 /// Its architectures.
 pub(super) const ALL: &[Architecture] = &[
-    Architecture::new("qwen35", qwen35)
-        .tensor_split(TensorSplit::DeltaNetInterleaved)
-        .scales(&[Scale::Dense, Scale::AttnGate])
-        .rolling_back()
-        .tapped()
-        .predicts(qwen35_mtp)
-        .reads(qwen35_hparams)
-        .rows_behind_norm()
-        .large_graph()
-        .no_scan(),
-    Architecture::new("qwen35moe", qwen35)
-        .tensor_split(TensorSplit::DeltaNetInterleaved)
-        .scales(&[Scale::Experts, Scale::SharedExperts, Scale::AttnGate])
-        .rolling_back()
-        .tapped()
-        .predicts(qwen35_mtp)
-        .reads(qwen35_hparams)
-        .rows_behind_norm()
-        .large_graph()
-        .no_scan(),
+    interleaved("qwen35").scales(&[Scale::Dense, Scale::AttnGate]),
+    interleaved("qwen35moe").scales(&[Scale::Experts, Scale::SharedExperts, Scale::AttnGate]),
     Architecture::new("qwen3next", qwen3next)
         .tensor_split(TensorSplit::DeltaNet)
         .scales(&[Scale::Experts, Scale::SharedExperts])
@@ -42,6 +24,18 @@ pub(super) const ALL: &[Architecture] = &[
         .large_graph()
         .no_scan(),
 ];
+
+const fn interleaved(name: &'static str) -> Architecture {
+    Architecture::new(name, qwen35)
+        .tensor_split(TensorSplit::DeltaNetInterleaved)
+        .rolling_back()
+        .tapped()
+        .predicts(qwen35_mtp)
+        .reads(qwen35_hparams)
+        .rows_behind_norm()
+        .large_graph()
+        .no_scan()
+}
 
 pub(super) fn hparams(keys: &Keys<'_>, hp: &mut Hparams) -> Result<()> {
     hp.set_recurrent_layers(keys, 4)
