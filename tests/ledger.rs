@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)] // also in what the tests share
 
 use vramfit_ledger::{
-    Error, Event, GpuId, Grant, Held, Journal, Ledger, Memory, Name, Phase, Probe, Request,
+    Adopt, Error, Event, GpuId, Grant, Held, Journal, Ledger, Memory, Name, Phase, Probe, Request,
     ReservationId, Shape, Share, Stale, State, Store, StoreError, Tail, Verdict, Volatile, size,
 };
 
@@ -162,10 +162,10 @@ fn sizes_near_the_end_of_u64_do_not_wrap() {
     let ledger = two_of_80();
     let huge = ask("huge", &[&[u64::MAX], &[u64::MAX, u64::MAX]]);
     assert!(matches!(ledger.reserve(&huge, 0), Err(Error::NeverFits(_))));
-    let (model, holder) = (Name::from("m"), Name::from("engine"));
     for _ in 0..3 {
         let shares = [share(gpu0(), u64::MAX)];
-        ledger.adopt(&model, &holder, &shares, 0).unwrap();
+        let found = Adopt::new("m", "engine", shares.to_vec());
+        ledger.adopt(&found, 0).unwrap();
     }
     let violations = ledger.audit().unwrap();
     assert_eq!(violations[0].reserved_bytes, 3 * u128::from(u64::MAX));
@@ -625,10 +625,79 @@ fn free_is_the_less_of_driver_and_ledger() {
     ledger.reserve(&ask("b", &[&[30 * GIB]]), 0).unwrap();
     probe(40);
     assert_eq!(free(&ledger), [10 * GIB]);
+    // Released: the driver's 40 may have been counted before or after it was unloaded.
     ledger.release(running.id).unwrap();
+    assert_eq!(free(&ledger), [10 * GIB]);
+    assert_eq!(ledger.gpus().unwrap()[0].unconfirmed_bytes, 30 * GIB);
+    probe(70);
     assert_eq!(free(&ledger), [40 * GIB]);
+    assert_eq!(ledger.gpus().unwrap()[0].unconfirmed_bytes, 0);
     probe(u64::MAX / GIB); // a driver that says more than there is gives nothing away
     assert_eq!(free(&ledger), [50 * GIB]);
+}
+
+#[test]
+fn what_is_committed_after_a_figure_is_not_in_it() {
+    let ledger = hosts(&[("a", &[80])]);
+    let figure = |gib| {
+        [Probe {
+            gpu: gpu0(),
+            free_bytes: gib * GIB,
+        }]
+    };
+    // 20 GiB are others'. The driver counts, and then 25 GiB are loaded.
+    let before = ledger.state().unwrap();
+    let new = load(&ledger, &ask("new", &[&[25 * GIB]]), 0);
+    let drift = ledger.probe_since(&before, &figure(60)).unwrap();
+    assert_eq!(drift[0].foreign_bytes, 20 * GIB);
+    assert_eq!(free(&ledger), [35 * GIB]);
+    // It never was in a figure: gone, it gives back all of it.
+    ledger.release(new.id).unwrap();
+    assert_eq!(free(&ledger), [60 * GIB]);
+    // Another is loaded while it starts, and 10 of its 30 GiB are in the figure: twice until the next.
+    let slow = ledger.reserve(&ask("slow", &[&[30 * GIB]]), 0).unwrap();
+    ledger.probe(&figure(50)).unwrap();
+    assert_eq!(free(&ledger), [20 * GIB]);
+    ledger.commit(slow.id, &slow.shares, 0).unwrap();
+    assert_eq!(free(&ledger), [20 * GIB]);
+    ledger.probe(&figure(30)).unwrap();
+    assert_eq!(free(&ledger), [30 * GIB]);
+}
+
+#[test]
+fn what_leaves_is_in_the_figure_or_not() {
+    // 20 GiB are others'; 50 are to leave for 40.
+    let ledger = hosts(&[("a", &[80])]);
+    let old = load(&ledger, &ask("old", &[&[50 * GIB]]), 0);
+    let figure = |gib| {
+        let probe = Probe {
+            gpu: gpu0(),
+            free_bytes: gib * GIB,
+        };
+        ledger.probe(&[probe]).unwrap();
+    };
+    figure(10);
+    let evicting = |model, gib| ask(model, &[&[gib * GIB]]).evicting(stale());
+    let new = ledger.reserve(&evicting("new", 40), 2 * MINUTE).unwrap();
+    assert_eq!(new.evict[0].id, old.id);
+    assert_eq!(free(&ledger), [20 * GIB]);
+    // Unloaded, and not yet released: of the 20 GiB that are taken none may be its.
+    figure(60);
+    assert_eq!(free(&ledger), [20 * GIB]);
+    // Still there: 60 GiB less, as long as it is.
+    figure(10);
+    assert_eq!(free(&ledger), [0]);
+    ledger.release(old.id).unwrap();
+    figure(60);
+    assert_eq!(free(&ledger), [20 * GIB]);
+    // What was told to leave after the figure gives its bytes back when it has.
+    ledger.commit(new.id, &new.shares, 2 * MINUTE).unwrap();
+    figure(20);
+    let newer = evicting("newer", 50);
+    let newer = ledger.reserve(&newer, 9 * MINUTE).unwrap();
+    assert_eq!(newer.evict[0].id, new.id);
+    ledger.release(new.id).unwrap();
+    assert_eq!(free(&ledger), [10 * GIB]);
 }
 
 #[test]
@@ -636,7 +705,7 @@ fn two_hundred_on_80_is_shown_not_hidden() {
     let ledger = two_of_80();
     let shares = [share(gpu0(), 200 * GIB)];
     let id = ledger
-        .adopt(&"old".into(), &"engine".into(), &shares, 0)
+        .adopt(&Adopt::new("old", "engine", shares.to_vec()), 0)
         .unwrap();
     let violations = ledger.audit().unwrap();
     assert_eq!(violations.len(), 1);
@@ -654,7 +723,7 @@ fn two_hundred_on_80_is_shown_not_hidden() {
     );
     let small = [share(gpu0(), 5 * GIB)];
     ledger
-        .adopt(&"stale".into(), &"engine".into(), &small, 0)
+        .adopt(&Adopt::new("stale", "engine", small.to_vec()), 0)
         .unwrap();
     ledger.begin_request(id, 0).unwrap();
     let request = Request::new("m", "s", there).evicting(stale());
@@ -680,6 +749,37 @@ fn an_engines_report_against_the_ledger() {
     assert_eq!(ledger.audit().unwrap()[0].gpu, gpu1());
     let found = ledger.reconcile(&"another".into(), &report[..1]).unwrap();
     assert_eq!(found.unknown, [same.id]);
+    // A GPU that there is not is a mistake of whoever reports, and nothing of it is taken over.
+    let typo = [
+        held(grown.id, vec![share(gpu0(), GIB)]),
+        held(same.id, vec![share(gpu("a", 7), GIB)]),
+    ];
+    let refused = ledger.reconcile(&"server".into(), &typo);
+    assert!(matches!(refused, Err(Error::UnknownGpu(_))));
+    let state = ledger.state().unwrap();
+    assert_eq!(
+        state.reservation(grown.id).unwrap().bytes_on(&gpu1()),
+        100 * GIB
+    );
+}
+
+#[test]
+fn what_was_found_has_a_lease_and_a_key_like_anything() {
+    let ledger = two_of_80();
+    let found = Adopt::new("old", "engine", vec![share(gpu0(), 30 * GIB)]);
+    let found = found.leased(1000).keyed("first");
+    let id = ledger.adopt(&found, 5).unwrap();
+    let state = ledger.state().unwrap();
+    let held = state.reservation(id).unwrap();
+    assert_eq!(
+        (held.phase, held.lease_until_ms),
+        (Phase::Running, Some(1005))
+    );
+    assert!(matches!(ledger.adopt(&found, 6), Err(Error::KeyTaken(taken)) if taken == id));
+    let again = ask("old", &[&[GIB]]).keyed("first");
+    assert!(matches!(ledger.reserve(&again, 6), Err(Error::KeyTaken(_))));
+    assert_eq!(ledger.expire(1006).unwrap()[0].id, id);
+    ledger.adopt(&found, 1007).unwrap();
 }
 
 #[test]

@@ -10,8 +10,8 @@
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use vramfit_ledger::{
-    Error, GpuId, Held, Ledger, Name, Phase, Probe, Request, ReservationId, Shape, Share, Stale,
-    Volatile, size,
+    Adopt, Error, GpuId, Held, Ledger, Name, Phase, Probe, Request, ReservationId, Shape, Share,
+    Stale, State, Volatile, size,
 };
 
 const IDLE_MS: u64 = 50;
@@ -29,10 +29,25 @@ struct Slot {
     lease: Option<(u64, u64)>,
 }
 
+/// What the driver said is free, and which reservations explain how much of the rest.
+#[derive(Default)]
+struct Figure {
+    free: u64,
+    explained: BTreeMap<ReservationId, u64>,
+}
+
+/// A question to the driver that is not answered yet: the ledger then, what ran of it, and what the driver
+/// will say.
+struct Asked {
+    before: State,
+    ran: BTreeMap<ReservationId, u64>,
+    probe: Probe,
+}
+
 #[derive(Default)]
 struct Naive {
     capacity: BTreeMap<GpuId, u64>,
-    foreign: BTreeMap<GpuId, u64>,
+    figures: BTreeMap<GpuId, Figure>,
     slots: Vec<Slot>,
     /// Sizes were taken over as facts: GPUs may be over-committed from here on.
     facts: bool,
@@ -50,8 +65,32 @@ impl Naive {
 
     fn room(&self, gpu: &GpuId) -> i128 {
         let capacity = self.capacity.get(gpu).copied().unwrap_or(0);
-        let foreign = self.foreign.get(gpu).copied().unwrap_or(0);
-        i128::from(capacity) - i128::from(foreign) - self.on(gpu, |s| s.phase != Phase::Leaving)
+        i128::from(capacity) - self.foreign(gpu) - self.on(gpu, |s| s.phase != Phase::Leaving)
+    }
+
+    fn foreign(&self, gpu: &GpuId) -> i128 {
+        let Some(figure) = self.figures.get(gpu) else {
+            return 0;
+        };
+        let used = i128::from(self.capacity[gpu]) - i128::from(figure.free);
+        let explained: i128 = figure.explained.values().map(|&b| i128::from(b)).sum();
+        (used.max(0) - explained).max(0)
+    }
+
+    /// What runs of it.
+    fn running(&self, gpu: &GpuId) -> BTreeMap<ReservationId, u64> {
+        let running = (0..self.slots.len()).filter(|&i| self.slots[i].phase == Phase::Running);
+        let bytes = running.map(|i| (self.slots[i].id, self.bytes(i, gpu)));
+        bytes.filter(|&(_, bytes)| bytes > 0).collect()
+    }
+
+    /// What has left by a plan was there; what else is gone may not have been.
+    fn gone(&mut self, id: ReservationId, phase: Phase) {
+        for figure in self.figures.values_mut() {
+            if phase != Phase::Leaving {
+                figure.explained.remove(&id);
+            }
+        }
     }
 
     fn stale(&self, model: &Name, now: u64) -> Vec<usize> {
@@ -168,6 +207,7 @@ struct Game {
     rng: Rng,
     now: u64,
     gpus: Vec<GpuId>,
+    asked: Option<Asked>,
     /// What was granted, refused, evicted: a game in which nothing happens proves nothing.
     seen: BTreeMap<&'static str, u64>,
 }
@@ -195,6 +235,7 @@ impl Game {
             rng,
             now,
             gpus,
+            asked: None,
             seen,
         }
     }
@@ -219,7 +260,8 @@ impl Game {
             75..87 => self.request(),
             87..91 => self.renew(),
             91..94 => self.reap(),
-            94..97 => self.probe(),
+            94..96 => self.probe(),
+            96 => self.ask_or_answer(),
             97..98 => self.reconcile(),
             98 => self.adopt(),
             _ => self.capacity(),
@@ -341,6 +383,8 @@ impl Game {
         let id = self.any();
         let known = self.naive.slot(id).is_some();
         assert_eq!(self.ledger.release(id).is_ok(), known);
+        let phase = self.naive.slot(id).map(|s| s.phase);
+        phase.into_iter().for_each(|p| self.naive.gone(id, p));
         self.naive.slots.retain(|s| s.id != id);
     }
 
@@ -395,10 +439,11 @@ impl Game {
     }
 
     fn note(&mut self, probe: &Probe) {
-        let used = self.naive.capacity[&probe.gpu] - probe.free_bytes;
-        let known = self.naive.on(&probe.gpu, |s| s.phase != Phase::Pending);
-        let foreign = u64::try_from(i128::from(used) - known).unwrap_or(0);
-        self.naive.foreign.insert(probe.gpu.clone(), foreign);
+        let figure = Figure {
+            free: probe.free_bytes,
+            explained: self.naive.running(&probe.gpu),
+        };
+        self.naive.figures.insert(probe.gpu.clone(), figure);
     }
 
     fn probe(&mut self) {
@@ -406,13 +451,45 @@ impl Game {
         let probe = self.driver(&gpu);
         self.ledger.probe(std::slice::from_ref(&probe)).unwrap();
         self.note(&probe);
-        // Never more than the driver reports.
+        // min(driver - pending, capacity - ledger).
+        let n = &self.naive;
+        let pending = n.on(&gpu, |s| s.phase == Phase::Pending);
+        let promised = n.on(&gpu, |s| s.phase != Phase::Leaving);
+        let by_ledger = i128::from(n.capacity[&gpu]) - promised;
+        let by_driver = i128::from(probe.free_bytes) - pending;
         let views = self.ledger.gpus().unwrap();
         let view = views.iter().find(|v| v.gpu == gpu).unwrap();
-        assert!(
-            view.free_bytes <= probe.free_bytes
-                || self.naive.on(&gpu, |s| s.phase == Phase::Leaving) > 0
-        );
+        let free = i128::from(view.free_bytes);
+        assert_eq!(free, by_driver.min(by_ledger).max(0));
+        assert_eq!(view.unconfirmed_bytes, 0);
+    }
+
+    /// The driver takes its time, and the ledger goes on.
+    fn ask_or_answer(&mut self) {
+        let Some(asked) = self.asked.take() else {
+            let gpu = self.rng.choice(&self.gpus).unwrap().clone();
+            self.asked = Some(Asked {
+                before: self.ledger.state().unwrap(),
+                ran: self.naive.running(&gpu),
+                probe: self.driver(&gpu),
+            });
+            return;
+        };
+        let Asked { before, ran, probe } = asked;
+        let probes = std::slice::from_ref(&probe);
+        self.ledger.probe_since(&before, probes).unwrap();
+        let mut explained = self.naive.running(&probe.gpu);
+        explained.retain(|id, bytes| {
+            *bytes = ran.get(id).map_or(0, |ran| *ran.min(bytes));
+            *bytes > 0
+        });
+        self.saw(match explained == ran {
+            true => "answered",
+            false => "answered late",
+        });
+        let free = probe.free_bytes;
+        let figure = Figure { free, explained };
+        self.naive.figures.insert(probe.gpu, figure);
     }
 
     fn reap(&mut self) {
@@ -426,6 +503,7 @@ impl Game {
         let reaped = self.ledger.reap(&probes, self.now).unwrap();
         let mut released = Vec::new();
         let now = self.now;
+        // That it was to leave says nothing of what its holder, who died, has unloaded.
         self.naive.slots.retain(|s| {
             let lapsed = s.lease.is_some_and(|(_, until)| until < now);
             let probed = s.shares.iter().all(|(gpu, _)| gpus.contains(gpu));
@@ -438,6 +516,9 @@ impl Game {
             reaped.released.iter().map(|r| r.id).collect::<Vec<_>>(),
             released
         );
+        for id in &released {
+            self.naive.gone(*id, Phase::Running);
+        }
         probes.iter().for_each(|probe| self.note(probe));
         if !released.is_empty() {
             self.saw("reaped");
@@ -464,6 +545,11 @@ impl Game {
                         };
                     }
                     self.naive.facts |= draw == 1;
+                    for (gpu, bytes) in &slot.shares {
+                        let figure = self.naive.figures.get_mut(gpu);
+                        let explained = figure.and_then(|f| f.explained.get_mut(&slot.id));
+                        explained.into_iter().for_each(|b| *b = (*b).min(*bytes));
+                    }
                     report.push(Held {
                         id: slot.id,
                         shares: exact(&slot.shares),
@@ -482,7 +568,10 @@ impl Game {
         let (model, holder) = (Name::from("adopted"), Name::from("h0"));
         let id = self
             .ledger
-            .adopt(&model, &holder, &exact(&shares), self.now)
+            .adopt(
+                &Adopt::new(model.clone(), holder.clone(), exact(&shares)),
+                self.now,
+            )
             .unwrap();
         self.naive.facts = true;
         let (created, active) = (self.now, self.now);
@@ -521,6 +610,7 @@ impl Game {
                 i128::from(view.leaving_bytes),
                 n.on(&view.gpu, |s| s.phase == Phase::Leaving)
             );
+            assert_eq!(i128::from(view.foreign_bytes), n.foreign(&view.gpu));
             assert_eq!(i128::from(view.free_bytes), n.room(&view.gpu).max(0));
             if promised.max(there) > i128::from(view.capacity_bytes) {
                 over.push(view.gpu);
@@ -573,6 +663,8 @@ fn random_operations_never_differ_from_the_naive_model() {
         "waits",
         "took too much",
         "reaped",
+        "answered",
+        "answered late",
         "full now",
         "never",
     ];

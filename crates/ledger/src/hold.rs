@@ -1,11 +1,11 @@
 //! Decisions about reservations: pure functions from the state to the events that should happen.
 
+use crate::account::{Account, signed};
 use crate::ids::check_shares;
 use crate::plan::Choice;
-use crate::state::{Account, signed};
 use crate::{
-    Error, Event, Grant, Name, Phase, Plan, Request, Reservation, ReservationId, Shape, Share,
-    State,
+    Adopt, Error, Event, Grant, Name, Phase, Plan, Request, Reservation, ReservationId, Shape,
+    Share, State,
 };
 
 /// Events to append, and what to answer once they are.
@@ -36,7 +36,7 @@ fn is_asked_for(plan: &Plan) -> Result<(), Error> {
 impl State {
     /// A plan becomes a reservation, if it still holds.
     pub(crate) fn take(&self, plan: &Plan, now_ms: u64) -> Decided<Grant> {
-        self.check_key(&plan.request)?;
+        self.check_key(plan.request.key.as_ref())?;
         is_asked_for(plan)?;
         let stale = |why: String| Error::StalePlan {
             model: plan.request.model.clone(),
@@ -67,14 +67,14 @@ impl State {
 
     /// Plans and reserves in one step.
     pub(crate) fn reserve(&self, request: &Request, now_ms: u64) -> Decided<Grant> {
-        self.check_key(request)?;
+        self.check_key(request.key.as_ref())?;
         let choice = self.choose(request, now_ms)?;
         Ok(self.grant(request, choice, now_ms))
     }
 
     /// Nothing is held under the request's key.
-    fn check_key(&self, request: &Request) -> Result<(), Error> {
-        let Some(key) = &request.key else {
+    fn check_key(&self, key: Option<&Name>) -> Result<(), Error> {
+        let Some(key) = key else {
             return Ok(());
         };
         let taken = self.held.values().find(|r| r.key.as_ref() == Some(key));
@@ -111,6 +111,7 @@ impl State {
         let crowded = |s: &&Share| {
             self.gpus.get(&s.gpu).is_some_and(|account| {
                 let all = account.promised.saturating_add(account.leaving);
+                let all = all.saturating_add(account.foreign().into());
                 all.saturating_add(s.bytes.get().into()) > account.capacity.into()
             })
         };
@@ -183,29 +184,25 @@ impl State {
 
     /// A fact rather than a request: somebody already holds this. Taken in as it is, for the audit
     /// to show where it is too much.
-    pub(crate) fn adopt(
-        &self,
-        model: &Name,
-        holder: &Name,
-        shares: &[Share],
-        now_ms: u64,
-    ) -> Decided<ReservationId> {
+    pub(crate) fn adopt(&self, found: &Adopt, now_ms: u64) -> Decided<ReservationId> {
+        self.check_key(found.key.as_ref())?;
+        let shares = &found.shares;
         check_shares(shares)?;
         if let Some(share) = shares.iter().find(|s| !self.gpus.contains_key(&s.gpu)) {
             return Err(Error::UnknownGpu(share.gpu.clone()));
         }
         let reservation = Reservation {
             id: ReservationId(self.next_id),
-            model: model.clone(),
-            holder: holder.clone(),
-            shares: shares.to_vec(),
+            model: found.model.clone(),
+            holder: found.holder.clone(),
+            shares: shares.clone(),
             phase: Phase::Running,
             created_ms: now_ms,
             active_ms: now_ms,
             requests: 0,
-            lease_ms: None,
-            lease_until_ms: None,
-            key: None,
+            lease_ms: found.lease_ms,
+            lease_until_ms: found.lease_ms.map(|ms| now_ms.saturating_add(ms)),
+            key: found.key.clone(),
         };
         let id = reservation.id;
         let evict = Vec::new();

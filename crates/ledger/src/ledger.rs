@@ -3,8 +3,8 @@
 use crate::hold::Decided;
 use crate::reconcile::{Differences, Drift, Held, Probe, Reaped};
 use crate::{
-    Error, Event, GpuId, GpuView, Grant, Name, Plan, Request, Reservation, ReservationId, Share,
-    State, Store, StoreError, Tail, Violation,
+    Adopt, Error, Event, GpuId, GpuView, Grant, Name, Plan, Request, Reservation, ReservationId,
+    Share, State, Store, StoreError, Tail, Violation,
 };
 use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};
@@ -164,26 +164,34 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     }
 
     /// As [`Ledger::reap`] where no driver can be asked: what a dead holder's engine still holds is not
-    /// known then, and is promised on.
+    /// known then, and is promised on (but for what an earlier probe of its GPU leaves).
     pub fn expire(&self, now_ms: u64) -> Result<Vec<Reservation>, Error> {
         self.transact(|state| state.expire(now_ms))
     }
 
     /// Something that is already loaded, as when a server starts beside running engines. A fact: it is
     /// not checked, and the audit shows where it is too much.
-    pub fn adopt(
-        &self,
-        model: &Name,
-        holder: &Name,
-        shares: &[Share],
-        now_ms: u64,
-    ) -> Result<ReservationId, Error> {
-        self.transact(|state| state.adopt(model, holder, shares, now_ms))
+    pub fn adopt(&self, found: &Adopt, now_ms: u64) -> Result<ReservationId, Error> {
+        self.transact(|state| state.adopt(found, now_ms))
     }
 
-    /// What the driver says is free. Never more than that is promised from now on.
+    /// What the driver says is free, just now: since it was asked nothing has been committed or released by
+    /// anybody. Where that is not sure, [`Ledger::probe_since`].
+    ///
+    /// Never more than that is promised from now on: free is `min(driver - pending, capacity - ledger)`. A
+    /// reservation made later, or committed later, is not in the figure and comes out of what it leaves. One
+    /// released later gives back what the figure leaves of the capacity, but no more before the next figure, as it
+    /// may have been unloaded before the driver counted ([`GpuView::unconfirmed_bytes`]): probe again when
+    /// something was released. Only what leaves by a plan, which is told to after the figure, gives its bytes back
+    /// at once.
     pub fn probe(&self, probes: &[Probe]) -> Result<Vec<Drift>, Error> {
-        self.transact(|state| state.probe(probes))
+        self.transact(|state| state.probe(state, probes))
+    }
+
+    /// As [`Ledger::probe`] with figures of any moment since `before`, the ledger as it was when the driver was
+    /// asked. What was loaded or released in between may be in them or not, and is taken as what leaves less.
+    pub fn probe_since(&self, before: &State, probes: &[Probe]) -> Result<Vec<Drift>, Error> {
+        self.transact(|state| state.probe(before, probes))
     }
 
     /// What a holder's engine says it holds.

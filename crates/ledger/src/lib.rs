@@ -26,6 +26,7 @@
 //! # Ok::<(), vramfit_ledger::Error>(())
 //! ```
 
+mod account;
 mod error;
 mod evict;
 mod hold;
@@ -39,6 +40,7 @@ mod request;
 mod state;
 mod store;
 
+pub use account::Seen;
 pub use error::{Error, StoreError};
 pub use ids::{GpuId, Name, ReservationId, Share, size};
 #[cfg(feature = "journal")]
@@ -46,7 +48,7 @@ pub use journal::Journal;
 pub use ledger::{Inner, Ledger, Lock};
 pub use reconcile::{Differences, Drift, Held, Probe, Reaped};
 pub use request::{
-    Decision, Eviction, Grant, Looked, Plan, Request, Shape, Shortfall, Stale, Verdict,
+    Adopt, Decision, Eviction, Grant, Looked, Plan, Request, Shape, Shortfall, Stale, Verdict,
 };
 pub use state::{Event, GpuView, Phase, Reservation, State, Violation};
 pub use store::{Log, Memory, Store, Tail, Volatile};

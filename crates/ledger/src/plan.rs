@@ -1,8 +1,8 @@
 //! Options in the order that people want them: fewer GPUs first; where nothing has to leave, the
 //! GPUs with the most room; else where the fewest leave, and of those the longest unused.
 
+use crate::account::Account;
 use crate::evict::{age, fewest};
-use crate::state::Account;
 use crate::{
     Decision, Error, Eviction, GpuId, GpuView, Looked, Name, Phase, Plan, Request, Reservation,
     Shape, Share, State, Verdict,
@@ -107,13 +107,9 @@ impl State {
             let here = shares.iter().find(|s| s.gpu == view.gpu);
             let here = here.map_or(0, |s| u128::from(s.bytes.get()));
             let promised = account.promised.saturating_sub(left).saturating_add(here);
-            let after = Account {
-                promised,
-                ..account.clone()
-            };
             view.reserved_bytes = clamp(promised);
             view.leaving_bytes = clamp(account.leaving.saturating_add(left));
-            view.free_bytes = u64::try_from(after.room()).unwrap_or(0);
+            view.free_bytes = u64::try_from(account.room_beside(promised)).unwrap_or(0);
         }
     }
 

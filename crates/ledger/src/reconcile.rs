@@ -1,9 +1,9 @@
 //! The ledger against the world: what the driver says is free, what an engine says it holds, and
 //! holders that are no longer there.
 
+use crate::account::{Figure, Seen};
 use crate::hold::Decided;
 use crate::ids::check_shares;
-use crate::state::Account;
 use crate::{Error, Event, GpuId, Name, Phase, Reservation, ReservationId, Share, State};
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +22,8 @@ pub struct Probe {
 pub struct Drift {
     /// Which GPU.
     pub gpu: GpuId,
-    /// Taken, but by nothing in the ledger that runs. What a pending reservation has already loaded
-    /// is in here too until it is committed and probed again: too little is promised rather than too much.
+    /// Taken, but by nothing in the ledger that runs. What a reservation that starts or leaves has in memory
+    /// is in here too, until the next probe: too little is promised rather than too much.
     pub foreign_bytes: u64,
     /// In the ledger as running, but free by the driver.
     pub missing_bytes: u64,
@@ -61,21 +61,50 @@ pub struct Reaped {
 }
 
 impl State {
-    /// From now on what a GPU has free is `min(driver, capacity - ledger)`, less what is pending.
+    /// From now on a GPU has `min(driver - pending, capacity - ledger)` free, see [`Figure`].
     ///
-    /// The driver's figure ages as soon as it is read; what does not is how much of the GPU is taken
-    /// by what the ledger does not know. That is what is kept.
-    pub(crate) fn probe(&self, probes: &[Probe]) -> Decided<Vec<Drift>> {
+    /// `before` is the ledger as it was when the driver was asked: of what it holds now, only what it held
+    /// then, too, is surely in the driver's figure.
+    pub(crate) fn probe(&self, before: &State, probes: &[Probe]) -> Decided<Vec<Drift>> {
         let mut events = Vec::new();
         let mut drifts = Vec::new();
         for probe in probes {
-            let account = self.gpus.get(&probe.gpu);
-            let account = account.ok_or_else(|| Error::UnknownGpu(probe.gpu.clone()))?;
-            let (drift, event) = drift(probe, account, account.occupied());
+            let (drift, event) = self.drift(before, probe, &[])?;
             events.extend(event);
             drifts.push(drift);
         }
         Ok((events, drifts))
+    }
+
+    /// What `probe` shows once those of `gone` are, and the event if that is news.
+    fn drift(
+        &self,
+        before: &State,
+        probe: &Probe,
+        gone: &[&Reservation],
+    ) -> Result<(Drift, Option<Event>), Error> {
+        let account = self.gpus.get(&probe.gpu);
+        let account = account.ok_or_else(|| Error::UnknownGpu(probe.gpu.clone()))?;
+        let stays = self
+            .held
+            .values()
+            .filter(|r| !gone.iter().any(|g| g.id == r.id));
+        let seen = stays.filter_map(|r| {
+            let then = before.held.get(&r.id)?;
+            let bytes = loaded(then, &probe.gpu).min(loaded(r, &probe.gpu));
+            (bytes > 0).then_some(Seen { id: r.id, bytes })
+        });
+        let figure = Figure::new(probe.free_bytes, seen.collect(), 0);
+        let used = account.capacity.saturating_sub(probe.free_bytes);
+        let known = u64::try_from(figure.known).unwrap_or(u64::MAX);
+        let drift = Drift {
+            gpu: probe.gpu.clone(),
+            foreign_bytes: used.saturating_sub(known),
+            missing_bytes: known.saturating_sub(used),
+        };
+        let event = figure.as_event(&probe.gpu);
+        let is_news = account.figure.as_ref() != Some(&figure);
+        Ok((drift, is_news.then_some(event)))
     }
 
     /// Drops reservations whose lease has run out, together with a probe taken just before: a dead
@@ -98,20 +127,7 @@ impl State {
         let (gone, kept): (Vec<_>, Vec<_>) = lapsed.partition(|r| r.shares.iter().all(probed));
         let mut events: Vec<_> = gone.iter().map(|r| Event::Released { id: r.id }).collect();
         for probe in probes {
-            let account = self.gpus.get(&probe.gpu);
-            let account = account.ok_or_else(|| Error::UnknownGpu(probe.gpu.clone()))?;
-            let stays = self
-                .held
-                .values()
-                .filter(|r| !gone.iter().any(|g| g.id == r.id));
-            let known = stays.map(|r| {
-                let then = before
-                    .held
-                    .get(&r.id)
-                    .map_or(0, |then| loaded(then, &probe.gpu));
-                u128::from(loaded(r, &probe.gpu).min(then))
-            });
-            let (_, event) = drift(probe, account, known.fold(0, u128::saturating_add));
+            let (_, event) = self.drift(before, probe, &gone)?;
             events.extend(event);
         }
         let reaped = Reaped {
@@ -125,8 +141,17 @@ impl State {
     pub(crate) fn expire(&self, now_ms: u64) -> Decided<Vec<Reservation>> {
         let lapsed = self.held.values().filter(|r| r.lapsed(now_ms));
         let gone: Vec<_> = lapsed.cloned().collect();
-        let events = gone.iter().map(|r| Event::Released { id: r.id });
-        Ok((events.collect(), gone))
+        let mut events = Vec::new();
+        // Its holder died before it could unload it: that it was to leave says nothing.
+        for (gpu, account) in &self.gpus {
+            if let Some(mut figure) = account.figure.clone() {
+                gone.iter().for_each(|r| figure.limit(r.id, 0));
+                let is_news = account.figure.as_ref() != Some(&figure);
+                events.extend(is_news.then(|| figure.as_event(gpu)));
+            }
+        }
+        events.extend(gone.iter().map(|r| Event::Released { id: r.id }));
+        Ok((events, gone))
     }
 
     /// An engine's own list against the holder's reservations. Sizes are facts and taken over, even
@@ -139,6 +164,11 @@ impl State {
             match self.held.get(&held.id).filter(|r| r.holder == *holder) {
                 None => found.unknown.push(held.id),
                 Some(r) if r.phase != Phase::Pending && r.shares != held.shares => {
+                    // One that is gone may still be held; one that never was is a mistake.
+                    let known = |gpu| self.gpus.contains_key(gpu) || r.bytes_on(gpu) > 0;
+                    if let Some(share) = held.shares.iter().find(|s| !known(&s.gpu)) {
+                        return Err(Error::UnknownGpu(share.gpu.clone()));
+                    }
                     let (id, shares) = (held.id, held.shares.clone());
                     events.push(Event::Measured { id, shares });
                     found.resized.push(id);
@@ -154,27 +184,10 @@ impl State {
     }
 }
 
-/// What a reservation has in the GPU's memory by the ledger.
+/// What a reservation surely has in the GPU's memory: nothing while it loads or is being unloaded.
 fn loaded(r: &Reservation, gpu: &GpuId) -> u64 {
     match r.phase {
-        Phase::Pending => 0,
-        Phase::Leaving | Phase::Running => r.bytes_on(gpu),
+        Phase::Pending | Phase::Leaving => 0,
+        Phase::Running => r.bytes_on(gpu),
     }
-}
-
-/// What `probe` shows where `occupied` bytes are known, and the event if that is news.
-fn drift(probe: &Probe, account: &Account, occupied: u128) -> (Drift, Option<Event>) {
-    let used = account.capacity.saturating_sub(probe.free_bytes);
-    let known = u64::try_from(occupied).unwrap_or(u64::MAX);
-    let drift = Drift {
-        gpu: probe.gpu.clone(),
-        foreign_bytes: used.saturating_sub(known),
-        missing_bytes: known.saturating_sub(used),
-    };
-    let news = drift.foreign_bytes != account.foreign;
-    let event = news.then(|| Event::Probed {
-        gpu: probe.gpu.clone(),
-        foreign_bytes: drift.foreign_bytes,
-    });
-    (drift, event)
 }

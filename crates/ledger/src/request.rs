@@ -115,6 +115,47 @@ impl Request {
     }
 }
 
+/// Something that is already loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Adopt {
+    /// What is loaded.
+    pub model: Name,
+    /// Who holds it.
+    pub holder: Name,
+    /// Bytes on each GPU.
+    pub shares: Vec<Share>,
+    /// A lease to renew at least this often.
+    pub lease_ms: Option<u64>,
+    /// What the holder calls it: as with [`Request::key`] nothing is adopted twice.
+    pub key: Option<Name>,
+}
+
+impl Adopt {
+    /// Without a lease.
+    pub fn new(model: impl Into<Name>, holder: impl Into<Name>, shares: Vec<Share>) -> Self {
+        Adopt {
+            model: model.into(),
+            holder: holder.into(),
+            shares,
+            lease_ms: None,
+            key: None,
+        }
+    }
+
+    /// With a lease that is renewed at least this often.
+    pub fn leased(mut self, lease_ms: u64) -> Self {
+        self.lease_ms = Some(lease_ms);
+        self
+    }
+
+    /// With a name of its own, under which nothing is adopted twice.
+    pub fn keyed(mut self, key: impl Into<Name>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+}
+
 /// Where something does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -1,5 +1,6 @@
 //! What is held where: a state that only events change, so that a journal of them is the ledger.
 
+use crate::account::{Account, Figure, Seen};
 use crate::ids::check_shares;
 use crate::{GpuId, Name, ReservationId, Share, Shortfall, StoreError};
 use serde::{Deserialize, Serialize};
@@ -87,7 +88,20 @@ pub enum Event {
         /// Which.
         gpu: GpuId,
     },
-    /// A probe has shown how much of a GPU is taken by what is not in the ledger.
+    /// What the driver said is free of a GPU, and which reservations account for how much of the rest.
+    Figure {
+        /// Which.
+        gpu: GpuId,
+        /// Free, by the driver.
+        free_bytes: u64,
+        /// Reservations whose bytes were surely loaded then.
+        seen: Vec<Seen>,
+        /// By how much those have become fewer since (in snapshots).
+        #[serde(default)]
+        unconfirmed_bytes: u64,
+    },
+    /// As [`Event::Figure`] in journals of before: how much of a GPU is taken by what is not in the ledger,
+    /// whatever is released later.
     Probed {
         /// Which.
         gpu: GpuId,
@@ -145,52 +159,6 @@ pub enum Event {
     },
 }
 
-/// A GPU's account. Sums are u128: no number of u64 shares overflows them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Account {
-    pub capacity: u64,
-    pub foreign: u64,
-    /// Pending and running.
-    pub promised: u128,
-    /// Running alone.
-    pub running: u128,
-    pub leaving: u128,
-}
-
-impl Account {
-    /// What can still be promised; below zero where it is over-committed.
-    pub fn room(&self) -> i128 {
-        let taken = self.promised.saturating_add(self.foreign.into());
-        signed(self.capacity.into()).saturating_sub(signed(taken))
-    }
-
-    /// What is in the GPU's memory by the ledger: a model that leaves is there until it is released.
-    pub fn occupied(&self) -> u128 {
-        self.running.saturating_add(self.leaving)
-    }
-
-    fn count(&mut self, phase: Phase, bytes: u64, add: bool) {
-        let change = |sum: &mut u128| {
-            *sum = match add {
-                true => sum.saturating_add(bytes.into()),
-                false => sum.saturating_sub(bytes.into()),
-            }
-        };
-        match phase {
-            Phase::Pending => change(&mut self.promised),
-            Phase::Leaving => change(&mut self.leaving),
-            Phase::Running => {
-                change(&mut self.promised);
-                change(&mut self.running);
-            }
-        }
-    }
-}
-
-pub(crate) fn signed(bytes: u128) -> i128 {
-    i128::try_from(bytes).unwrap_or(i128::MAX)
-}
-
 /// The ledger as of one moment. A pure value: deciding reads it, [`State::apply`] changes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
@@ -227,9 +195,22 @@ impl State {
                 Ok(())
             }
             Event::GpuGone { gpu } => self.gpus.remove(&gpu).map(drop).ok_or("no such GPU"),
+            Event::Figure {
+                gpu,
+                free_bytes,
+                seen,
+                unconfirmed_bytes,
+            } => {
+                let figure = Figure::new(free_bytes, seen, unconfirmed_bytes);
+                let account = self.gpus.get_mut(&gpu).ok_or("no such GPU");
+                account.map(|account| account.figure = Some(figure))
+            }
             Event::Probed { gpu, foreign_bytes } => {
                 let account = self.gpus.get_mut(&gpu).ok_or("no such GPU");
-                account.map(|account| account.foreign = foreign_bytes)
+                account.map(|account| {
+                    let free = account.capacity.saturating_sub(foreign_bytes);
+                    account.figure = Some(Figure::new(free, Vec::new(), 0));
+                })
             }
             Event::Reserved { reservation, evict } => self.enter(reservation, &evict),
             Event::Committed { id, shares, at_ms } => self.change(id, |r| {
@@ -237,7 +218,14 @@ impl State {
                 r.phase = Phase::Running;
                 r.active_ms = r.active_ms.max(at_ms);
             }),
-            Event::Measured { id, shares } => self.change(id, |r| r.shares = shares),
+            Event::Measured { id, shares } => {
+                for (gpu, account) in &mut self.gpus {
+                    // Where it has less than the ledger had, that may have been so then, too.
+                    let share = shares.iter().find(|s| s.gpu == *gpu);
+                    account.limit_seen(id, share.map_or(0, |s| s.bytes.get()));
+                }
+                self.change(id, |r| r.shares = shares)
+            }
             Event::Requests { id, active, at_ms } => self.note(id, |r| {
                 r.requests = active;
                 r.active_ms = r.active_ms.max(at_ms);
@@ -246,6 +234,11 @@ impl State {
             Event::Released { id } => match self.held.remove(&id) {
                 Some(gone) => {
                     self.count(&gone, false);
+                    for share in &gone.shares {
+                        if let Some(account) = self.gpus.get_mut(&share.gpu) {
+                            account.released(&gone);
+                        }
+                    }
                     Ok(())
                 }
                 None => Err("no such reservation"),
@@ -276,11 +269,9 @@ impl State {
                 gpu: gpu.clone(),
                 capacity_bytes,
             });
-            let probed = (account.foreign > 0).then(|| Event::Probed {
-                gpu: gpu.clone(),
-                foreign_bytes: account.foreign,
-            });
-            there.into_iter().chain(probed)
+            let figure = account.figure.as_ref();
+            let figure = figure.map(|figure| figure.as_event(gpu));
+            there.into_iter().chain(figure)
         });
         let held = self.held.values().map(|r| Event::Reserved {
             reservation: r.clone(),
@@ -303,10 +294,10 @@ impl State {
     }
 
     fn open_account(&mut self, gpu: GpuId, capacity: u64) {
-        let known = self.gpus.get(&gpu).map_or(0, |account| account.foreign);
+        let known = self.gpus.remove(&gpu);
         let mut account = Account {
             capacity,
-            foreign: known,
+            figure: known.and_then(|account| account.figure),
             ..Account::default()
         };
         for r in self.held.values() {
@@ -378,8 +369,12 @@ pub struct GpuView {
     pub reserved_bytes: u64,
     /// Reservations that are to leave: promised on, not yet free.
     pub leaving_bytes: u64,
-    /// Taken by what is not in the ledger, as of the last probe.
+    /// Taken by what is not in the ledger, as of the driver's last figure.
     pub foreign_bytes: u64,
+    /// Of `foreign_bytes`: the bytes of reservations that were released since. The next figure shows whether
+    /// they are free.
+    #[serde(default)]
+    pub unconfirmed_bytes: u64,
     /// What can be promised: `capacity - reserved - foreign`, at least 0.
     pub free_bytes: u64,
 }
@@ -407,7 +402,8 @@ impl State {
             capacity_bytes: account.capacity,
             reserved_bytes: clamp(account.promised),
             leaving_bytes: clamp(account.leaving),
-            foreign_bytes: account.foreign,
+            foreign_bytes: account.foreign(),
+            unconfirmed_bytes: account.unconfirmed(),
             free_bytes: u64::try_from(account.room()).unwrap_or(0),
         };
         self.gpus.iter().map(view).collect()
