@@ -24,6 +24,9 @@ pub enum ByteOrder {
 #[derive(Clone, Copy)]
 pub(crate) struct Cursor<'a> {
     rest: &'a [u8],
+    /// Bytes of the part behind `rest` that were not read from the file. A read that would need them fails as
+    /// one past the end does, but for less than what is left: see [`Error::wants_more`].
+    beyond: u64,
     offset: u64,
     order: ByteOrder,
 }
@@ -43,8 +46,18 @@ impl<'a> Cursor<'a> {
     pub(crate) fn new(bytes: &'a [u8], offset: u64, order: ByteOrder) -> Self {
         Cursor {
             rest: bytes,
+            beyond: 0,
             offset,
             order,
+        }
+    }
+
+    /// At the beginning of a part of `length` bytes, of which `bytes` are the first.
+    pub(crate) fn of_part(bytes: &'a [u8], length: u64) -> Self {
+        let beyond = length.saturating_sub(bytes.len() as u64);
+        Cursor {
+            beyond,
+            ..Cursor::new(bytes, 0, ByteOrder::Little)
         }
     }
 
@@ -55,7 +68,7 @@ impl<'a> Cursor<'a> {
 
     /// Bytes up to the end of the part.
     pub(crate) fn left(&self) -> u64 {
-        self.rest.len() as u64
+        self.beyond.saturating_add(self.rest.len() as u64)
     }
 
     pub(crate) fn order(&self) -> ByteOrder {

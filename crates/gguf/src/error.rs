@@ -191,6 +191,11 @@ impl Error {
         self
     }
 
+    /// Whether it only fails for bytes that are in the file, but were not read yet.
+    pub(crate) fn wants_more(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::Truncated { needed, left, .. } if needed <= left)
+    }
+
     /// Byte of the file (of the part, for a split model) where the offending field starts.
     pub fn offset(&self) -> u64 {
         self.0.offset

@@ -31,7 +31,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// Opens a model by memory map; any part of a split model opens the whole of it.
+    /// Reads the header of a model's file, and keeps what it has read: the file may change or go afterwards. Any
+    /// part of a split model opens the whole of it.
     pub fn open(path: impl AsRef<Path>) -> Result<Header, OpenError> {
         split::open(path.as_ref())
     }
@@ -41,7 +42,7 @@ impl Header {
     pub fn parse(bytes: Vec<u8>) -> Result<Header, Error> {
         let part = Part::parse(&bytes, 0)?;
         Ok(Header::join(
-            Source::Owned(bytes),
+            Source::new(bytes),
             part,
             Vec::new(),
             Vec::new(),

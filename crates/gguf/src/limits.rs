@@ -42,6 +42,9 @@ impl Limits {
     /// Bytes of a file: file offsets are signed 64-bit integers, in llama.cpp's reader as well.
     pub const MAX_FILE_BYTES: u64 = i64::MAX as u64;
 
+    /// Bytes of a header in a file, which are read into memory. Real ones have some MiB, most of it vocabulary.
+    pub const MAX_HEADER_BYTES: u64 = 1 << 30;
+
     /// Alignment of the tensor data where `general.alignment` is absent.
     pub const DEFAULT_ALIGNMENT: u64 = 32;
 

@@ -62,7 +62,13 @@ enum Slot {
 impl Part {
     /// Reads the whole header of a file (or of its first bytes, up to the end of the header).
     pub(crate) fn parse(bytes: &[u8], number: u16) -> Result<Part, Error> {
-        let mut cursor = Cursor::new(bytes, 0, ByteOrder::Little);
+        Part::parse_start(bytes, bytes.len() as u64, number)
+    }
+
+    /// The same of the first bytes of a file of `length` bytes. An error that [`Error::wants_more`] is none of
+    /// the file's.
+    pub(crate) fn parse_start(bytes: &[u8], length: u64, number: u16) -> Result<Part, Error> {
+        let mut cursor = Cursor::of_part(bytes, length);
         let version = read_magic_and_version(&mut cursor)?;
         let order = cursor.order();
         let (n_tensors, n_keys) = read_counts(&mut cursor)?;
@@ -88,7 +94,7 @@ impl Part {
             info
         };
         let tensors: Vec<TensorInfo> = tensors.into_iter().map(place).collect();
-        let state = find_data_state(&tensors, data_offset, bytes.len() as u64)?;
+        let state = find_data_state(&tensors, data_offset, length)?;
         Ok(Part {
             version,
             order,

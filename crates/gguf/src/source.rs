@@ -1,29 +1,37 @@
-//! The crate's only contact with the file system: files mapped for reading, and files replaced whole.
+//! The crate's only contact with the file system: headers read, and files replaced whole.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
-use memmap2::Mmap;
-
 use crate::error::OpenError;
+use crate::limits::Limits;
+use crate::part::Part;
 
-/// The bytes of a part, kept alive for the strings and arrays that are borrowed from it.
-pub(crate) enum Source {
-    Mapped(Mmap),
-    Owned(Vec<u8>),
-}
+/// How much of a file is read at first: enough for most headers. What is behind the header is never needed.
+const FIRST: u64 = 4 << 20;
+
+/// The bytes of a part's header, kept alive for the strings and arrays that are borrowed from them.
+pub(crate) struct Source(Vec<u8>);
 
 impl Source {
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        match self {
-            Source::Mapped(map) => map,
-            Source::Owned(bytes) => bytes,
-        }
+    pub(crate) fn new(bytes: Vec<u8>) -> Source {
+        Source(bytes)
     }
 
-    /// Maps a file. Only the pages that are read are loaded, so a 40 GB model costs its header.
-    pub(crate) fn open(path: &Path) -> Result<Source, OpenError> {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Reads the header of a file: of a 40 GB model some MiB.
+    ///
+    /// By plain reads, not by a memory map: a file that another program shortens while it is mapped ends the
+    /// process with SIGBUS, and a server reads files that others replace.
+    pub(crate) fn open(path: &Path, number: u16) -> Result<(Source, Part), OpenError> {
+        Self::open_from(path, number, FIRST)
+    }
+
+    fn open_from(path: &Path, number: u16, first: u64) -> Result<(Source, Part), OpenError> {
         let io_error = |source| OpenError::Io {
             path: path.to_owned(),
             source,
@@ -34,15 +42,43 @@ impl Source {
                 path: path.to_owned(),
             });
         }
-        let file = File::open(path).map_err(io_error)?;
-        if file.metadata().map_err(io_error)?.len() == 0 {
-            return Ok(Source::Owned(Vec::new()));
+        let mut file = File::open(path).map_err(io_error)?;
+        let mut length = file.metadata().map_err(io_error)?.len();
+        let (mut bytes, mut wanted) = (Vec::new(), first);
+        loop {
+            read_up_to(&mut file, &mut bytes, wanted.min(length)).map_err(io_error)?;
+            let n = bytes.len() as u64;
+            if n < wanted.min(length) {
+                // It has become shorter since.
+                length = n;
+            }
+            match Part::parse_start(&bytes, length, number) {
+                Err(error) if error.wants_more() && n < Limits::MAX_HEADER_BYTES => {
+                    wanted = n.saturating_mul(4).min(Limits::MAX_HEADER_BYTES);
+                }
+                Err(source) => {
+                    let path = path.to_owned();
+                    return Err(OpenError::Malformed { path, source });
+                }
+                Ok(part) => {
+                    bytes.truncate(usize::try_from(part.header_bytes).unwrap_or(usize::MAX));
+                    if bytes.capacity() > 2 * bytes.len() {
+                        bytes.shrink_to_fit();
+                    }
+                    return Ok((Source(bytes), part));
+                }
+            }
         }
-        // SAFETY: the map is read-only and private to this process. A file that another program
-        // shortens while it is mapped raises SIGBUS on access; llama.cpp maps models the same way.
-        let map = unsafe { Mmap::map(&file) }.map_err(io_error)?;
-        Ok(Source::Mapped(map))
     }
+}
+
+/// Reads on until there are `wanted` bytes, or the file ends.
+fn read_up_to(file: &mut File, bytes: &mut Vec<u8>, wanted: u64) -> io::Result<()> {
+    let more = wanted.saturating_sub(bytes.len() as u64);
+    let room = usize::try_from(more).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    bytes.try_reserve_exact(room)?;
+    file.take(more).read_to_end(bytes)?;
+    Ok(())
 }
 
 /// Writes a file in one step: it appears under its name when it is whole, or not at all.
@@ -85,4 +121,70 @@ pub(crate) fn extend_file(path: &Path, length: u64) -> io::Result<()> {
         file.set_len(length)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::header::Header;
+    use crate::value::Value;
+    use crate::write::Writer;
+
+    fn header() -> Vec<u8> {
+        let mut writer = Writer::new();
+        writer.key("general.architecture", "llama").unwrap();
+        writer.key("general.name", "a name of some length").unwrap();
+        let tokens = ["", "of", "many", "lengths"];
+        writer
+            .key("tokenizer.ggml.tokens", tokens.to_vec())
+            .unwrap();
+        writer
+            .key("tokenizer.ggml.scores", vec![0.5f32; 9])
+            .unwrap();
+        writer.tensor("token_embd.weight", vramfit_ggml::Type::F16, &[32, 4]);
+        writer.tensor("output.weight", vramfit_ggml::Type::F16, &[32, 4]);
+        writer.finish().unwrap()
+    }
+
+    /// However little is read at a time, and wherever the file ends: as if all of it were in memory.
+    #[test]
+    fn a_file_that_is_read_bit_by_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let mut complete = header();
+        let n_header = complete.len();
+        complete.resize(n_header + 1000, 0);
+        let (mut good, mut bad) = (0, 0);
+        for length in (0..=n_header).chain([n_header + 40, n_header + 600, n_header + 1000]) {
+            let bytes = &complete[..length];
+            fs::write(&path, bytes).unwrap();
+            let expected = Header::parse(bytes.to_vec());
+            for first in [1, 7, 30, 500, FIRST] {
+                match (Source::open_from(&path, 0, first), &expected) {
+                    (Ok((source, part)), Ok(expected)) => {
+                        good += 1;
+                        let bytes = source.as_bytes();
+                        assert_eq!(bytes, &complete[..bytes.len()]);
+                        let read = Header::join(source, part, Vec::new(), Vec::new());
+                        let same = |((a, x), (b, y)): ((&str, Value<'_>), (&str, Value<'_>))| {
+                            a == b && x.identical(&y)
+                        };
+                        assert_eq!(read.keys().len(), expected.keys().len());
+                        assert!(read.keys().zip(expected.keys()).all(same));
+                        assert_eq!(read.tensors(), expected.tensors());
+                        assert_eq!(read.data_state(), expected.data_state());
+                        assert_eq!(read.file_bytes(), expected.file_bytes());
+                    }
+                    (Err(OpenError::Malformed { source, .. }), Err(expected)) => {
+                        bad += 1;
+                        assert_eq!(source.to_string(), expected.to_string());
+                    }
+                    (found, expected) => {
+                        panic!("{length}, {first}: {:?}, {expected:?}", found.err())
+                    }
+                }
+            }
+        }
+        assert!(good >= 15 && bad > 1000, "{good} {bad}");
+    }
 }

@@ -29,8 +29,7 @@ pub(crate) fn open(path: &Path) -> Result<Header, OpenError> {
         let path = path.to_owned();
         move |source| OpenError::Malformed { path, source }
     };
-    let source = Source::open(path)?;
-    let part = Part::parse(source.as_bytes(), 0).map_err(malformed(path))?;
+    let (source, part) = Source::open(path, 0)?;
     let Some(split) = read_split(&part, source.as_bytes()).map_err(malformed(path))? else {
         return Ok(Header::join(
             source,
@@ -44,8 +43,9 @@ pub(crate) fn open(path: &Path) -> Result<Header, OpenError> {
     let paths = list_paths(path, split)?;
     let mut parts = Joined::new(split.count);
     for (no, path) in (0..).zip(&paths) {
-        let source = Source::open(path).map_err(|e| name_missing_part(e, no, split.count))?;
-        parts.add(source, no).map_err(malformed(path))?;
+        let read = Source::open(path, no);
+        let (source, part) = read.map_err(|e| name_missing_part(e, no, split.count))?;
+        parts.add(source, part, no).map_err(malformed(path))?;
     }
     let first = paths.first().map_or(path, PathBuf::as_path).to_owned();
     parts.finish(paths).map_err(malformed(&first))
@@ -61,8 +61,9 @@ pub(crate) fn parse_parts(parts: Vec<Vec<u8>>) -> Result<Header, (usize, Error)>
     })?;
     let mut joined = Joined::new(count);
     for (no, bytes) in (0..count).zip(parts) {
+        let part = Part::parse(&bytes, no).map_err(|e| (no.into(), e))?;
         joined
-            .add(Source::Owned(bytes), no)
+            .add(Source::new(bytes), part, no)
             .map_err(|e| (no.into(), e))?;
     }
     joined.finish(Vec::new()).map_err(|e| (0, e))
@@ -87,8 +88,7 @@ impl Joined {
         }
     }
 
-    fn add(&mut self, source: Source, no: u16) -> Result<(), Error> {
-        let part = Part::parse(source.as_bytes(), no)?;
+    fn add(&mut self, source: Source, part: Part, no: u16) -> Result<(), Error> {
         let expected = Split {
             no,
             count: self.count,
