@@ -201,6 +201,164 @@ fn the_engines_own_figures_are_committed() {
 }
 
 #[test]
+fn what_is_loaded_already_is_adopted_and_reconciled() {
+    let server = Server::start(&[]);
+    let before = free(&server);
+    let adopt = |body: &Value| server.post("/v1/ledger/adopt", &body.to_string());
+    let found = json!({ "name": "old", "holder": "engine", "lease_ms": 600_000,
+        "shares": [{ "gpu": "CUDA1", "bytes": 30u64 << 30 }] });
+    let answer = adopt(&found);
+    let adopted = answer.ok(201);
+    assert_eq!(
+        (&adopted["phase"], &adopted["model"]),
+        (&json!("running"), &json!("old"))
+    );
+    let one = format!("/v1/reservations/{}", adopted["id"]);
+    assert_eq!(answer.header("location"), Some(one.as_str()));
+    assert_eq!(server.get(&one).ok(200), adopted);
+    assert_eq!(free(&server), [before[0], before[1] - (30 << 30)]);
+    // One key, one reservation.
+    let keyed = ["Content-Type: application/json", "Idempotency-Key: old-1"];
+    let keyed = || server.send("POST", "/v1/ledger/adopt", &keyed, &found.to_string());
+    let second = keyed().ok(201);
+    assert_eq!(keyed().ok(201), second);
+    server
+        .send(
+            "DELETE",
+            &format!("/v1/reservations/{}", second["id"]),
+            &[],
+            "",
+        )
+        .ok(204);
+
+    // A fact is not refused, and shown where it is too much.
+    let too_much = json!({ "name": "huge", "holder": "engine",
+        "shares": [{ "gpu": "CUDA0", "bytes": 200u64 << 30 }] });
+    let huge = adopt(&too_much).ok(201)["id"].clone();
+    let over = server.get("/v1/ledger").ok(200)["violations"].clone();
+    assert_eq!(
+        (&over[0]["gpu"], &over[0]["reservations"]),
+        (&json!("CUDA0"), &json!([huge]))
+    );
+
+    // The engine's own list: one is smaller, one is not known, one is not there.
+    let report = json!({ "holder": "engine", "held": [
+        { "id": huge, "shares": [{ "gpu": "CUDA0", "bytes": 20u64 << 30 }] },
+        { "id": 77, "shares": [{ "gpu": "CUDA0", "bytes": 1 }] } ] });
+    let reconcile = |body: &Value| server.post("/v1/ledger/reconcile", &body.to_string());
+    let differences = json!({ "resized": [huge], "unknown": [77], "missing": [adopted["id"]] });
+    assert_eq!(reconcile(&report).ok(200), differences);
+    assert_eq!(
+        free(&server),
+        [before[0] - (20 << 30), before[1] - (30 << 30)]
+    );
+    assert_eq!(server.get("/v1/ledger").ok(200)["violations"], json!([]));
+
+    for (body, status, kind) in [
+        (
+            json!({ "name": "m", "holder": "e", "shares": [] }),
+            422,
+            "invalid",
+        ),
+        (
+            json!({ "name": "", "holder": "e", "shares": [{ "gpu": "CUDA0", "bytes": 1 }] }),
+            422,
+            "invalid",
+        ),
+        (
+            json!({ "name": "m", "holder": "e", "shares": [{ "gpu": "CUDA9", "bytes": 1 }] }),
+            422,
+            "unknown-gpu",
+        ),
+        (
+            json!({ "name": "m", "holder": "e", "shares": [{ "gpu": "CUDA0", "bytes": 0 }] }),
+            422,
+            "invalid",
+        ),
+        (
+            json!({ "name": "m", "holder": "e", "lease_ms": 0, "shares": [{ "gpu": "CUDA0", "bytes": 1 }] }),
+            422,
+            "invalid",
+        ),
+        (json!({ "name": "m", "holder": "e" }), 422, "invalid"),
+    ] {
+        adopt(&body).refused(status, kind);
+    }
+    let held =
+        |gpu: &str, bytes: u64| json!({ "id": huge, "shares": [{ "gpu": gpu, "bytes": bytes }] });
+    for (body, kind) in [
+        (
+            json!({ "holder": "engine", "held": [held("CUDA9", 1)] }),
+            "unknown-gpu",
+        ),
+        (
+            json!({ "holder": "engine", "held": [held("CUDA0", 0)] }),
+            "invalid",
+        ),
+        (json!({ "holder": "", "held": [] }), "invalid"),
+        (json!({ "held": [] }), "invalid"),
+    ] {
+        reconcile(&body).refused(422, kind);
+    }
+    assert_eq!(
+        free(&server),
+        [before[0] - (20 << 30), before[1] - (30 << 30)]
+    );
+}
+
+#[test]
+fn each_decision_says_what_was_looked_at_and_what_came_of_it() {
+    let server = Server::start(&["--gpus", "48GiBx2"]);
+    let capacity = free(&server)[0];
+    let sums = |gpu: &str, reserved: u64| {
+        json!({ "gpu": gpu, "capacity_bytes": capacity, "reserved_bytes": reserved, "leaving_bytes": 0,
+            "foreign_bytes": 0, "free_bytes": capacity - reserved })
+    };
+    let first = reserve(&server, &ask(LARGE, "a")).ok(201);
+    let bytes = first["reservation"]["shares"][0]["bytes"].as_u64().unwrap();
+    assert_eq!(first["before"], json!([sums("CUDA0", 0), sums("CUDA1", 0)]));
+    assert_eq!(
+        first["after"],
+        json!([sums("CUDA0", bytes), sums("CUDA1", 0)])
+    );
+    let second = reserve(&server, &ask(LARGE, "b")).ok(201);
+    assert_eq!(second["before"], first["after"]);
+    let refused = reserve(&server, &ask(LARGE, "c")).refused(409, "full-pending");
+    assert_eq!(refused["before"], second["after"]);
+    let huge = json!({ "model": "deepseek-v3.Q4_K_M.gguf", "holder": "d" });
+    let never = reserve(&server, &huge).refused(422, "never-fits");
+
+    let all = server.get("/v1/decisions").ok(200)["decisions"].clone();
+    let of: Vec<_> = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| &d["holder"])
+        .collect();
+    assert_eq!(of, ["d", "c", "b", "a"]);
+    assert_eq!(all[3]["reservation"], first["reservation"]["id"]);
+    assert_eq!(
+        (&all[3]["before"], &all[3]["after"]),
+        (&first["before"], &first["after"])
+    );
+    assert_eq!(all[3]["options"], first["options"]);
+    // Each rejection with its device and its bytes, and nothing changed.
+    assert_eq!(all[1]["refused"], "urn:vramfit:full-pending");
+    assert_eq!(
+        (&all[1]["before"], &all[1]["after"]),
+        (&second["after"], &second["after"])
+    );
+    let short: Vec<_> = all[1]["options"].as_array().unwrap().iter().collect();
+    assert_eq!(short.len(), 2);
+    for (option, gpu) in short.iter().zip(["CUDA0", "CUDA1"]) {
+        let short = json!([{ "gpu": gpu, "need_bytes": bytes, "room_bytes": capacity - bytes }]);
+        assert_eq!(option["shortfalls"], short);
+    }
+    assert_eq!(all[0]["rejected"], never["rejected"]);
+    assert_eq!(all[0]["before"], second["after"]);
+}
+
+#[test]
 fn full_now_never_and_with_evictions() {
     let server = Server::start(&["--gpus", "48GiBx2"]);
     let first = reserve(&server, &ask(LARGE, "a")).ok(201);
@@ -640,6 +798,131 @@ fn no_part_of_a_split_model_may_lie_elsewhere() {
     estimate().refused(403, "forbidden");
 }
 
+/// A model in two parts, as llama.cpp's gguf-split writes them: all keys and no tensor in the first.
+#[cfg(unix)]
+fn two_parts() -> [Vec<u8>; 2] {
+    use vramfit::gguf::Writer;
+    let whole = vramfit::Header::open(fixtures().join(SMALL)).unwrap();
+    let split = |writer: &mut Writer, no: u16| {
+        let n = i32::try_from(whole.tensors().len()).unwrap();
+        writer.key("split.no", no).unwrap();
+        writer.key("split.count", 2u16).unwrap();
+        writer.key("split.tensors.count", n).unwrap();
+    };
+    let mut first = Writer::new();
+    for (key, value) in whole.keys() {
+        first.copy_key(key, value);
+    }
+    split(&mut first, 0);
+    let mut second = Writer::new();
+    split(&mut second, 1);
+    for tensor in whole.tensors() {
+        let n_dims = usize::try_from(tensor.n_dims).unwrap();
+        second.tensor(&tensor.name, tensor.ty, &tensor.ne[..n_dims]);
+    }
+    [first.finish().unwrap(), second.finish().unwrap()]
+}
+
+#[cfg(unix)]
+#[test]
+fn split_models_are_found_by_the_names_of_links() {
+    use std::os::unix::fs::symlink;
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let at = |name: &str| folder.path().join(name);
+    for made in ["blobs", "snapshot", "plain"] {
+        std::fs::create_dir(at(made)).unwrap();
+    }
+    let server = Server::start(&["--models", folder.path().to_str().unwrap()]);
+    let estimate = |model: &str| {
+        let asked = json!({ "model": model, "gpus": "80GiB" });
+        server.post("/v1/estimate", &asked.to_string())
+    };
+    // As a hub's cache has them: files by their sums, links by their names.
+    for (no, bytes) in (1..).zip(two_parts()) {
+        let (blob, name) = (format!("blobs/{no}f3a"), format!("m-{no:05}-of-00002.gguf"));
+        std::fs::write(at(&blob), &bytes).unwrap();
+        symlink(format!("../{blob}"), at("snapshot").join(&name)).unwrap();
+        std::fs::write(at("plain").join(&name), bytes).unwrap();
+    }
+    let whole = estimate(SMALL).ok(200)["devices"].clone();
+    for part in [
+        "snapshot/m-00001-of-00002.gguf",
+        "snapshot/m-00002-of-00002.gguf",
+    ] {
+        let found = estimate(part).ok(200);
+        assert_eq!(
+            found["devices"][0]["required_bytes"],
+            whole[0]["required_bytes"]
+        );
+        // llama-server needs the name, too.
+        let named = found["command"].to_string();
+        assert!(named.contains("snapshot/m-0000"), "{named}");
+    }
+    // A name without a number leads to one with it, or to nothing that has a name.
+    symlink("plain/m-00001-of-00002.gguf", at("short.gguf")).unwrap();
+    symlink("snapshot/m-00001-of-00002.gguf", at("long.gguf")).unwrap();
+    symlink("blobs/1f3a", at("bare.gguf")).unwrap();
+    for good in ["short.gguf", "long.gguf"] {
+        let found = estimate(good).ok(200);
+        assert_eq!(
+            found["devices"][0]["required_bytes"],
+            whole[0]["required_bytes"]
+        );
+    }
+    let bare = estimate("bare.gguf").refused(422, "bad-model");
+    assert!(
+        bare["detail"].to_string().contains("-00001-of-00002.gguf"),
+        "{bare}"
+    );
+    // No part, and no link to one, is outside.
+    let out = elsewhere.path().join("m-00001-of-00002.gguf");
+    symlink(at("blobs/1f3a"), &out).unwrap();
+    symlink(&out, at("detour.gguf")).unwrap();
+    estimate("detour.gguf").refused(403, "forbidden");
+    let second = at("snapshot/m-00002-of-00002.gguf");
+    std::fs::copy(at("blobs/2f3a"), elsewhere.path().join("2")).unwrap();
+    std::fs::remove_file(&second).unwrap();
+    symlink(elsewhere.path().join("2"), &second).unwrap();
+    estimate("snapshot/m-00001-of-00002.gguf").refused(403, "forbidden");
+}
+
+#[test]
+fn a_model_that_is_cut_short_and_replaced_under_load_harms_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.gguf");
+    let whole = std::fs::read(fixtures().join(SMALL)).unwrap();
+    std::fs::write(&file, &whole).unwrap();
+    let server = Server::start(&["--models", folder.path().to_str().unwrap()]);
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    let done = |now: bool| is_done.fetch_or(now, std::sync::atomic::Ordering::Relaxed);
+    let seen = std::thread::scope(|scope| {
+        let ask = || {
+            let mut seen = BTreeSet::new();
+            while !done(false) {
+                let found = server.post("/v1/estimate", r#"{"model": "model.gguf"}"#);
+                assert!([200, 404, 422].contains(&found.status), "{found:?}");
+                seen.insert(found.status);
+            }
+            seen
+        };
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        // In place: whoever has the file mapped loses its pages.
+        for round in 0..150 {
+            let cut = std::fs::File::options().write(true).open(&file).unwrap();
+            cut.set_len(whole.len() as u64 * (round % 7) / 7).unwrap();
+            std::thread::sleep(Duration::from_millis(2));
+            std::fs::write(&file, &whole).unwrap();
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        done(true);
+        let seen = clients.into_iter().map(|client| client.join().unwrap());
+        seen.fold(BTreeSet::new(), |a, b| &a | &b)
+    });
+    assert!(seen.contains(&200) && seen.contains(&422), "{seen:?}");
+    let found = server.post("/v1/estimate", r#"{"model": "model.gguf"}"#);
+    assert_eq!(found.ok(200)["model"]["architecture"], "qwen3");
+}
+
 #[test]
 fn what_does_not_start_says_why() {
     let check = |arguments: &[&str], token: Option<&str>, says: &str| {
@@ -1056,6 +1339,100 @@ fn a_driver_that_no_longer_answers_is_told_of() {
     );
 }
 
+/// A driver of one GPU that says what it is told to, as soon as it may.
+#[derive(Clone, Default)]
+struct Driver {
+    free: std::sync::Arc<std::sync::Mutex<u64>>,
+    asked: std::sync::Arc<std::sync::atomic::AtomicU64>,
+}
+
+const TOTAL: u64 = 20 << 30;
+
+impl vramfit::Probe for Driver {
+    fn machine(&self) -> Result<vramfit::devices::Machine, vramfit::devices::ProbeError> {
+        let free = *self.free.lock().unwrap();
+        self.asked
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let machine = json!({ "driver": null, "cuda": null, "notes": [], "devices": [{
+            "cuda_index": 0, "nvml_index": 0, "uuid": null, "pci_id": null, "name": "card",
+            "total_bytes": TOTAL, "nvml_total_bytes": null, "reserved_bytes": null,
+            "free": { "bytes": free, "from": "nvml" }, "used_bytes": null, "processes": null,
+            "compute_capability": "8.6", "sm_count": 82, "integrated": false,
+            "virtual_memory": true, "is_mig": false, "board": null }] });
+        Ok(serde_json::from_value(machine).unwrap())
+    }
+}
+
+#[test]
+fn what_was_released_is_promised_when_the_driver_says_that_it_is_free() {
+    let driver = Driver::default();
+    *driver.free.lock().unwrap() = TOTAL - (2 << 30);
+    let gpus = vramfit::gpu_list("20GiB:cc=8.6").unwrap();
+    let mut config = vramfit_serve::Config::new(gpus);
+    config.listen.set_port(0);
+    config.models = vec![fixtures()];
+    config.probe = Some(std::sync::Arc::new(driver.clone()));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.unwrap();
+    let server = runtime
+        .block_on(vramfit_serve::Server::bind(config))
+        .unwrap();
+    let address = server.address();
+    runtime.spawn(server.run(std::future::pending()));
+    let send = |method: &str, path: &str, body: &str| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let json = ["Content-Type: application/json"];
+        let text = request(method, path, &json, body);
+        stream.write_all(text.as_bytes()).unwrap();
+        response(stream)
+    };
+    let sum = |field: &str| {
+        send("GET", "/v1/devices", "").ok(200)["devices"][0][field]
+            .as_u64()
+            .unwrap()
+    };
+    let reserve = |asked: Value| send("POST", "/v1/reservations", &asked.to_string());
+    let model = "gemma-3-12b.Q4_K_M.gguf"; // 8 GiB and more: two fit, beside others' 2 GiB
+    let [a, b] = ["a", "b"].map(|holder| reserve(ask(model, holder)).ok(201));
+    let need = a["reservation"]["shares"][0]["bytes"].as_u64().unwrap();
+    for reserved in [&a, &b] {
+        let commit = format!("/v1/reservations/{}/commit", id(reserved));
+        send("POST", &commit, "").ok(200);
+    }
+    *driver.free.lock().unwrap() = TOTAL - (2 << 30) - 2 * need;
+    // A lease that runs out has the driver asked.
+    let asked = || driver.asked.load(std::sync::atomic::Ordering::Relaxed);
+    let before = asked();
+    let dead = json!({ "name": "dead", "holder": "dead", "lease_ms": 1, "shares": [{ "gpu": "CUDA0", "bytes": 1 }] });
+    send("POST", "/v1/ledger/adopt", &dead.to_string()).ok(201);
+    wait_for("the driver was asked", || asked() > before);
+    wait_for("its answer", || sum("reserved_bytes") == 2 * need);
+    assert_eq!(
+        (sum("foreign_bytes"), sum("unconfirmed_bytes")),
+        (2 << 30, 0)
+    );
+    reserve(ask(model, "c")).refused(409, "full-now");
+
+    // Released, but the driver has not said that it is free: nothing more is promised.
+    let free = driver.free.lock().unwrap();
+    send("DELETE", &format!("/v1/reservations/{}", id(&a)), "").ok(204);
+    assert_eq!(sum("unconfirmed_bytes"), need);
+    assert_eq!(sum("free_bytes"), TOTAL - (2 << 30) - 2 * need);
+    drop(free);
+    // It says that it is still taken, and then that it is not.
+    wait_for("the next answer", || sum("unconfirmed_bytes") == 0);
+    assert_eq!(sum("foreign_bytes"), (2 << 30) + need);
+    reserve(ask(model, "c")).refused(409, "full-now");
+    *driver.free.lock().unwrap() = TOTAL - (2 << 30) - need;
+    send("DELETE", &format!("/v1/reservations/{}", id(&b)), "").ok(204);
+    *driver.free.lock().unwrap() = TOTAL - (2 << 30);
+    wait_for("room for another", || {
+        reserve(ask(model, "c")).status == 201
+    });
+}
+
 #[test]
 fn many_clients_never_have_the_same_byte() {
     let server = Server::start(&["--gpus", "rtx3090x4"]);
@@ -1180,6 +1557,9 @@ fn what_is_described_is_what_there_is() {
         format!("post {one}/end"),
         "get /v1/devices".to_string(),
         "get /v1/ledger".to_string(),
+        "post /v1/ledger/adopt".to_string(),
+        "post /v1/ledger/reconcile".to_string(),
+        "get /v1/decisions".to_string(),
         "get /healthz".to_string(),
         "get /metrics".to_string(),
         "get /openapi.json".to_string(),

@@ -113,6 +113,69 @@ fn shares(shares: &[Share]) -> Vec<GpuBytes> {
     shares.iter().map(GpuBytes::from).collect()
 }
 
+/// Something that is already loaded, as when the server starts beside running engines.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdoptRequest {
+    /// What the ledger is to call the model.
+    #[schemars(length(min = 1, max = 256))]
+    pub name: String,
+    /// Who holds it: whoever is to be looked for when the lease runs out. 1 to 256 characters.
+    #[schemars(length(min = 1, max = 256))]
+    pub holder: String,
+    /// Bytes on each GPU. A fact: it is not checked whether they fit, and `violations` shows where they do not.
+    #[schemars(length(min = 1))]
+    pub shares: Vec<GpuBytes>,
+    /// A lease to renew at least this often; without one the reservation stays until it is released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub lease_ms: Option<u64>,
+}
+
+/// What a holder's engines say they hold.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReconcileRequest {
+    /// Who.
+    #[schemars(length(min = 1, max = 256))]
+    pub holder: String,
+    /// Everything that it holds.
+    pub held: Vec<HeldBytes>,
+}
+
+/// What an engine says it holds.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeldBytes {
+    /// By the number of its reservation.
+    pub id: u64,
+    /// Bytes on each GPU.
+    #[schemars(length(min = 1))]
+    pub shares: Vec<GpuBytes>,
+}
+
+/// How a holder's report differs from the ledger.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DifferencesReport {
+    /// Held in other sizes: the ledger has them as reported now.
+    pub resized: Vec<u64>,
+    /// Reported, but not in the ledger as this holder's: adopt or unload them.
+    pub unknown: Vec<u64>,
+    /// Running by the ledger, but not reported: release them.
+    pub missing: Vec<u64>,
+}
+
+impl From<&ledger::Differences> for DifferencesReport {
+    fn from(found: &ledger::Differences) -> DifferencesReport {
+        let numbers = |ids: &[ledger::ReservationId]| ids.iter().map(|id| id.0).collect();
+        DifferencesReport {
+            resized: numbers(&found.resized),
+            unknown: numbers(&found.unknown),
+            missing: numbers(&found.missing),
+        }
+    }
+}
+
 /// What a reservation is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -187,6 +250,72 @@ pub struct ReservedReport {
     pub waits_for: Vec<u64>,
     /// What was looked at.
     pub options: Vec<LookedAt>,
+    /// The GPUs before.
+    pub before: Vec<GpuSums>,
+    /// The GPUs with it.
+    pub after: Vec<GpuSums>,
+}
+
+/// What is promised of a GPU.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct GpuSums {
+    /// Which.
+    pub gpu: String,
+    /// What models may take of it in all.
+    pub capacity_bytes: u64,
+    /// Promised to reservations that start or run.
+    pub reserved_bytes: u64,
+    /// Promised on, but held until what is to leave has left.
+    pub leaving_bytes: u64,
+    /// Taken by what is not in the ledger.
+    pub foreign_bytes: u64,
+    /// What can be promised.
+    pub free_bytes: u64,
+}
+
+impl From<&ledger::GpuView> for GpuSums {
+    fn from(view: &ledger::GpuView) -> GpuSums {
+        GpuSums {
+            gpu: view.gpu.gpu().to_string(),
+            capacity_bytes: view.capacity_bytes,
+            reserved_bytes: view.reserved_bytes,
+            leaving_bytes: view.leaving_bytes,
+            foreign_bytes: view.foreign_bytes,
+            free_bytes: view.free_bytes,
+        }
+    }
+}
+
+/// The last decisions, the latest first.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DecisionList {
+    /// They.
+    pub decisions: Vec<DecisionReport>,
+}
+
+/// How a request for a reservation was answered, and why.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DecisionReport {
+    /// When.
+    pub at_ms: u64,
+    /// What was to be loaded, by its name in the ledger.
+    pub model: String,
+    /// Who asked.
+    pub holder: String,
+    /// The reservation that was made; null where it was refused.
+    pub reservation: Option<u64>,
+    /// What sort of refusal, as in its problem; null where it was not refused.
+    pub refused: Option<String>,
+    /// Why it was refused, on one line.
+    pub detail: Option<String>,
+    /// Options that the ledger has looked at, in order.
+    pub options: Vec<LookedAt>,
+    /// Placements that do not fit even on empty GPUs.
+    pub rejected: Vec<vramfit::report::RejectedReport>,
+    /// The GPUs before.
+    pub before: Vec<GpuSums>,
+    /// The GPUs after; as before where it was refused.
+    pub after: Vec<GpuSums>,
 }
 
 /// A reservation that is to leave.
@@ -321,6 +450,8 @@ pub struct GpuReport {
     pub leaving_bytes: u64,
     /// Taken by what is not in the ledger.
     pub foreign_bytes: u64,
+    /// Of `foreign_bytes`: released since the driver was asked, which has yet to say that they are free.
+    pub unconfirmed_bytes: u64,
     /// What can be promised.
     pub free_bytes: u64,
     /// Whether it is known what others take of it. Where the driver has not said what is free, all of it is
@@ -426,11 +557,51 @@ impl ReserveRequest {
         load.lease_ms = self.lease_ms;
         load.partial = self.partial;
         load.key = key.map(Into::into);
-        match self.lease_ms {
-            Some(0) => Err(Problem::invalid(
-                "lease_ms: a lease of 0 has run out before it begins",
-            )),
-            _ => Ok(load),
-        }
+        lease(self.lease_ms)?;
+        Ok(load)
+    }
+}
+
+fn lease(lease_ms: Option<u64>) -> Result<(), Problem> {
+    match lease_ms {
+        Some(0) => Err(Problem::invalid(
+            "lease_ms: a lease of 0 has run out before it begins",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// As the ledger of `host` knows them.
+pub fn on_host(host: &ledger::Name, shares: &[GpuBytes]) -> Result<Vec<Share>, Problem> {
+    let share =
+        |s: &GpuBytes| Share::new(ledger::GpuId::new(host.clone(), s.gpu.as_str()), s.bytes);
+    Ok(shares.iter().map(share).collect::<Result<_, _>>()?)
+}
+
+impl AdoptRequest {
+    /// As the ledger of `host` is told.
+    pub fn found(&self, host: &ledger::Name, key: Option<&str>) -> Result<ledger::Adopt, Problem> {
+        name("name", &self.name)?;
+        name("holder", &self.holder)?;
+        lease(self.lease_ms)?;
+        let shares = on_host(host, &self.shares)?;
+        let mut found = ledger::Adopt::new(self.name.as_str(), self.holder.as_str(), shares);
+        found.lease_ms = self.lease_ms;
+        found.key = key.map(Into::into);
+        Ok(found)
+    }
+}
+
+impl ReconcileRequest {
+    /// As the ledger of `host` is told.
+    pub fn held(&self, host: &ledger::Name) -> Result<Vec<ledger::Held>, Problem> {
+        name("holder", &self.holder)?;
+        let held = |held: &HeldBytes| {
+            Ok(ledger::Held {
+                id: ledger::ReservationId(held.id),
+                shares: on_host(host, &held.shares)?,
+            })
+        };
+        self.held.iter().map(held).collect()
     }
 }

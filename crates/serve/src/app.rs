@@ -4,6 +4,7 @@ use crate::accept;
 use crate::api::GpuReport;
 use crate::clock::Clock;
 use crate::config::{Config, Limits, Token};
+use crate::decisions::Decisions;
 use crate::metrics::Metrics;
 use crate::models::{Cache, Folders};
 use crate::problem::Problem;
@@ -38,6 +39,10 @@ pub struct App {
     pub limits: Limits,
     /// What the driver has said.
     pub asked: Asked,
+    /// Held by who asks the driver for a request's sake.
+    pub confirming: Mutex<()>,
+    /// Why the last requests were answered as they were.
+    pub decisions: Decisions,
     /// Answers to requests with an Idempotency-Key, as long as their reservations are held.
     keys: Mutex<HashMap<String, Kept>>,
 }
@@ -144,6 +149,8 @@ impl Server {
             token: config.token,
             limits,
             asked: Asked::default(),
+            confirming: Mutex::default(),
+            decisions: Decisions::default(),
             keys: Mutex::default(),
         };
         let app = Arc::new(app);
@@ -223,6 +230,7 @@ impl App {
                 reserved_bytes: of(|view| view.reserved_bytes),
                 leaving_bytes: of(|view| view.leaving_bytes),
                 foreign_bytes: of(|view| view.foreign_bytes),
+                unconfirmed_bytes: of(|view| view.unconfirmed_bytes),
                 free_bytes: of(|view| view.free_bytes),
                 free_known: self.is_free_known(id),
             }

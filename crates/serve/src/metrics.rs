@@ -54,7 +54,7 @@ pub struct Metrics {
     probes_failed: Counter,
     /// Of GPUs of which the driver has said it.
     probe_ages: Family<Gpu, Bytes>,
-    gpus: [OfGpus; 5],
+    gpus: [OfGpus; 6],
     reservations: Bytes,
     violations: Bytes,
 }
@@ -76,6 +76,7 @@ impl Default for Metrics {
                 (|view| view.reserved_bytes, Family::default()),
                 (|view| view.leaving_bytes, Family::default()),
                 (|view| view.foreign_bytes, Family::default()),
+                (|view| view.unconfirmed_bytes, Family::default()),
                 (|view| view.free_bytes, Family::default()),
             ],
             reservations: Gauge::default(),
@@ -124,6 +125,7 @@ impl Default for Metrics {
             ("gpu_reserved", "Promised to reservations that start or run"),
             ("gpu_leaving", "Held until what is to leave has left"),
             ("gpu_foreign", "Taken by what is not in the ledger"),
+            ("gpu_unconfirmed", "Released since the driver was asked"),
             ("gpu_free", "What can be promised"),
         ];
         for ((name, help), (_, family)) in names.into_iter().zip(&metrics.gpus) {

@@ -15,6 +15,9 @@ const MODELS: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
 /// Answers that are kept; one has some KiB.
 const ANSWERS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
+/// Links from a name to a file, as many as Linux follows.
+const MAX_LINKS: usize = 40;
+
 /// Folders in which models may be.
 #[derive(Clone, Debug)]
 pub struct Folders {
@@ -67,16 +70,33 @@ impl Folders {
             if !real.is_file() {
                 return Err(Problem::invalid(format!("{shown}: not a file")));
             }
+            let Some(named) = self.named(&path, real) else {
+                return Err(outside());
+            };
             let leads_out =
                 |part: PathBuf| part.canonicalize().is_ok_and(|part| !self.holds(&part));
-            if parts(&real).into_iter().any(leads_out) {
+            if parts(&named).into_iter().any(leads_out) {
                 return Err(outside());
             }
-            return Ok(real);
+            return Ok(named);
         }
         Err(Problem::not_found(format!(
             "{shown}: no such file below the folders of --models"
         )))
+    }
+
+    /// By which path the file is read: the other parts of a split model are found by the name of one, which in
+    /// stores of blobs only a link has. `None` where that link is outside the folders.
+    fn named(&self, asked: &Path, real: PathBuf) -> Option<PathBuf> {
+        if split_name(&real).is_some() {
+            return Some(real);
+        }
+        let Some(link) = part_link(asked) else {
+            return Some(real);
+        };
+        let folder = link.parent()?.canonicalize().ok()?;
+        let named = folder.join(link.file_name()?);
+        self.holds(&named).then_some(named)
     }
 
     /// Whether a file that is really there is in one of the folders.
@@ -203,6 +223,19 @@ fn parts(path: &Path) -> Vec<PathBuf> {
         .map(part)
         .take_while(|part| part.exists())
         .collect()
+}
+
+/// The first of the links from `path` on whose name is that of a part.
+fn part_link(path: &Path) -> Option<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let target = path.read_link().ok()?;
+        if split_name(&path).is_some() {
+            return Some(path);
+        }
+        path = path.parent()?.join(target);
+    }
+    None
 }
 
 /// `NAME` and `N` of `NAME-00001-of-0000N.gguf`.

@@ -1,8 +1,9 @@
 //! What there is, as OpenAPI 3.1: schemas are those of the types that are read and written, paths a table.
 
 use crate::api::{
-    CommitRequest, DeviceList, EstimateRequest, Health, LedgerReport, PlanRequest, ReservationList,
-    ReservationReport, ReserveRequest, ReservedReport,
+    AdoptRequest, CommitRequest, DecisionList, DeviceList, DifferencesReport, EstimateRequest,
+    Health, LedgerReport, PlanRequest, ReconcileRequest, ReservationList, ReservationReport,
+    ReserveRequest, ReservedReport,
 };
 use crate::problem::{PROBLEM_JSON, Problem};
 use schemars::generate::SchemaSettings;
@@ -159,6 +160,33 @@ const OPERATIONS: &[Operation] = &[
         gets: (200, "The ledger", Some(of::<LedgerReport>)),
         refused: &[403],
     },
+    Operation {
+        method: "post",
+        path: "/v1/ledger/adopt",
+        id: "adopt",
+        summary: "Something that is already loaded is entered as it is, whether it fits or not",
+        sends: Sends::Must(of::<AdoptRequest>),
+        gets: (201, "The reservation", Some(of::<ReservationReport>)),
+        refused: &[400, 403, 408, 409, 413, 415],
+    },
+    Operation {
+        method: "post",
+        path: "/v1/ledger/reconcile",
+        id: "reconcile",
+        summary: "What a holder's engines say they hold, against its reservations; sizes are taken over",
+        sends: Sends::Must(of::<ReconcileRequest>),
+        gets: (200, "How they differ", Some(of::<DifferencesReport>)),
+        refused: &[400, 403, 408, 413, 415],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/decisions",
+        id: "decisions",
+        summary: "Why the last requests for reservations were answered as they were, the latest first",
+        sends: Sends::Nothing,
+        gets: (200, "The decisions", Some(of::<DecisionList>)),
+        refused: &[403],
+    },
 ];
 
 fn document() -> Value {
@@ -286,7 +314,7 @@ impl Operation {
             parameters
                 .push(json!({ "name": "id", "in": "path", "required": true, "schema": schema }));
         }
-        if self.id == "reserve" {
+        if ["reserve", "adopt"].contains(&self.id) {
             parameters.push(json!({
                 "name": "Idempotency-Key",
                 "in": "header",

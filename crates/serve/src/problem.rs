@@ -9,7 +9,7 @@ use vramfit::ledger::{self, Decision, Verdict};
 use vramfit::report::RejectedReport;
 use vramfit::{Error, estimate, gguf};
 
-use crate::api::{GpuShortfall, LookedAt};
+use crate::api::{GpuShortfall, GpuSums, LookedAt};
 
 /// Why not.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +43,9 @@ pub struct About {
     /// GPUs that fall short.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shortfalls: Vec<GpuShortfall>,
+    /// The GPUs as the ledger had them; nothing has changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<GpuSums>,
     /// Placements that do not fit even on empty GPUs, and what would help.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<RejectedReport>,
@@ -108,6 +111,7 @@ impl Problem {
 
     fn looked(mut self, decision: &Decision) -> Problem {
         self.about.options = decision.options.iter().map(LookedAt::from).collect();
+        self.about.before = decision.before.iter().map(GpuSums::from).collect();
         let short = decision
             .options
             .iter()

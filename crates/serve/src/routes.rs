@@ -1,11 +1,12 @@
 //! What is done with each request.
 
 use crate::api::{
-    CommitRequest, DeviceList, EstimateRequest, EvictionReport, Health, HolderReport, LedgerReport,
-    LookedAt, PlanRequest, ReservationList, ReservationReport, ReserveRequest, ReservedReport,
-    ViolationReport, name,
+    CommitRequest, DeviceList, EstimateRequest, EvictionReport, GpuSums, Health, HolderReport,
+    LedgerReport, LookedAt, PlanRequest, ReservationList, ReservationReport, ReserveRequest,
+    ReservedReport, ViolationReport, name, on_host,
 };
 use crate::app::{App, Kept};
+use crate::facts;
 use crate::guard::{self, OPEN};
 use crate::metrics::OPENMETRICS;
 use crate::models::Question;
@@ -23,11 +24,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use vramfit::ledger::{GpuId, ReservationId, Share};
+use vramfit::ledger::ReservationId;
 use vramfit::{GpuList, Gpus, NoProbe, Placement, Resolved, document};
 
 type Shared = State<Arc<App>>;
-type Answer = Result<Response, Problem>;
+pub type Answer = Result<Response, Problem>;
 
 /// The header of a request that may be sent again.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -49,6 +50,9 @@ pub fn router(app: Arc<App>) -> Router {
         .route(&format!("{one}/end"), post(end))
         .route("/v1/devices", get(devices))
         .route("/v1/ledger", get(ledger))
+        .route("/v1/ledger/adopt", post(facts::adopt))
+        .route("/v1/ledger/reconcile", post(facts::reconcile))
+        .route("/v1/decisions", get(facts::decisions))
         .route(OPEN, get(health))
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(described))
@@ -64,7 +68,7 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-fn json(value: &impl Serialize) -> Result<Bytes, Problem> {
+pub fn json(value: &impl Serialize) -> Result<Bytes, Problem> {
     let text = serde_json::to_vec(value);
     text.map(Bytes::from)
         .map_err(|error| Problem::internal(error.to_string()))
@@ -78,12 +82,12 @@ fn answer(status: StatusCode, body: impl Into<Body>) -> Response {
     response
 }
 
-fn ok(value: &impl Serialize) -> Answer {
+pub fn ok(value: &impl Serialize) -> Answer {
     Ok(answer(StatusCode::OK, json(value)?))
 }
 
 /// The body, if it comes in time and is JSON of a size that can be.
-async fn body(app: &App, request: Request) -> Result<Bytes, Problem> {
+pub async fn body(app: &App, request: Request) -> Result<Bytes, Problem> {
     is_json(request.headers())?;
     some_body(app, request).await
 }
@@ -136,7 +140,7 @@ fn is_too_long(error: &axum::Error) -> bool {
     error.to_string().contains("length limit exceeded")
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(bytes).map_err(|error| match error.is_data() {
         true => Problem::invalid(error.to_string()),
         false => Problem::bad(format!("no JSON: {error}")),
@@ -214,23 +218,7 @@ async fn reserve(State(app): Shared, headers: HeaderMap, request: Request) -> An
     let in_vain = Arc::clone(&app);
     let is_keyed = key.is_some();
     let reserved = app.workers.run(
-        move || {
-            if let Some(kept) = key
-                .as_deref()
-                .map(|key| shared.answered(key))
-                .transpose()?
-                .flatten()
-            {
-                return given_again(kept, &body);
-            }
-            let (id, answer) = reserved(&shared, asked, &load)?;
-            if let Some(key) = key {
-                let asked = body.clone();
-                let answer = answer.clone();
-                shared.keep(key, Kept { asked, id, answer })?;
-            }
-            Ok((id, answer))
-        },
+        move || once(&shared, key, body, || reserved(&shared, asked, &load)),
         move |unheard: Result<(ReservationId, Bytes), _>| {
             // The client has gone, and without a key it will never know the reservation's number.
             if let (Ok((id, _)), false) = (unheard, is_keyed) {
@@ -239,14 +227,38 @@ async fn reserve(State(app): Shared, headers: HeaderMap, request: Request) -> An
         },
     );
     let (id, text) = reserved.await?;
+    Ok(created(id, text))
+}
+
+/// A new reservation, and where it is.
+pub fn created(id: ReservationId, text: Bytes) -> Response {
     let mut response = answer(StatusCode::CREATED, text);
     if let Ok(location) = format!("/v1/reservations/{}", id.0).parse() {
         response.headers_mut().insert(header::LOCATION, location);
     }
-    Ok(response)
+    response
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+/// Makes a reservation and its answer; the same request under the same key gets the same answer.
+pub fn once(
+    app: &App,
+    key: Option<String>,
+    asked: Bytes,
+    make: impl FnOnce() -> Result<(ReservationId, Bytes), Problem>,
+) -> Result<(ReservationId, Bytes), Problem> {
+    let Some(key) = key else {
+        return make();
+    };
+    if let Some(kept) = app.answered(&key)? {
+        return given_again(kept, &asked);
+    }
+    let (id, answer) = make()?;
+    let given = answer.clone();
+    app.keep(key, Kept { asked, id, answer })?;
+    Ok((id, given))
+}
+
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
         return Ok(None);
     };
@@ -278,7 +290,19 @@ fn reserved(
     let (_, model) = app.cache.model(&path)?;
     let resolved = asked.settings.resolve(&model, app.host.gpus())?;
     let (run, policy, now_ms) = (&resolved.run, &resolved.policy, app.clock.now_ms());
-    let reserved = app.host.reserve(&model, run, policy, load, now_ms)?;
+    let reserved = app.with_fresh_figures(|| {
+        let reserved = app.host.reserve(&model, run, policy, load, now_ms);
+        reserved.map_err(|error| (error.can_retry(), Problem::from(error)))
+    });
+    let reserved = match reserved {
+        Ok(reserved) => reserved,
+        Err(problem) => {
+            let state = app.host.ledger().state()?;
+            app.decisions.refused(load, now_ms, &problem, &state);
+            return Err(problem);
+        }
+    };
+    app.decisions.granted(load, &reserved.grant);
     let gpus = app.host.gpus_for(&reserved.grant);
     let report = report(
         app,
@@ -316,6 +340,8 @@ fn report(
         evict: grant.evict.iter().map(EvictionReport::from).collect(),
         waits_for: grant.waits_for.iter().map(|id| id.0).collect(),
         options: grant.decision.options.iter().map(LookedAt::from).collect(),
+        before: grant.decision.before.iter().map(GpuSums::from).collect(),
+        after: grant.decision.after.iter().map(GpuSums::from).collect(),
     })
 }
 
@@ -331,7 +357,7 @@ fn number(id: &str) -> Result<ReservationId, Problem> {
     number.map_err(|_| Problem::bad(format!("'{id}' is not the number of a reservation")))
 }
 
-fn shown(app: &App, id: ReservationId) -> Result<ReservationReport, Problem> {
+pub fn shown(app: &App, id: ReservationId) -> Result<ReservationReport, Problem> {
     let state = app.host.ledger().state()?;
     let found = state.reservation(id).map(ReservationReport::from);
     found.ok_or_else(|| vramfit::ledger::Error::UnknownReservation(id).into())
@@ -357,12 +383,7 @@ async fn commit(State(app): Shared, Path(id): Path<String>, request: Request) ->
         let ledger = app.host.ledger();
         let state = ledger.state()?;
         let shares = match asked.shares {
-            Some(shares) => {
-                let share = |s: &crate::api::GpuBytes| {
-                    Share::new(GpuId::new(app.host.name().clone(), s.gpu.as_str()), s.bytes)
-                };
-                shares.iter().map(share).collect::<Result<_, _>>()?
-            }
+            Some(shares) => on_host(app.host.name(), &shares)?,
             None => state
                 .reservation(id)
                 .map(|r| r.shares.clone())

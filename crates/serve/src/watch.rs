@@ -16,6 +16,8 @@ use vramfit::ledger::{GpuId, Probe as Probed, Reaped};
 const LEASES: Duration = Duration::from_millis(500);
 /// How often the driver is asked what is free.
 const PROBES: Duration = Duration::from_secs(15);
+/// How soon it is asked again after something was released: until then that is not promised on.
+const CONFIRM: Duration = Duration::from_secs(1);
 
 /// What came of asking the driver.
 #[derive(Debug, Default)]
@@ -31,6 +33,8 @@ struct Answers {
     error: Option<String>,
     /// Leases that have run out are no reason to ask again before.
     not_before: Option<Instant>,
+    /// When it was asked last, by whomever.
+    asked: Option<Instant>,
 }
 
 impl Asked {
@@ -69,13 +73,13 @@ pub async fn watch(app: Arc<App>) {
     let mut asked = Instant::now();
     loop {
         every.tick().await;
-        let ask_driver = asked.elapsed() >= PROBES;
-        if ask_driver {
+        let is_time = asked.elapsed() >= PROBES;
+        if is_time {
             asked = Instant::now();
         }
         let app = Arc::clone(&app);
         // A journal that cannot be written is told to who asks for something; what the driver did is kept.
-        let _ = quick(move || app.look_after(ask_driver)).await;
+        let _ = quick(move || app.look_after(is_time || app.may_confirm())).await;
     }
 }
 
@@ -105,6 +109,8 @@ impl App {
     fn ask(&self, probe: &dyn Probe, now_ms: u64) -> Result<Reaped, Problem> {
         let ledger = self.host.ledger();
         let before = ledger.state()?;
+        let now = Instant::now();
+        self.asked.change(|asked| asked.asked = Some(now));
         let machine = probe.machine().map_err(|error| {
             let error = error.to_string();
             self.metrics.probe_failed();
@@ -126,6 +132,38 @@ impl App {
             .filter(|gpu| !known.contains_key(gpu));
         let blind: Vec<GpuId> = blind.cloned().collect();
         Ok(ledger.reap_since(&before, &probes, &blind, now_ms)?)
+    }
+
+    /// Whether something was released of which the driver may say by now that it is free.
+    fn may_confirm(&self) -> bool {
+        let now = self.asked.now();
+        let is_soon = now.asked.is_some_and(|at| at.elapsed() < CONFIRM);
+        self.probe.is_some() && now.error.is_none() && !is_soon && self.is_unconfirmed()
+    }
+
+    fn is_unconfirmed(&self) -> bool {
+        let views = self.host.ledger().gpus().unwrap_or_default();
+        views.iter().any(|view| view.unconfirmed_bytes > 0)
+    }
+
+    /// Tries; where that is refused only for now, and something was released that the driver has not been asked
+    /// about, asks it and tries again.
+    pub fn with_fresh_figures<T>(
+        &self,
+        attempt: impl Fn() -> Result<T, (bool, Problem)>,
+    ) -> Result<T, Problem> {
+        let (for_now, problem) = match attempt() {
+            Ok(done) => return Ok(done),
+            Err(refused) => refused,
+        };
+        // Who comes while another asks may try again later.
+        let Ok(_one) = self.confirming.try_lock() else {
+            return Err(problem);
+        };
+        if for_now && self.may_confirm() && self.look_after(true).is_ok() {
+            return attempt().map_err(|(_, problem)| problem);
+        }
+        Err(problem)
     }
 
     /// What is free of the host's GPUs, where that is known.

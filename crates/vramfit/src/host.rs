@@ -184,10 +184,40 @@ impl<S: Store> Host<S> {
         gpus
     }
 
-    /// What the driver says is free of each GPU, in their order: never more than that is promised from
-    /// now on. Where only some are known, [`Ledger::probe`] takes those.
+    /// What the driver says is free of each GPU, in their order, just now: since it was asked nothing has been
+    /// committed or released by anybody. Where that is not sure, [`Host::observe_with`].
+    ///
+    /// Never more than that is promised from now on; what is reserved later comes out of it. What is released
+    /// later is free with the next figure, see [`Ledger::probe`]: observe again after a release. Where only some
+    /// GPUs' are known, [`Ledger::probe_since`] takes those.
     pub fn observe(&self, free_bytes: &[u64]) -> Result<(), Error> {
         self.ledger.probe(&self.probes(free_bytes)?)?;
+        Ok(())
+    }
+
+    /// Asks with `ask` what is free of each GPU, and takes the answer as [`Host::observe`] does, whatever has been
+    /// loaded or released in the meantime.
+    ///
+    /// ```
+    /// # use vramfit::{Error, Host, Volatile};
+    /// let host = Host::open(Volatile, "gpu-box", vramfit::gpu_list("h100x2")?)?;
+    /// # let nvml_free_bytes = || Ok::<_, Error>(vec![60 << 30, 70 << 30]);
+    /// host.observe_with(nvml_free_bytes)?;
+    /// assert_eq!(host.gpus_now()?.devices[0].free_bytes, 60 << 30);
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn observe_with<E: From<Error>>(
+        &self,
+        ask: impl FnOnce() -> Result<Vec<u64>, E>,
+    ) -> Result<(), E> {
+        let before = self.ledger.state().map_err(Error::from)?;
+        Ok(self.observe_since(&before, &ask()?)?)
+    }
+
+    /// As [`Host::observe`], with figures of any moment since `before`, the ledger ([`Ledger::state`]) as it was
+    /// when the driver was asked.
+    pub fn observe_since(&self, before: &State, free_bytes: &[u64]) -> Result<(), Error> {
+        self.ledger.probe_since(before, &self.probes(free_bytes)?)?;
         Ok(())
     }
 

@@ -1,0 +1,45 @@
+//! What is told rather than asked: models that are already loaded, what engines say they hold; and why requests
+//! were answered as they were.
+
+use crate::api::{
+    AdoptRequest, DecisionList, DifferencesReport, ReconcileRequest, ReservationReport,
+};
+use crate::app::App;
+use crate::routes::{Answer, body, created, idempotency_key, json, ok, once, parse, shown};
+use crate::work::quick;
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use std::sync::Arc;
+
+pub async fn adopt(State(app): State<Arc<App>>, headers: HeaderMap, request: Request) -> Answer {
+    let key = idempotency_key(&headers)?;
+    let body = body(&app, request).await?;
+    let asked: AdoptRequest = parse(&body)?;
+    let adopted = quick(move || {
+        let found = asked.found(app.host.name(), key.as_deref())?;
+        once(&app, key, body, || {
+            let id = app.host.ledger().adopt(&found, app.clock.now_ms())?;
+            let report: ReservationReport = shown(&app, id)?;
+            Ok((id, json(&report)?))
+        })
+    });
+    let (id, text) = adopted.await?;
+    Ok(created(id, text))
+}
+
+pub async fn reconcile(State(app): State<Arc<App>>, request: Request) -> Answer {
+    let body = body(&app, request).await?;
+    let asked: ReconcileRequest = parse(&body)?;
+    let found = quick(move || {
+        let held = asked.held(app.host.name())?;
+        let holder = asked.holder.as_str().into();
+        Ok(app.host.ledger().reconcile(&holder, &held)?)
+    });
+    ok(&DifferencesReport::from(&found.await?))
+}
+
+pub async fn decisions(State(app): State<Arc<App>>) -> Answer {
+    ok(&DecisionList {
+        decisions: app.decisions.latest(),
+    })
+}
