@@ -99,12 +99,42 @@ func (h *Host) GPUs() (*GPUs, error) {
 	return newGPUs(c), nil
 }
 
-// Observe says what the driver says is free of each GPU: never more than that is promised from now on.
+// Observe says what the driver says is free of each GPU, just now: since it was asked nothing was committed or released
+// by anybody (else ObserveWith). Never more than that is promised from now on, and what is released later is promised on
+// with the next figures: observe again behind a Release.
 func (h *Host) Observe(freeBytes []uint64) error {
+	return h.observe(nil, freeBytes)
+}
+
+// ObserveWith asks what is free of each GPU and takes the answer as Observe does, whatever has been loaded or released
+// in the meantime.
+func (h *Host) ObserveWith(ask func() ([]uint64, error)) error {
+	mark, err := h.mark()
+	if err != nil {
+		return err
+	}
+	defer C.vramfit_mark_free(mark)
+	freeBytes, err := ask()
+	if err != nil {
+		return err
+	}
+	return h.observe(mark, freeBytes)
+}
+
+func (h *Host) observe(mark *C.vramfit_mark, freeBytes []uint64) error {
 	var failed *C.vramfit_error
-	status := C.vramfit_host_observe(h.c, bytesOf(freeBytes), C.size_t(len(freeBytes)), &failed)
+	status := C.vramfit_host_observe(h.c, mark, bytesOf(freeBytes), C.size_t(len(freeBytes)), &failed)
 	runtime.KeepAlive(h)
 	return failure(status, failed)
+}
+
+// mark is the ledger as it is now, to be freed.
+func (h *Host) mark() (*C.vramfit_mark, error) {
+	var mark *C.vramfit_mark
+	var failed *C.vramfit_error
+	status := C.vramfit_host_mark(h.c, &mark, &failed)
+	runtime.KeepAlive(h)
+	return mark, failure(status, failed)
 }
 
 func bytesOf(values []uint64) *C.uint64_t {
@@ -246,7 +276,11 @@ func (h *Host) EndRequest(id uint64) error {
 }
 
 // Adopt takes over something that is already loaded. A fact: it is not checked, and the audit shows where it is too much.
-func (h *Host) Adopt(model, holder string, shares []Share) (uint64, error) {
+// The lease is to be renewed at least this often, a millisecond or more; 0 for none.
+func (h *Host) Adopt(model, holder string, shares []Share, lease time.Duration) (uint64, error) {
+	if lease != 0 && lease < time.Millisecond {
+		return 0, errors.New("vramfit: a lease of less than a millisecond")
+	}
 	cmodel, cholder := C.CString(model), C.CString(holder)
 	defer C.free(unsafe.Pointer(cmodel))
 	defer C.free(unsafe.Pointer(cholder))
@@ -256,9 +290,60 @@ func (h *Host) Adopt(model, holder string, shares []Share) (uint64, error) {
 	}
 	var id C.uint64_t
 	var failed *C.vramfit_error
-	status := C.vramfit_host_adopt(h.c, cmodel, cholder, unsafe.SliceData(cshares), C.size_t(len(cshares)), h.now(), &id, &failed)
+	status := C.vramfit_host_adopt(h.c, cmodel, cholder, unsafe.SliceData(cshares), C.size_t(len(cshares)),
+		C.uint64_t(lease.Milliseconds()), h.now(), &id, &failed)
 	runtime.KeepAlive(h)
 	return uint64(id), failure(status, failed)
+}
+
+// Held is what an engine says it holds, by the number of its reservation.
+type Held struct {
+	ID     uint64
+	Shares []Share
+}
+
+// Differences is how a holder's report differs from the ledger.
+type Differences struct {
+	Resized []uint64 // held in other sizes: the ledger has them as reported now
+	Unknown []uint64 // reported, but not in the ledger as this holder's: adopt or unload them
+	Missing []uint64 // running by the ledger, but not reported: release them
+}
+
+// Reconcile holds what a holder's engines say they hold, all of it, against the ledger.
+func (h *Host) Reconcile(holder string, held []Held) (Differences, error) {
+	type share struct {
+		GPU   uint32 `json:"gpu"`
+		Bytes uint64 `json:"bytes"`
+	}
+	type report struct {
+		ID     uint64  `json:"id"`
+		Shares []share `json:"shares"`
+	}
+	reports := []report{}
+	for _, held := range held {
+		shares := []share{}
+		for _, s := range held.Shares {
+			shares = append(shares, share(s))
+		}
+		reports = append(reports, report{held.ID, shares})
+	}
+	text, err := json.Marshal(reports)
+	if err != nil {
+		return Differences{}, err
+	}
+	cholder, cheld := C.CString(holder), C.CString(string(text))
+	defer C.free(unsafe.Pointer(cholder))
+	defer C.free(unsafe.Pointer(cheld))
+	var found *C.char
+	var failed *C.vramfit_error
+	status := C.vramfit_host_reconcile(h.c, cholder, cheld, &found, &failed)
+	runtime.KeepAlive(h)
+	if err := failure(status, failed); err != nil {
+		return Differences{}, err
+	}
+	var differences Differences
+	err = json.Unmarshal([]byte(taken(found)), &differences)
+	return differences, err
 }
 
 // Violation is a GPU with more promised on it than it has.
@@ -295,12 +380,30 @@ func (h *Host) State() (json.RawMessage, error) {
 	return json.RawMessage(taken(text)), failure(status, failed)
 }
 
-// Reap drops reservations whose lease has run out, together with what the driver says is free of each GPU, taken just
-// before.
+// Reap drops reservations whose lease has run out, together with what the driver says is free of each GPU, just now, as
+// for Observe.
 func (h *Host) Reap(freeBytes []uint64) (json.RawMessage, error) {
+	return h.reap(nil, freeBytes)
+}
+
+// ReapWith is to Reap what ObserveWith is to Observe.
+func (h *Host) ReapWith(ask func() ([]uint64, error)) (json.RawMessage, error) {
+	mark, err := h.mark()
+	if err != nil {
+		return nil, err
+	}
+	defer C.vramfit_mark_free(mark)
+	freeBytes, err := ask()
+	if err != nil {
+		return nil, err
+	}
+	return h.reap(mark, freeBytes)
+}
+
+func (h *Host) reap(mark *C.vramfit_mark, freeBytes []uint64) (json.RawMessage, error) {
 	var text *C.char
 	var failed *C.vramfit_error
-	status := C.vramfit_host_reap(h.c, bytesOf(freeBytes), C.size_t(len(freeBytes)), h.now(), &text, &failed)
+	status := C.vramfit_host_reap(h.c, mark, bytesOf(freeBytes), C.size_t(len(freeBytes)), h.now(), &text, &failed)
 	runtime.KeepAlive(h)
 	return json.RawMessage(taken(text)), failure(status, failed)
 }

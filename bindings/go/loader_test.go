@@ -325,8 +325,8 @@ func TestErrors(t *testing.T) {
 	check(second(vramfit.Plan(unknown(t), gpus, vramfit.Settings{SplitMode: "tensor"})), vramfit.NotModelled, "'lxama', which is not known: use -sm layer")
 	check(second(host.Reserve(model, vramfit.Load{Model: "m", Holder: "h"}, vramfit.Settings{})), vramfit.NeverFits, "does not fit")
 	check(host.Commit(7, nil), vramfit.UnknownReservation, "#7")
-	check(second(host.Adopt("m", "h", []vramfit.Share{{GPU: 1, Bytes: 1}})), vramfit.UnknownGPU, "CUDA1")
-	id := must[uint64](t)(host.Adopt("m", "h", []vramfit.Share{{GPU: 0, Bytes: 3 << 30}}))
+	check(second(host.Adopt("m", "h", []vramfit.Share{{GPU: 1, Bytes: 1}}, 0)), vramfit.UnknownGPU, "CUDA1")
+	id := must[uint64](t)(host.Adopt("m", "h", []vramfit.Share{{GPU: 0, Bytes: 3 << 30}}, 0))
 	violations := must[[]vramfit.Violation](t)(host.Audit())
 	if len(violations) != 1 || violations[0].ReservedBytes != 3<<30 || violations[0].Reservations[0] != id {
 		t.Errorf("%+v", violations)
@@ -342,6 +342,53 @@ func TestErrors(t *testing.T) {
 	}
 	if vramfit.Version() == "" {
 		t.Error("no version")
+	}
+}
+
+// The ledger against the driver and against what engines say they hold.
+func TestFacts(t *testing.T) {
+	const gib = 1 << 30
+	gpus := must[*vramfit.GPUs](t)(vramfit.ParseGPUs("16GiB"))
+	host := must[*vramfit.Host](t)(vramfit.OpenHost("box", gpus, vramfit.HostOptions{}))
+	now := time.UnixMilli(1000)
+	host.Now = func() time.Time { return now }
+	free := func() uint64 { return must[*vramfit.GPUs](t)(host.GPUs()).FreeBytes(0) }
+	capacity := free()
+	var a, b uint64
+	// While the driver is asked, of which others have 2 GiB, 4 GiB are loaded that are not in its answer.
+	err := host.ObserveWith(func() ([]uint64, error) {
+		a = must[uint64](t)(host.Adopt("a", "loader", []vramfit.Share{{GPU: 0, Bytes: 4 * gib}}, 0))
+		return []uint64{capacity - 2*gib}, nil
+	})
+	if err != nil || free() != capacity-6*gib {
+		t.Fatalf("%v, %d free of %d", err, free(), capacity)
+	}
+	b = must[uint64](t)(host.Adopt("b", "loader", []vramfit.Share{{GPU: 0, Bytes: gib}}, time.Second))
+	held := []vramfit.Held{{ID: a, Shares: []vramfit.Share{{GPU: 0, Bytes: 5 * gib}}}, {ID: 99, Shares: []vramfit.Share{{GPU: 0, Bytes: 1}}}}
+	found := must[vramfit.Differences](t)(host.Reconcile("loader", held))
+	expected := vramfit.Differences{Resized: []uint64{a}, Unknown: []uint64{99}, Missing: []uint64{b}}
+	if !reflect.DeepEqual(found, expected) || free() != capacity-8*gib {
+		t.Fatalf("%+v, %d free of %d", found, free(), capacity)
+	}
+	if _, err := host.Reconcile("loader", []vramfit.Held{{ID: a, Shares: []vramfit.Share{{GPU: 3, Bytes: 1}}}}); !errors.Is(err, vramfit.UnknownGPU) {
+		t.Fatal(err)
+	}
+	refused := errors.New("no driver")
+	if err := host.ObserveWith(func() ([]uint64, error) { return nil, refused }); err != refused {
+		t.Fatal(err)
+	}
+	// Its lease runs out, and the driver says that nothing is left of it.
+	now = now.Add(2 * time.Second)
+	reaped, err := host.ReapWith(func() ([]uint64, error) { return []uint64{capacity - 7*gib}, nil })
+	if err != nil || !strings.Contains(string(reaped), fmt.Sprintf(`"id":%d`, b)) || free() != capacity-7*gib {
+		t.Fatalf("%v, %s, %d free of %d", err, reaped, free(), capacity)
+	}
+	// Released, and free with the next figure.
+	if err := errors.Join(host.Release(a), host.Observe([]uint64{capacity - 2*gib})); err != nil || free() != capacity-2*gib {
+		t.Fatalf("%v, %d free of %d", err, free(), capacity)
+	}
+	if _, err := host.Adopt("m", "h", []vramfit.Share{{GPU: 0, Bytes: 1}}, time.Microsecond); err == nil {
+		t.Fatal("a lease that ends before it begins")
 	}
 }
 

@@ -122,20 +122,54 @@ int main(int argc, char **argv) {
     size_t violations = 0;
     char *json = NULL;
     vramfit_share much = {0, 3ull << 30};
-    CHECK(vramfit_host_adopt(host, "m", "h", &much, 1, 0, &id, &error) == VRAMFIT_STATUS_OK);
+    CHECK(vramfit_host_adopt(host, "m", "h", &much, 1, 0, 0, &id, &error) == VRAMFIT_STATUS_OK);
     CHECK(vramfit_host_audit(host, &violations, &json, &error) == VRAMFIT_STATUS_OK && violations == 1);
     CHECK(json && strstr(json, "3221225472"));
     vramfit_string_free(json);
     CHECK(vramfit_host_reconcile(host, "h", NULL, &json, &error) == VRAMFIT_STATUS_OK);
     CHECK(json && strstr(json, "\"missing\":["));
     vramfit_string_free(json);
+    // An engine's own list: GPUs by index or by name, and sizes that are taken over.
+    char held[128];
+    snprintf(held, sizeof held, "[{\"id\": %llu, \"shares\": [{\"gpu\": 0, \"bytes\": 1024}]}]", (unsigned long long)id);
+    CHECK(vramfit_host_reconcile(host, "h", held, &json, &error) == VRAMFIT_STATUS_OK);
+    CHECK(json && strstr(json, "\"resized\":[0]") && strstr(json, "\"missing\":[]"));
+    vramfit_string_free(json);
+    snprintf(held, sizeof held,
+             "[{\"id\": %llu, \"shares\": [{\"gpu\": {\"host\": \"h\", \"gpu\": \"CUDA0\"}, \"bytes\": 1024}]}]",
+             (unsigned long long)id);
+    CHECK(vramfit_host_reconcile(host, "h", held, &json, &error) == VRAMFIT_STATUS_OK);
+    CHECK(json && strstr(json, "\"resized\":[]"));
+    vramfit_string_free(json);
+    snprintf(held, sizeof held, "[{\"id\": %llu, \"shares\": [{\"gpu\": 5, \"bytes\": 1024}]}]", (unsigned long long)id);
+    EXPECT(vramfit_host_reconcile(host, "h", held, &json, &error), UNKNOWN_GPU, "CUDA5");
     CHECK(vramfit_host_release(host, id, &error) == VRAMFIT_STATUS_OK);
-    EXPECT(vramfit_host_observe(host, free_bytes, 0, &error), INVALID_ARGUMENT, "0 figures of free memory for 1 GPUs");
-    EXPECT(vramfit_host_reap(host, NULL, 0, 1, &json, &error), INVALID_ARGUMENT, "0 figures of free memory for 1 GPUs");
-    CHECK(vramfit_host_observe(host, free_bytes, 1, &error) == VRAMFIT_STATUS_OK);
-    CHECK(vramfit_host_reap(host, free_bytes, 1, 1, &json, &error) == VRAMFIT_STATUS_OK);
+    EXPECT(vramfit_host_observe(host, NULL, free_bytes, 0, &error), INVALID_ARGUMENT, "0 figures of free memory for 1 GPUs");
+    EXPECT(vramfit_host_reap(host, NULL, NULL, 0, 1, &json, &error), INVALID_ARGUMENT, "0 figures of free memory for 1 GPUs");
+    CHECK(vramfit_host_observe(host, NULL, free_bytes, 1, &error) == VRAMFIT_STATUS_OK);
+    CHECK(vramfit_host_reap(host, NULL, free_bytes, 1, 1, &json, &error) == VRAMFIT_STATUS_OK);
     CHECK(json && strstr(json, "\"released\":[]"));
     vramfit_string_free(json);
+    // What is loaded while the driver is asked is not in its figure: half of the card is others', and stays so.
+    vramfit_mark *mark = NULL;
+    EXPECT(vramfit_host_mark(NULL, &mark, &error), INVALID_ARGUMENT, "host is NULL");
+    CHECK(vramfit_host_mark(host, &mark, &error) == VRAMFIT_STATUS_OK && mark);
+    vramfit_gpus *now = NULL;
+    CHECK(vramfit_host_gpus(host, &now, &error) == VRAMFIT_STATUS_OK);
+    uint64_t capacity = vramfit_gpus_free_bytes(small, 0), half = capacity / 2;
+    vramfit_gpus_free(now);
+    vramfit_share quarter = {0, capacity / 4};
+    CHECK(vramfit_host_adopt(host, "m", "h", &quarter, 1, 1000, 5, &id, &error) == VRAMFIT_STATUS_OK);
+    CHECK(vramfit_host_observe(host, mark, &half, 1, &error) == VRAMFIT_STATUS_OK);
+    CHECK(vramfit_host_gpus(host, &now, &error) == VRAMFIT_STATUS_OK);
+    CHECK(vramfit_gpus_free_bytes(now, 0) == half - capacity / 4);
+    vramfit_gpus_free(now);
+    // Its lease has run out, and the driver says that nothing is left of it.
+    CHECK(vramfit_host_reap(host, NULL, &capacity, 1, 1006, &json, &error) == VRAMFIT_STATUS_OK);
+    CHECK(json && !strstr(json, "\"released\":[]"));
+    vramfit_string_free(json);
+    vramfit_mark_free(mark);
+    vramfit_mark_free(NULL);
     CHECK(vramfit_settings_schema(&json, &error) == VRAMFIT_STATUS_OK && strstr(json, "n_gpu_layers"));
     vramfit_string_free(json);
 

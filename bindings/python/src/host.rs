@@ -1,13 +1,15 @@
 //! Hosts: GPUs and the ledger over them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyAny, PyDict, PyType};
 use serde_json::json;
-use vramfit::ledger::{self, Store};
+use vramfit::ledger::{self, Adopt, Held, State, Store};
 use vramfit::{
     Answer, GpuList, Journal, LoadRequest, ReservationId, Share, Stale, Status, Volatile,
 };
@@ -56,12 +58,45 @@ impl Which<'_> {
     }
 }
 
+/// What is free of each GPU, or who can be asked.
+#[derive(FromPyObject)]
+pub enum Free<'py> {
+    Figures(Vec<u64>),
+    Ask(Bound<'py, PyAny>),
+}
+
+impl Free<'_> {
+    /// The figures, and the ledger as it was before they were asked for.
+    fn figures(self, py: Python<'_>, host: &Open) -> PyResult<(State, Vec<u64>)> {
+        let state = || py.detach(|| host.ledger().state());
+        let before = state().map_err(Failure::from)?;
+        match self {
+            Free::Figures(free_bytes) => Ok((before, free_bytes)),
+            Free::Ask(ask) if ask.is_callable() => Ok((before, ask.call0()?.extract()?)),
+            Free::Ask(_) => {
+                let why = "free_bytes: give bytes for each GPU, or a function that does";
+                Err(PyTypeError::new_err(why))
+            }
+        }
+    }
+}
+
 /// The time that was given, or the system's clock, which every process of the host shares.
 fn time(now_ms: Option<u64>) -> u64 {
     now_ms.unwrap_or_else(|| {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         since.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX))
     })
+}
+
+fn check_lease(lease_ms: Option<u64>) -> Result<(), Failure> {
+    match lease_ms {
+        Some(0) => {
+            let why = "lease_ms: a lease of 0 has run out before it begins";
+            Err(Failure::argument(why))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn index(host: &Open, gpu: &ledger::GpuId) -> Option<usize> {
@@ -105,14 +140,16 @@ impl Host {
 
     /// The GPUs with what is free of them by the ledger now.
     #[getter]
-    fn gpus(&self) -> Result<Gpus, Failure> {
-        let list = self.host.gpus_now()?;
+    fn gpus(&self, py: Python<'_>) -> Result<Gpus, Failure> {
+        let list = py.detach(|| self.host.gpus_now())?;
         Ok(Gpus { list })
     }
 
-    /// What the driver says is free of each GPU, in their order.
-    fn observe(&self, py: Python<'_>, free_bytes: Vec<u64>) -> Result<(), Failure> {
-        Ok(py.detach(|| self.host.observe(&free_bytes))?)
+    /// What the driver says is free of each GPU, in their order, or a function that asks it.
+    fn observe(&self, py: Python<'_>, free_bytes: Free<'_>) -> PyResult<()> {
+        let (before, free_bytes) = free_bytes.figures(py, &self.host)?;
+        let observed = py.detach(|| self.host.observe_since(&before, &free_bytes));
+        Ok(observed.map_err(Failure::from)?)
     }
 
     /// Finds a placement of `model` on what is free by the ledger and reserves what it takes, in one step.
@@ -132,10 +169,7 @@ impl Host {
     ) -> PyResult<Reserved> {
         let opened = Arc::clone(&model.get().opened);
         let settings = read_settings(settings)?;
-        if lease_ms == Some(0) {
-            let why = "lease_ms: a lease of 0 has run out before it begins";
-            return Err(Failure::argument(why).into());
-        }
+        check_lease(lease_ms)?;
         let mut load = LoadRequest::new(name, holder);
         load.lease_ms = lease_ms;
         load.stale = stale_ms.map(|(idle, start)| Stale::after(idle, start));
@@ -189,7 +223,7 @@ impl Host {
         let shares = match shares {
             Some(shares) => self.host.shares(&shares)?,
             None => {
-                let state = self.host.ledger().state()?;
+                let state = py.detach(|| self.host.ledger().state())?;
                 let held = state.reservation(id).map(|r| r.shares.clone());
                 held.ok_or(ledger::Error::UnknownReservation(id))?
             }
@@ -240,26 +274,47 @@ impl Host {
     }
 
     /// Something that is already loaded. A fact: it is not checked, and the audit shows where it is too much.
-    #[pyo3(signature = (name, holder, shares, *, now_ms = None))]
+    #[pyo3(signature = (name, holder, shares, *, lease_ms = None, now_ms = None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords")]
     fn adopt(
         &self,
         py: Python<'_>,
         name: &str,
         holder: &str,
         shares: Vec<(usize, u64)>,
+        lease_ms: Option<u64>,
         now_ms: Option<u64>,
     ) -> Result<u64, Failure> {
-        let shares = self.host.shares(&shares)?;
-        let (name, holder) = (name.into(), holder.into());
+        check_lease(lease_ms)?;
+        let mut found = Adopt::new(name, holder, self.host.shares(&shares)?);
+        found.lease_ms = lease_ms;
         let ledger = self.host.ledger();
-        Ok(py
-            .detach(|| ledger.adopt(&name, &holder, &shares, time(now_ms)))?
-            .0)
+        Ok(py.detach(|| ledger.adopt(&found, time(now_ms)))?.0)
+    }
+
+    /// What a holder's engines say they hold, all of it, by the numbers of reservations, against the ledger.
+    fn reconcile<'py>(
+        &self,
+        py: Python<'py>,
+        holder: &str,
+        held: BTreeMap<u64, Vec<(usize, u64)>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let held = held.iter().map(|(&id, shares)| {
+            Ok(Held {
+                id: ReservationId(id),
+                shares: self.host.shares(shares)?,
+            })
+        });
+        let held = held.collect::<Result<Vec<_>, vramfit::Error>>();
+        let (held, holder) = (held.map_err(Failure::from)?, holder.into());
+        let found = py.detach(|| self.host.ledger().reconcile(&holder, &held));
+        Ok(pythonize::pythonize(py, &found.map_err(Failure::from)?)?)
     }
 
     /// Every GPU with more promised on it than it has.
     fn audit<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let violations = self.host.ledger().audit().map_err(Failure::from)?;
+        let violations = py.detach(|| self.host.ledger().audit());
+        let violations = violations.map_err(Failure::from)?;
         let violations =
             serde_json::to_value(violations).map_err(|e| Failure::argument(e.to_string()))?;
         Ok(pythonize::pythonize(py, &violations)?)
@@ -267,7 +322,8 @@ impl Host {
 
     /// The ledger as of now: `gpus` and `reservations`.
     fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let state = self.host.ledger().state().map_err(Failure::from)?;
+        let state = py.detach(|| self.host.ledger().state());
+        let state = state.map_err(Failure::from)?;
         let reservations: Vec<_> = state.reservations().collect();
         let json = json!({ "gpus": state.gpus(), "reservations": reservations });
         Ok(pythonize::pythonize(py, &json)?)
@@ -278,11 +334,13 @@ impl Host {
     fn reap<'py>(
         &self,
         py: Python<'py>,
-        free_bytes: Vec<u64>,
+        free_bytes: Free<'_>,
         now_ms: Option<u64>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let (before, free_bytes) = free_bytes.figures(py, &self.host)?;
         let probes = self.host.probes(&free_bytes).map_err(Failure::from)?;
-        let reaped = self.host.ledger().reap(&probes, time(now_ms));
+        let ledger = self.host.ledger();
+        let reaped = py.detach(|| ledger.reap_since(&before, &probes, &[], time(now_ms)));
         Ok(pythonize::pythonize(py, &reaped.map_err(Failure::from)?)?)
     }
 

@@ -229,6 +229,40 @@ def test_facts_are_taken_over_and_shown(small: vramfit.Model) -> None:
         host.reserve(small, name="m2", holder="h")
 
 
+def test_the_ledger_against_the_driver_and_the_engines() -> None:
+    host = vramfit.Host("h", "16GiB")
+    capacity = host.gpus[0].free_bytes
+
+    def free() -> int:
+        return host.gpus[0].free_bytes
+
+    def driver() -> list[int]:
+        # Loaded while the driver is asked, and not in its answer.
+        numbers.append(host.adopt("a", "loader", [(0, 4 * GIB)], now_ms=1))
+        return [capacity - 2 * GIB]
+
+    numbers: list[int] = []
+    host.observe(driver)
+    assert free() == capacity - 6 * GIB
+    numbers.append(host.adopt("b", "loader", [(0, GIB)], lease_ms=1000, now_ms=1))
+    a, b = numbers
+    found = host.reconcile("loader", {a: [(0, 5 * GIB)], 99: [(0, 1)]})
+    assert found == {"resized": [a], "unknown": [99], "missing": [b]}
+    assert free() == capacity - 8 * GIB
+    with pytest.raises(vramfit.UnknownGpu):
+        host.reconcile("loader", {a: [(3, 1)]})
+    with pytest.raises(ZeroDivisionError):
+        host.observe(lambda: [1 // 0])
+    with pytest.raises(vramfit.InvalidArgument):
+        host.adopt("m", "h", [(0, 1)], lease_ms=0)
+    reaped = host.reap(lambda: [capacity - 7 * GIB], now_ms=1002)
+    assert [r["id"] for r in reaped["released"]] == [b] and free() == capacity - 7 * GIB
+    host.release(a)
+    assert host.state()["gpus"][0]["unconfirmed_bytes"] == 5 * GIB
+    host.observe([capacity - 2 * GIB])
+    assert free() == capacity - 2 * GIB
+
+
 def test_threads_share_a_host() -> None:
     model = vramfit.open(fixture("qwen2.5-0.5b.Q4_K_M.gguf"))
     host = vramfit.Host("h", "8GiB")

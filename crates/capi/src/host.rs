@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::json;
-use vramfit::ledger::{self, Held, Store};
+use vramfit::ledger::{self, Store};
 use vramfit::{
     Answer, GpuList, Host, Journal, LoadRequest, ReservationId, Reserved, Share, Stale, Volatile,
 };
@@ -15,13 +15,13 @@ use crate::error::{Failure, free, guard, look, vramfit_error, vramfit_status};
 use crate::gpus::vramfit_gpus;
 use crate::model::vramfit_model;
 use crate::placement::{settings, vramfit_placement};
-use crate::text::{Out, array, c_string, handle, path, pointer, set, text, text_or_null, values};
+use crate::text::{Out, array_of, c_string, handle, path, pointer, text, values};
 use crate::unclaimed::Unclaimed;
 
 /// The GPUs of one host and the ledger over them. Every call is atomic: what is reserved is promised to nobody else,
 /// whichever thread asks.
 pub struct vramfit_host {
-    host: Host<Box<dyn Store + Send>>,
+    pub(crate) host: Host<Box<dyn Store + Send>>,
 }
 
 /// Bytes on one GPU of a host.
@@ -87,7 +87,7 @@ impl vramfit_host {
         u32::try_from(at).ok()
     }
 
-    fn shares(&self, shares: &[vramfit_share]) -> Result<Vec<Share>, Failure> {
+    pub(crate) fn shares(&self, shares: &[vramfit_share]) -> Result<Vec<Share>, Failure> {
         let bytes = shares.iter().map(|s| (s.gpu as usize, s.bytes));
         let bytes: Vec<(usize, u64)> = bytes.collect();
         Ok(self.host.shares(&bytes)?)
@@ -195,22 +195,6 @@ pub unsafe extern "C" fn vramfit_host_gpus(
     })
 }
 
-/// What the driver says is free of each GPU, in their order: never more than that is promised from now on. `count` is
-/// that of the host's GPUs; a list of another length changes nothing.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vramfit_host_observe(
-    host: *const vramfit_host,
-    free_bytes: *const u64,
-    count: usize,
-    error: *mut *mut vramfit_error,
-) -> vramfit_status {
-    guard(error, || {
-        let host = &handle(host, "host")?.host;
-        host.observe(values(free_bytes, count, "free_bytes")?)?;
-        Ok(())
-    })
-}
-
 /// Finds a placement of `model` on what is free by the ledger and reserves what it takes, in one step. `settings_json` is
 /// that of `vramfit_plan`. `load_json` says who asks: {"model": "qwen3:8b", "holder": "loader-1"}, and where wanted
 /// "lease_ms" (a lease to renew at least this often), "stale": {"idle_ms", "start_ms"} (which reservations may be
@@ -257,8 +241,7 @@ pub unsafe extern "C" fn vramfit_reserved_shares(
     reserved: *const vramfit_reserved,
     count: *mut usize,
 ) -> *const vramfit_share {
-    set(count, 0);
-    look(reserved, ptr::null(), |r| array(&r.shares, count))
+    array_of(reserved, count, |r| Some(&r.shares))
 }
 
 /// Reservations whose models have to be unloaded, and then released, before this one is loaded. NULL for none. Lives as
@@ -268,8 +251,7 @@ pub unsafe extern "C" fn vramfit_reserved_leaving(
     reserved: *const vramfit_reserved,
     count: *mut usize,
 ) -> *const u64 {
-    set(count, 0);
-    look(reserved, ptr::null(), |r| array(&r.leaving, count))
+    array_of(reserved, count, |r| Some(&r.leaving))
 }
 
 /// The grant as JSON, with the record of why: every option, each rejection with its GPU and bytes, the GPUs before and
@@ -312,182 +294,6 @@ pub unsafe extern "C" fn vramfit_host_commit(
             shares => host.shares(shares)?,
         };
         host.host.commit(id, &shares, now_ms)?;
-        Ok(())
-    })
-}
-
-/// The holder is alive: its lease begins anew.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vramfit_host_renew(
-    host: *const vramfit_host,
-    id: u64,
-    now_ms: u64,
-    error: *mut *mut vramfit_error,
-) -> vramfit_status {
-    guard(error, || {
-        Ok(handle(host, "host")?
-            .host
-            .renew(ReservationId(id), now_ms)?)
-    })
-}
-
-/// The engine has unloaded it, or has never loaded it.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vramfit_host_release(
-    host: *const vramfit_host,
-    id: u64,
-    error: *mut *mut vramfit_error,
-) -> vramfit_status {
-    guard(error, || {
-        Ok(handle(host, "host")?.host.release(ReservationId(id))?)
-    })
-}
-
-/// A request to the loaded model begins: until it ends, the model is not evicted.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vramfit_host_begin_request(
-    host: *const vramfit_host,
-    id: u64,
-    now_ms: u64,
-    error: *mut *mut vramfit_error,
-) -> vramfit_status {
-    guard(error, || {
-        let ledger = handle(host, "host")?.host.ledger();
-        let begun = ledger.begin_request(ReservationId(id), now_ms);
-        Ok(begun?)
-    })
-}
-
-/// A request ends.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vramfit_host_end_request(
-    host: *const vramfit_host,
-    id: u64,
-    now_ms: u64,
-    error: *mut *mut vramfit_error,
-) -> vramfit_status {
-    guard(error, || {
-        let ledger = handle(host, "host")?.host.ledger();
-        let ended = ledger.end_request(ReservationId(id), now_ms);
-        Ok(ended?)
-    })
-}
-
-/// Every GPU with more promised on it than it has, as a JSON array, and how many there are: none, unless sizes were taken
-/// over as facts or a GPU has gone. `violations_json` may be NULL; else free it with `vramfit_string_free`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vramfit_host_audit(
-    host: *const vramfit_host,
-    count: *mut usize,
-    violations_json: *mut *mut c_char,
-    error: *mut *mut vramfit_error,
-) -> vramfit_status {
-    guard(error, || {
-        set(count, 0);
-        let ledger = handle(host, "host")?.host.ledger();
-        let violations = ledger.audit()?;
-        if !violations_json.is_null() {
-            let out = Out::new(violations_json, "violations_json")?;
-            out.hand_over_text(serde_json::to_string(&violations)?);
-        }
-        set(count, violations.len());
-        Ok(())
-    })
-}
-
-/// The ledger as of now, as a JSON object: `gpus` with what is reserved, leaving, foreign and free on each, and
-/// `reservations`. Free it with `vramfit_string_free`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vramfit_host_state_json(
-    host: *const vramfit_host,
-    state_json: *mut *mut c_char,
-    error: *mut *mut vramfit_error,
-) -> vramfit_status {
-    guard(error, || {
-        let out = Out::new(state_json, "state_json")?;
-        let ledger = handle(host, "host")?.host.ledger();
-        let state = ledger.state()?;
-        let reservations: Vec<_> = state.reservations().collect();
-        let json = json!({ "gpus": state.gpus(), "reservations": reservations });
-        out.hand_over_text(json.to_string());
-        Ok(())
-    })
-}
-
-/// Drops reservations whose lease has run out, together with what the driver says is free of each GPU, taken just before:
-/// what an orphaned engine still holds then counts as taken by others. `count` is that of the host's GPUs; a list of
-/// another length changes nothing. `reaped_json` may be NULL; else it is an object with `released` and `unprobed`, to be
-/// freed with `vramfit_string_free`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vramfit_host_reap(
-    host: *const vramfit_host,
-    free_bytes: *const u64,
-    count: usize,
-    now_ms: u64,
-    reaped_json: *mut *mut c_char,
-    error: *mut *mut vramfit_error,
-) -> vramfit_status {
-    guard(error, || {
-        let host = &handle(host, "host")?.host;
-        let probes = host.probes(values(free_bytes, count, "free_bytes")?)?;
-        let reaped = host.ledger().reap(&probes, now_ms);
-        let reaped = reaped?;
-        if !reaped_json.is_null() {
-            let out = Out::new(reaped_json, "reaped_json")?;
-            out.hand_over_text(serde_json::to_string(&reaped)?);
-        }
-        Ok(())
-    })
-}
-
-/// Something that is already loaded, as when a server starts beside running engines. A fact: it is not checked, and the
-/// audit shows where it is too much.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vramfit_host_adopt(
-    host: *const vramfit_host,
-    model_name: *const c_char,
-    holder: *const c_char,
-    shares: *const vramfit_share,
-    count: usize,
-    now_ms: u64,
-    id: *mut u64,
-    error: *mut *mut vramfit_error,
-) -> vramfit_status {
-    guard(error, || {
-        set(id, 0);
-        let host = handle(host, "host")?;
-        let model = text(model_name, "model_name")?.into();
-        let holder = text(holder, "holder")?.into();
-        let shares = host.shares(values(shares, count, "shares")?)?;
-        let adopted = host.host.ledger().adopt(&model, &holder, &shares, now_ms);
-        set(id, adopted?.0);
-        Ok(())
-    })
-}
-
-/// What a holder's engine says it holds, as a JSON array of {"id": 7, "shares": [{"gpu": {"host": "..", "gpu": ".."},
-/// "bytes": 1}]}; NULL for nothing. How that differs goes to `differences_json` (which may be NULL): an object with
-/// `resized` (taken over), `unknown` and `missing`, to be freed with `vramfit_string_free`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vramfit_host_reconcile(
-    host: *const vramfit_host,
-    holder: *const c_char,
-    held_json: *const c_char,
-    differences_json: *mut *mut c_char,
-    error: *mut *mut vramfit_error,
-) -> vramfit_status {
-    guard(error, || {
-        let ledger = handle(host, "host")?.host.ledger();
-        let holder = text(holder, "holder")?.into();
-        let held = text_or_null(held_json, "held_json")?.unwrap_or("[]");
-        let held: Vec<Held> = serde_json::from_str(held)
-            .map_err(|error| Failure::argument(format!("held_json: {error}")))?;
-        let found = ledger.reconcile(&holder, &held);
-        let found = found?;
-        if !differences_json.is_null() {
-            let out = Out::new(differences_json, "differences_json")?;
-            out.hand_over_text(serde_json::to_string(&found)?);
-        }
         Ok(())
     })
 }

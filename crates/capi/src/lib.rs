@@ -16,6 +16,7 @@
 mod error;
 mod gpus;
 mod host;
+mod ledger;
 mod model;
 mod placement;
 mod text;
@@ -24,6 +25,7 @@ mod unclaimed;
 pub use error::*;
 pub use gpus::*;
 pub use host::*;
+pub use ledger::*;
 pub use model::*;
 pub use placement::*;
 pub use text::vramfit_string_free;

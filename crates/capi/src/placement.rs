@@ -13,7 +13,7 @@ use vramfit::{Answer, Settings};
 use crate::error::{Failure, free, guard, look, vramfit_error, vramfit_status};
 use crate::gpus::vramfit_gpus;
 use crate::model::{Opened, vramfit_model};
-use crate::text::{Out, array, c_string, handle, pointer, set, text_or_null};
+use crate::text::{Out, array_of, c_string, handle, pointer, text_or_null};
 
 /// The host where a GPU's index is asked for.
 pub const VRAMFIT_HOST_MEMORY: u32 = 0xffff_ffff;
@@ -246,11 +246,7 @@ pub unsafe extern "C" fn vramfit_placement_terms(
     device: u32,
     count: *mut usize,
 ) -> *const vramfit_term {
-    set(count, 0);
-    look(placement, ptr::null(), |p| match p.device(device) {
-        Some(shown) => array(&shown.terms, count),
-        None => ptr::null(),
-    })
+    array_of(placement, count, |p| p.device(device).map(|d| &d.terms))
 }
 
 /// What a GPU, or `VRAMFIT_HOST_MEMORY`, takes in all: what nvidia-smi would show for the process. 0 beyond the end.
@@ -283,11 +279,7 @@ pub unsafe extern "C" fn vramfit_placement_layers(
     device: u32,
     count: *mut usize,
 ) -> *const u32 {
-    set(count, 0);
-    look(placement, ptr::null(), |p| match p.device(device) {
-        Some(shown) => array(&shown.layers, count),
-        None => ptr::null(),
-    })
+    array_of(placement, count, |p| p.device(device).map(|d| &d.layers))
 }
 
 /// The llama-server call that does it, program and arguments. Lives as long as the placement.
@@ -296,8 +288,7 @@ pub unsafe extern "C" fn vramfit_placement_command(
     placement: *const vramfit_placement,
     count: *mut usize,
 ) -> *const *const c_char {
-    set(count, 0);
-    look(placement, ptr::null(), |p| array(&p.command.0, count))
+    array_of(placement, count, |p| Some(&p.command.0))
 }
 
 /// All of it as JSON: what `estimate --json` prints, `vramfit.estimate/1`. Lives as long as the placement.

@@ -4,7 +4,9 @@ use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
 use std::ptr;
 
-use crate::error::Failure;
+use serde::Serialize;
+
+use crate::error::{Failure, look};
 
 /// Text for C; it ends where the text has a NUL, which none of vramfit's has.
 pub(crate) fn c_string(text: impl Into<Vec<u8>>) -> CString {
@@ -109,12 +111,32 @@ impl Out<c_char> {
 }
 
 /// An array that belongs to a handle; how many there are goes to `count` where that is not NULL.
-pub(crate) fn array<T>(values: &[T], count: *mut usize) -> *const T {
-    set(count, values.len());
-    match values.is_empty() {
-        true => ptr::null(),
-        false => values.as_ptr(),
+pub(crate) fn array_of<H, T>(
+    handle: *const H,
+    count: *mut usize,
+    values: impl FnOnce(&H) -> Option<&Vec<T>>,
+) -> *const T {
+    set(count, 0);
+    look(handle, ptr::null(), |handle| {
+        let values = values(handle).filter(|values| !values.is_empty());
+        values.map_or(ptr::null(), |values| {
+            set(count, values.len());
+            values.as_ptr()
+        })
+    })
+}
+
+/// JSON for who wants it: not for NULL.
+pub(crate) fn write_json(
+    place: *mut *mut c_char,
+    what: &str,
+    value: &impl Serialize,
+) -> Result<(), Failure> {
+    if !place.is_null() {
+        let out = Out::new(place, what)?;
+        out.hand_over_text(serde_json::to_string(value)?);
     }
+    Ok(())
 }
 
 /// Writes a number where there is a place for it.

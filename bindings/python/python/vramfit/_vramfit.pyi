@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypedDict, final
@@ -10,6 +10,7 @@ _CacheType: TypeAlias = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "i
 _Certainty: TypeAlias = Literal["exact", "modelled", "bound"]
 _GpusLike: TypeAlias = Gpus | str | Sequence[Gpu]
 _Reservation: TypeAlias = Reserved | int
+_Free: TypeAlias = Sequence[int] | Callable[[], Sequence[int]]
 
 __all__ = [
     "__version__",
@@ -224,7 +225,11 @@ class Host:
     def name(self) -> str: ...
     @property
     def gpus(self) -> Gpus: ...
-    def observe(self, free_bytes: Sequence[int]) -> None: ...
+    def observe(self, free_bytes: _Free) -> None:
+        """What the driver says is free of each GPU: figures that were taken just now, nothing having been committed or
+        released since, or a function that asks for them. Never more is promised from now on, and what is released
+        later is promised on with the next figures."""
+
     def reserve(
         self,
         model: Model,
@@ -249,11 +254,21 @@ class Host:
     def begin_request(self, reservation: _Reservation, *, now_ms: int | None = None) -> None: ...
     def end_request(self, reservation: _Reservation, *, now_ms: int | None = None) -> None: ...
     def adopt(
-        self, name: str, holder: str, shares: Sequence[tuple[int, int]], *, now_ms: int | None = None
+        self,
+        name: str,
+        holder: str,
+        shares: Sequence[tuple[int, int]],
+        *,
+        lease_ms: int | None = None,
+        now_ms: int | None = None,
     ) -> int: ...
+    def reconcile(self, holder: str, held: dict[int, Sequence[tuple[int, int]]]) -> dict[str, list[int]]:
+        """What a holder's engines say they hold, all of it: reservations that are ``resized`` (taken over), ``unknown``
+        (adopt or unload them) and ``missing`` (release them)."""
+
     def audit(self) -> list[dict[str, Any]]: ...
     def state(self) -> dict[str, Any]: ...
-    def reap(self, free_bytes: Sequence[int], *, now_ms: int | None = None) -> dict[str, Any]: ...
+    def reap(self, free_bytes: _Free, *, now_ms: int | None = None) -> dict[str, Any]: ...
 
 @final
 class Reserved:
