@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)] // also in what the tests share
 
 use vramfit_ledger::{
-    Adopt, Error, Event, GpuId, Grant, Held, Journal, Ledger, Memory, Name, Phase, Probe, Request,
+    Adopt, Error, Event, GpuId, Grant, Held, Journal, Ledger, Memory, Phase, Probe, Request,
     ReservationId, Shape, Share, Stale, State, Store, StoreError, Tail, Verdict, Volatile, size,
 };
 

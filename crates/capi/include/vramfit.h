@@ -175,6 +175,9 @@ typedef struct vramfit_gpus vramfit_gpus;
 // whichever thread asks.
 typedef struct vramfit_host vramfit_host;
 
+// The ledger as it was at one moment: taken before the driver is asked, it says what was loaded then.
+typedef struct vramfit_mark vramfit_mark;
+
 // What a GGUF file's header says of a model. Never changes; share it between threads as you like.
 typedef struct vramfit_model vramfit_model;
 
@@ -287,13 +290,6 @@ vramfit_status vramfit_host_open(const char *name,
 // The host's GPUs with what is free of them by the ledger now: a list of its own, to be freed.
 vramfit_status vramfit_host_gpus(const vramfit_host *host, vramfit_gpus **gpus, vramfit_error **error);
 
-// What the driver says is free of each GPU, in their order: never more than that is promised from now on. `count` is
-// that of the host's GPUs; a list of another length changes nothing.
-vramfit_status vramfit_host_observe(const vramfit_host *host,
-                                    const uint64_t *free_bytes,
-                                    size_t count,
-                                    vramfit_error **error);
-
 // Finds a placement of `model` on what is free by the ledger and reserves what it takes, in one step. `settings_json` is
 // that of `vramfit_plan`. `load_json` says who asks: {"model": "qwen3:8b", "holder": "loader-1"}, and where wanted
 // "lease_ms" (a lease to renew at least this often), "stale": {"idle_ms", "start_ms"} (which reservations may be
@@ -337,6 +333,9 @@ vramfit_status vramfit_host_commit(const vramfit_host *host,
                                    uint64_t now_ms,
                                    vramfit_error **error);
 
+// Closes the ledger; a journal keeps it. NULL is allowed.
+void vramfit_host_free(vramfit_host *host);
+
 // The holder is alive: its lease begins anew.
 vramfit_status vramfit_host_renew(const vramfit_host *host,
                                   uint64_t id,
@@ -358,6 +357,36 @@ vramfit_status vramfit_host_end_request(const vramfit_host *host,
                                         uint64_t now_ms,
                                         vramfit_error **error);
 
+// Marks the ledger as it is now: to be taken before the driver is asked what is free, for `vramfit_host_observe` and
+// `vramfit_host_reap`. Free it with `vramfit_mark_free`.
+vramfit_status vramfit_host_mark(const vramfit_host *host,
+                                 vramfit_mark **mark,
+                                 vramfit_error **error);
+
+// Frees a mark. NULL is allowed.
+void vramfit_mark_free(vramfit_mark *mark);
+
+// What the driver says is free of each GPU, in their order: never more than that is promised from now on, and what is
+// released later is promised on with the next figures: observe again behind a release. The figures are of any moment since
+// `mark`; NULL says that nothing was committed or released since the driver was asked. `count` is that of the host's
+// GPUs; a list of another length changes nothing.
+vramfit_status vramfit_host_observe(const vramfit_host *host,
+                                    const vramfit_mark *mark,
+                                    const uint64_t *free_bytes,
+                                    size_t count,
+                                    vramfit_error **error);
+
+// Drops reservations whose lease has run out, together with what the driver says is free of each GPU, as for
+// `vramfit_host_observe`: what an orphaned engine still holds then counts as taken by others. `reaped_json` may be NULL;
+// else it is an object with `released` and `unprobed`, to be freed with `vramfit_string_free`.
+vramfit_status vramfit_host_reap(const vramfit_host *host,
+                                 const vramfit_mark *mark,
+                                 const uint64_t *free_bytes,
+                                 size_t count,
+                                 uint64_t now_ms,
+                                 char **reaped_json,
+                                 vramfit_error **error);
+
 // Every GPU with more promised on it than it has, as a JSON array, and how many there are: none, unless sizes were taken
 // over as facts or a GPU has gone. `violations_json` may be NULL; else free it with `vramfit_string_free`.
 vramfit_status vramfit_host_audit(const vramfit_host *host,
@@ -365,45 +394,32 @@ vramfit_status vramfit_host_audit(const vramfit_host *host,
                                   char **violations_json,
                                   vramfit_error **error);
 
-// The ledger as of now, as a JSON object: `gpus` with what is reserved, leaving, foreign and free on each, and
-// `reservations`. Free it with `vramfit_string_free`.
+// The ledger as of now, as a JSON object: `gpus` with what is reserved, leaving, foreign, unconfirmed (released since the
+// driver was asked) and free on each, and `reservations`. Free it with `vramfit_string_free`.
 vramfit_status vramfit_host_state_json(const vramfit_host *host,
                                        char **state_json,
                                        vramfit_error **error);
 
-// Drops reservations whose lease has run out, together with what the driver says is free of each GPU, taken just before:
-// what an orphaned engine still holds then counts as taken by others. `count` is that of the host's GPUs; a list of
-// another length changes nothing. `reaped_json` may be NULL; else it is an object with `released` and `unprobed`, to be
-// freed with `vramfit_string_free`.
-vramfit_status vramfit_host_reap(const vramfit_host *host,
-                                 const uint64_t *free_bytes,
-                                 size_t count,
-                                 uint64_t now_ms,
-                                 char **reaped_json,
-                                 vramfit_error **error);
-
 // Something that is already loaded, as when a server starts beside running engines. A fact: it is not checked, and the
-// audit shows where it is too much.
+// audit shows where it is too much. `lease_ms` is a lease to renew at least this often; 0 for none.
 vramfit_status vramfit_host_adopt(const vramfit_host *host,
                                   const char *model_name,
                                   const char *holder,
                                   const vramfit_share *shares,
                                   size_t count,
+                                  uint64_t lease_ms,
                                   uint64_t now_ms,
                                   uint64_t *id,
                                   vramfit_error **error);
 
-// What a holder's engine says it holds, as a JSON array of {"id": 7, "shares": [{"gpu": {"host": "..", "gpu": ".."},
-// "bytes": 1}]}; NULL for nothing. How that differs goes to `differences_json` (which may be NULL): an object with
+// What a holder's engine says it holds, as a JSON array of {"id": 7, "shares": [{"gpu": 0, "bytes": 1}]}, GPUs by index or,
+// as in `vramfit_host_state_json`, as {"host": "..", "gpu": ".."}; NULL for nothing. How that differs goes to `differences_json` (which may be NULL): an object with
 // `resized` (taken over), `unknown` and `missing`, to be freed with `vramfit_string_free`.
 vramfit_status vramfit_host_reconcile(const vramfit_host *host,
                                       const char *holder,
                                       const char *held_json,
                                       char **differences_json,
                                       vramfit_error **error);
-
-// Closes the ledger; a journal keeps it. NULL is allowed.
-void vramfit_host_free(vramfit_host *host);
 
 // Reads the model at `model_path`: one file, or any part of a split model. Only the header is read, in milliseconds.
 vramfit_status vramfit_model_open(const char *model_path,

@@ -177,7 +177,7 @@ impl From<Error> for Problem {
         let detail = error.to_string();
         match error {
             Error::Ledger(error) => error.into(),
-            Error::Open(gguf::OpenError::Malformed { .. })
+            Error::Open(gguf::OpenError::Malformed { .. } | gguf::OpenError::SplitName { .. })
             | Error::Model { .. }
             | Error::Projector { .. } => Problem::new(INVALID, "bad-model", detail),
             Error::Open(_) => Problem::not_found(detail),
