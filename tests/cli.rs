@@ -9,6 +9,10 @@ mod command;
 #[path = "common/schema.rs"]
 mod schema;
 
+#[path = "cli/errors.rs"]
+mod errors;
+#[path = "cli/flags.rs"]
+mod flags;
 #[path = "cli/unknown.rs"]
 mod unknown;
 
@@ -174,83 +178,6 @@ fn json_is_as_its_schema_says() {
     assert_eq!(schema::violations(&explain, &said), Vec::<String>::new());
 }
 
-/// The flags that are printed, given back, lead to the same place.
-#[test]
-fn the_command_can_be_pasted_back() {
-    for (model, flags) in CASES {
-        let first = json_of(model, flags);
-        let gpus = flags.split(' ').nth(1).unwrap();
-        let command: Vec<&str> = first["command"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|word| word.as_str().unwrap())
-            .collect();
-        assert_eq!(command[..2], ["llama-server", "-m"]);
-        let again = answer(estimate(&command[1..]).args(["--gpus", gpus, "--json"]));
-        let again: Value = serde_json::from_str(&again.out)
-            .unwrap_or_else(|error| panic!("{command:?}: {error}: {}", again.err));
-        assert_eq!(
-            first["devices"], again["devices"],
-            "{model} {flags}\n{command:?}"
-        );
-        assert_eq!(first["run"]["n_ctx"], again["run"]["n_ctx"]);
-    }
-}
-
-#[test]
-fn malformed_files_are_refused_on_one_line() {
-    let mut n = 0;
-    for entry in fs::read_dir(fixture("malformed")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "gguf") {
-            continue;
-        }
-        let name = path.file_name().unwrap().to_str().unwrap();
-        refused(
-            &answer(estimate(&[path.to_str().unwrap()]).args(["--gpus", "k80"])),
-            name,
-        );
-        n += 1;
-    }
-    assert!(n >= 90, "only {n} files");
-    refused(
-        &run("gguf/no-such-file.gguf", "--gpus k80"),
-        "no-such-file.gguf",
-    );
-}
-
-#[test]
-fn errors_say_what_to_do() {
-    let check = |flags: &str, expected: &str| refused(&run(GEMMA, flags), expected);
-    // Also on a machine with GPUs.
-    let hidden =
-        answer(estimate(&[fixture(GEMMA).to_str().unwrap()]).env("CUDA_VISIBLE_DEVICES", ""));
-    refused(&hidden, "name them instead: `--gpus k80x2`");
-    check("--gpus k81", "did you mean k80");
-    check(
-        "--gpus k80 -fa off -ctv q8_0",
-        "needs flash attention: use -fa on, or -ctv f16",
-    );
-    check("--gpus k80x2 -sm row", "does not support split buffers");
-    check("--gpus k80x2 -dev CUDA2", "there are CUDA0 to CUDA1");
-    check("--gpus k80 -c many", "-c: 'many' is not a whole number");
-    check("--gpus k80 -c -5", "-c: '-5' is not a whole number");
-    check("--gpus k80 -ctk q3_0", "invalid value 'q3_0'");
-    check(
-        "--gpus k80 --ctx-sise 5",
-        "a similar argument exists: '--ctx-size'",
-    );
-    check("--gpus k80 -nglx 5", "unknown flag -nglx");
-    check("--gpus k80 -ot exps=GPU", "neither CPU nor a GPU");
-    check("--gpus k80 -ot (=CPU", "not a regular expression");
-    check("--gpus k80 -np 0", "give 1 or more");
-    check("--gpus k80 -np 300", "256");
-    check("--gpus k80 explain", "comes first: `estimate explain");
-    refused(&answer(&mut estimate(&[])), "no model given");
-    refused(&answer(&mut estimate(&["strip", "x"])), "--output");
-}
-
 #[test]
 fn a_projector_is_counted_on_its_gpu() {
     let projector = fixture("gguf/mmproj/gemma3.gguf");
@@ -326,106 +253,6 @@ fn a_projector_is_counted_on_its_gpu() {
 }
 
 #[test]
-fn several_models_go_on_past_a_bad_one() {
-    let paths = [
-        fixture(GEMMA),
-        fixture("malformed/ggjt.gguf"),
-        fixture(LLAMA_70B),
-    ];
-    let paths: Vec<&str> = paths.iter().map(|path| path.to_str().unwrap()).collect();
-    let text = answer(estimate(&paths).args(["--gpus", "k80x2"]));
-    assert_eq!(text.code, 2);
-    assert_eq!(text.err.lines().count(), 1, "{}", text.err);
-    assert!(text.err.contains("1 of 3 models"), "{}", text.err);
-    let lines: Vec<&str> = text.out.lines().skip(1).collect();
-    let begins: Vec<&str> = lines.iter().map(|l| l.split(' ').next().unwrap()).collect();
-    assert_eq!(begins, ["fits", "error", "partial"]);
-    assert!(lines[1].contains("ggjt.gguf"), "{}", lines[1]);
-
-    let json = answer(estimate(&paths).args(["--gpus", "k80x2", "--json"]));
-    assert_eq!(json.code, 2);
-    let schemas: Vec<Value> = json
-        .out
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["schema"].clone())
-        .collect();
-    assert_eq!(
-        schemas,
-        [
-            "vramfit.estimate/1",
-            "vramfit.error/1",
-            "vramfit.estimate/1"
-        ]
-    );
-
-    let two = answer(estimate(&[paths[0], paths[2]]).args(["--gpus", "k80x2"]));
-    assert_eq!((two.code, two.err.as_str()), (1, ""));
-}
-
-#[test]
-fn a_folder_is_all_models_in_it() {
-    let folder = tempfile::tempdir().unwrap();
-    for model in [GEMMA, "gguf/qwen2.5-0.5b.Q8_0.gguf"] {
-        let from = fixture(model);
-        fs::copy(&from, folder.path().join(from.file_name().unwrap())).unwrap();
-    }
-    let mut projector = vramfit::gguf::Writer::new();
-    projector.key("general.architecture", "clip").unwrap();
-    fs::write(
-        folder.path().join("mmproj.gguf"),
-        projector.finish().unwrap(),
-    )
-    .unwrap();
-    fs::write(folder.path().join("notes.txt"), "not a model").unwrap();
-
-    let path = folder.path().to_str().unwrap();
-    let text = answer(estimate(&[path]).args(["--gpus", "k80"]));
-    assert_eq!((text.code, text.err.as_str()), (0, ""), "{}", text.out);
-    assert_eq!(text.out.lines().count(), 4, "{}", text.out);
-    assert!(text.out.contains("not a model of its own"), "{}", text.out);
-
-    let alone = folder.path().join("mmproj.gguf");
-    let alone = answer(estimate(&[alone.to_str().unwrap()]).args(["--gpus", "k80"]));
-    refused(&alone, "not a model of its own");
-    let empty = tempfile::tempdir().unwrap();
-    let empty = answer(estimate(&[empty.path().to_str().unwrap()]).args(["--gpus", "k80"]));
-    refused(&empty, "no *.gguf");
-}
-
-#[test]
-fn tensors_are_shared_out_where_asked() {
-    let json = json_of(LLAMA_70B, "--gpus rtx3090x2 -sm tensor");
-    assert_eq!(
-        (&json["verdict"], &json["run"]["split_mode"]),
-        (&json!("fits"), &json!("tensor"))
-    );
-    for device in json["devices"].as_array().unwrap().iter().take(2) {
-        assert_eq!(device["layers"].as_array().unwrap().len(), 81);
-        assert_eq!(device["certainty"]["runtime"], "bound");
-    }
-    let command = json["command"].as_array().unwrap();
-    let at = command.iter().position(|word| word == "-sm").unwrap();
-    assert_eq!(command[at + 1], "tensor");
-    assert!(!command.contains(&json!("-ts")));
-    // as many layers as have room
-    let json = json_of(LLAMA_70B, "--gpus rtx3060x2 -sm tensor");
-    assert_eq!(json["verdict"], "partial");
-    assert!(json["devices"][0]["headroom_bytes"].as_i64().unwrap() >= 0);
-    refused(
-        &run(LLAMA_70B, "--gpus k80x2 -sm tensor"),
-        "-sm tensor needs flash attention",
-    );
-    let mamba = run("gguf/mamba-2.8b.Q4_K_M.gguf", "--gpus rtx3090x2 -sm tensor");
-    refused(&mamba, "does not share out the tensors of 'mamba'");
-    let small = fixture("gguf/gemma-3-4b.Q4_K_M.gguf");
-    let flags = format!("--gpus rtx3090x2 -sm tensor -md {}", small.display());
-    refused(
-        &run(GEMMA, &flags),
-        "vramfit cannot size this, though llama.cpp may start with it: a draft beside -sm tensor: use -sm layer",
-    );
-}
-
-#[test]
 fn text_fits_the_terminal() {
     for (model, flags) in CASES {
         for width in [40, 60, 80, 132] {
@@ -450,72 +277,6 @@ fn colour_is_only_where_it_is_wanted() {
     let mut command = estimate(&[path.to_str().unwrap(), "--gpus", "k80"]);
     assert!(!has_codes(&answer(command.env("NO_COLOR", "1"))));
     assert!(!has_codes(&run(GEMMA, "--gpus k80 --color always --json")));
-}
-
-#[test]
-fn the_environment_is_llama_cpps() {
-    let path = fixture(GEMMA);
-    let with = |variables: &[(&str, &str)], flags: &[&str]| -> Value {
-        let mut command = estimate(flags);
-        command.args(["--gpus", "k80x2", "--json"]);
-        command.envs(variables.iter().copied());
-        let answer = answer(command.env("LLAMA_ARG_MODEL", &path));
-        serde_json::from_str(&answer.out).unwrap_or_else(|_| panic!("{}", answer.err))
-    };
-    let run = &with(
-        &[
-            ("LLAMA_ARG_CTX_SIZE", "8192"),
-            ("LLAMA_ARG_FLASH_ATTN", "off"),
-            ("LLAMA_ARG_CACHE_TYPE_K", "q8_0"),
-            ("LLAMA_ARG_N_GPU_LAYERS", "all"),
-            ("LLAMA_ARG_NO_KV_OFFLOAD", "1"),
-            ("LLAMA_ARG_MMAP", "0"),
-            ("LLAMA_ARG_SWA_FULL", "true"),
-            ("LLAMA_ARG_UBATCH", "128"),
-        ],
-        &["-ub", "256"],
-    )["run"];
-    assert_eq!(run["n_ctx"], 8192);
-    assert_eq!(run["flash_attention"], false);
-    assert_eq!(run["type_k"], "q8_0");
-    assert_eq!(run["n_gpu_layers"], 49);
-    assert_eq!(run["offload_kqv"], false);
-    assert_eq!(run["mmap"], false);
-    assert_eq!(run["swa_full"], true);
-    assert_eq!(run["n_ubatch"], 256, "the command line goes first");
-
-    let mut wrong = estimate(&[path.to_str().unwrap(), "--gpus", "k80"]);
-    let wrong = answer(wrong.env("LLAMA_ARG_SPLIT_MODE", "diagonal"));
-    refused(&wrong, "LLAMA_ARG_SPLIT_MODE: 'diagonal' is not one of");
-}
-
-#[test]
-fn aliases_mean_the_same() {
-    let check = |one: &str, other: &str| {
-        let [one, other] =
-            [one, other].map(|flags| json_of(GEMMA, &format!("--gpus k80x2 {flags}")));
-        assert_eq!(one, other);
-    };
-    check(
-        "-c 8192 -ngl 40 -fa on -ctk q8_0 -nkvo -np 2",
-        "--ctx-size 8192 --gpu-layers 40 --flash-attn 1 --cache-type-k q8_0 --no-kv-offload --parallel 2",
-    );
-    check("-ngl=40 -c=8192", "--n-gpu-layers=40 --ctx-size=8192");
-    check("-np -1", "-np 4 -kvu");
-    check("-lm none", "--no-mmap");
-    check("-c 1 -c 8192", "-c 8192");
-    check(
-        "-fit off -t 8 --host 0.0.0.0 -lv 4 --metrics -cb -n 128 --temp 0.7",
-        "",
-    );
-    let path = fixture(GEMMA);
-    let by_flag = answer(&mut estimate(&[
-        "-m",
-        path.to_str().unwrap(),
-        "--gpus",
-        "k80",
-    ]));
-    assert_eq!(by_flag.out, run(GEMMA, "--gpus k80").out);
 }
 
 #[test]
@@ -579,30 +340,6 @@ fn a_stripped_model_is_estimated_the_same() {
     assert_eq!(devices(copy), devices(path.to_str().unwrap()));
     let over = answer(&mut estimate(&["strip", copy, "-o", copy]));
     refused(&over, "the model itself");
-}
-
-#[test]
-fn nobody_has_to_read_to_the_end() {
-    let path = fixture("gguf");
-    for flags in [&["--json"][..], &[]] {
-        let mut child = estimate(&[path.to_str().unwrap(), "--gpus", "k80x2"])
-            .args(flags)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut first = [0; 1];
-        child.stdout.take().unwrap().read_exact(&mut first).unwrap();
-        let mut err = String::new();
-        child
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut err)
-            .unwrap();
-        let code = child.wait().unwrap().code();
-        assert_eq!((code, err.as_str()), (Some(1), ""));
-    }
 }
 
 #[test]
