@@ -19,6 +19,7 @@ fn devices() -> Vec<Device> {
         compute_capability: ComputeCapability::new(8, 6),
         sm_count: Some(82),
         integrated: false,
+        pool: Default::default(),
         overhead: Allowance::new(400 << 20, "bench"),
     };
     sizes.iter().enumerate().map(device).collect()

@@ -266,7 +266,7 @@ fn nothing_is_learned_where_exact_terms_disagree() {
     assert!(!stage.path("overhead.json").exists());
 }
 
-/// A pool of the older kind takes more than is predicted: that is not CUDA's own.
+/// What a legacy pool keeps depends on what was computed in which order: not all that is left is CUDA's own.
 #[test]
 fn nothing_is_learned_from_a_device_without_virtual_memory() {
     let stage = Stage::new();

@@ -52,6 +52,7 @@ fn device(free_bytes: u64, cc: &str) -> Device {
         compute_capability: cc.parse().unwrap(),
         sm_count: None,
         integrated: false,
+        pool: Default::default(),
         overhead: Allowance::new(OVERHEAD, "K80"),
     }
 }

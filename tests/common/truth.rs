@@ -366,11 +366,7 @@ impl Row {
     }
 
     fn layout(&self, gpus: &[Gpu], _: &Model) -> Result<Layout, String> {
-        let device = |g: &Gpu| LayoutDevice {
-            compute_capability: g.compute_capability,
-            integrated: false,
-            sm_count: None,
-        };
+        let device = |g: &Gpu| LayoutDevice::new(g.compute_capability);
         let split = match self.flag("-ts") {
             Some(shares) => shares.split(',').map(|s| s.parse().unwrap()).collect(),
             None => Vec::new(),

@@ -240,16 +240,22 @@ fn an_integrated_gpu_has_the_systems_memory() {
 }
 
 #[test]
-fn a_pool_of_the_older_kind_is_said() {
+fn a_pool_of_the_legacy_kind_is_said_and_counted() {
     let machine = Machine::new("Tesla T4:15GiB:7.5:vmm=0");
     assert_eq!(notes(&machine.probe()), ["older_pool"]);
     let model = fixture("gguf/gemma-3-4b.Q4_K_M.gguf");
     let plan = machine.json(&[model.to_str().unwrap(), "--gpus", "auto", "--json"]);
     assert!(
-        plan["notes"].to_string().contains("older kind"),
+        plan["notes"].to_string().contains("legacy kind"),
         "{}",
         plan["notes"]
     );
+    let runtime = |plan: &Value| plan["devices"][0]["runtime_bytes"].as_u64().unwrap();
+    let by_hand = |gpus: &str| machine.json(&[model.to_str().unwrap(), "--gpus", gpus, "--json"]);
+    let [legacy, vmm] =
+        ["vmm=0", "vmm=1"].map(|kind| by_hand(&format!("15GiB:cc=7.5:sms=40:{kind}")));
+    assert_eq!(runtime(&plan), runtime(&legacy));
+    assert!(runtime(&legacy) != runtime(&vmm), "{}", runtime(&vmm));
 }
 
 #[test]

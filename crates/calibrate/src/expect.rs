@@ -79,7 +79,7 @@ pub struct ExpectedDevice {
     pub projector: Beside,
     /// Pool and workspace are only a bound.
     pub pool_is_bound: bool,
-    /// The device cannot map memory by itself, so that ggml-cuda has its older kind of pool, which takes more than is
+    /// The device cannot map memory by itself, so that ggml-cuda has its legacy kind of pool, which may take more than is
     /// predicted here.
     pub pool_is_legacy: bool,
     /// llama.cpp's own buffers are only a bound: the architecture is not known.

@@ -118,8 +118,8 @@ fn residual(device: &DeviceComparison) -> Result<u64, String> {
     }
     if predicted.pool_is_legacy {
         return Err(
-            "the device has no virtual memory management: ggml-cuda's pool is of its older kind there, which is not \
-             modelled"
+            "the device has no virtual memory management: what ggml-cuda's pool keeps there depends on the order of \
+             all that was computed, so that the rest is not CUDA's own alone"
                 .to_string(),
         );
     }

@@ -1,6 +1,7 @@
 //! What is known of a device while its `--gpus` entry is read.
 
 use vramfit_ggml::ComputeCapability;
+use vramfit_ggml::cuda::PoolKind;
 use vramfit_plan::{Allowance, Device};
 
 use crate::catalogue::Card;
@@ -18,6 +19,7 @@ pub(crate) struct Facts {
     pub(crate) compute_capability: ComputeCapability,
     pub(crate) sm_count: Option<u32>,
     pub(crate) integrated: bool,
+    pub(crate) pool: PoolKind,
     /// What is free still holds what the driver keeps: it is not CUDA's own figure.
     pub(crate) driver_keeps_some: bool,
 }
@@ -32,6 +34,8 @@ impl Facts {
             compute_capability: card.compute_capability,
             sm_count: card.sm_count,
             integrated: card.integrated,
+            // drivers have virtual memory management for all, the K80 included
+            pool: PoolKind::Vmm,
             driver_keeps_some: card.cuda_total_bytes.is_none(),
         }
     }
@@ -45,6 +49,7 @@ impl Facts {
             compute_capability: capability,
             sm_count: None,
             integrated: false,
+            pool: PoolKind::Vmm,
             driver_keeps_some: true,
         }
     }
@@ -75,6 +80,7 @@ impl Facts {
             compute_capability: self.compute_capability,
             sm_count: self.sm_count,
             integrated: self.integrated,
+            pool: self.pool,
             overhead: allowance,
         }
     }

@@ -31,6 +31,7 @@ rtx3060:free=9GiB     options follow a colon, several as in 24GiB:cc=7.5:free=80
   total=, size=       all memory of each device
   cc=7.5              compute capability
   sms=30              streaming multiprocessors
+  vmm=0               no virtual memory management: card, driver or build (GGML_CUDA_NO_VMM)
   name=...            the name to show
 Sizes are bytes, or a number with KiB, MiB, GiB, KB, MB or GB. Upper and lower case, spaces,
 dashes and underscores are all one: \"RTX 4090\", rtx-4090 and \"NVIDIA GeForce RTX 4090\".
@@ -44,7 +45,7 @@ A device is what CUDA counts as one: a K80 board is k80x2.";
 /// entry  = [ count ("x" | "*") ] what | what [ ("x" | "*") count ]   then { ":" option }
 /// what   = a card's name | size
 /// option = "free=" (size | percent "%") | ("total=" | "size=") size
-///        | "cc=" major "." minor | "sms=" number | "name=" text
+///        | "cc=" major "." minor | "sms=" number | "vmm=" ("0" | "1") | "name=" text
 /// size   = number [ KiB | MiB | GiB | TiB | KB | MB | GB | TB ]      (a unit is required in `what`)
 /// count  = 1..=64
 /// ```
@@ -95,7 +96,7 @@ pub enum GpusError {
     #[error("'{0}' brings the list over {MAX_DEVICES} devices")]
     TooMany(String),
     #[error(
-        "'{option}' in '{entry}' is not an option; there are free=, total= (or size=), cc=, sms= and name="
+        "'{option}' in '{entry}' is not an option; there are free=, total= (or size=), cc=, sms=, vmm= and name="
     )]
     UnknownOption { entry: String, option: String },
     #[error(

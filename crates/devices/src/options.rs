@@ -5,6 +5,10 @@ use crate::facts::Facts;
 use crate::gpus::GpusError;
 use crate::lookup::{shortened, squash};
 use vramfit_ggml::ComputeCapability;
+use vramfit_ggml::cuda::PoolKind;
+
+const VMM_VALUES: &str =
+    "write 0 for a card, driver or build without virtual memory management, else 1";
 
 /// What is free on a device.
 #[derive(Clone, Copy)]
@@ -24,6 +28,7 @@ pub(crate) struct Options {
     pub(crate) total_bytes: Option<u64>,
     pub(crate) compute_capability: Option<ComputeCapability>,
     sm_count: Option<u32>,
+    pool: Option<PoolKind>,
     name: Option<String>,
 }
 
@@ -58,6 +63,14 @@ impl Options {
                         refused(entry, "sms", value, "write a number from 1 to 1024")
                     })?;
                     set(entry, "sms", &mut options.sm_count, sms)?;
+                }
+                "vmm" => {
+                    let pool = match value {
+                        "0" => PoolKind::Legacy,
+                        "1" => PoolKind::Vmm,
+                        _ => return Err(refused(entry, "vmm", value, VMM_VALUES)),
+                    };
+                    set(entry, "vmm", &mut options.pool, pool)?;
                 }
                 "name" => {
                     if value.is_empty() || value.chars().count() > 80 {
@@ -107,6 +120,9 @@ impl Options {
         }
         if self.sm_count.is_some() {
             device.sm_count = self.sm_count;
+        }
+        if let Some(pool) = self.pool {
+            device.pool = pool;
         }
         if let Some(name) = self.name {
             device.name = name;

@@ -10,7 +10,7 @@ use crate::{Bounded, Pass};
 use std::collections::BTreeSet;
 use vramfit_arch::hparams::LayerHparams;
 use vramfit_arch::{Global, Kind, ModelTensor, Name, Part, Unknown, Use};
-use vramfit_ggml::cuda::PoolUse;
+use vramfit_ggml::cuda::{AnyOrder, PoolKind, PoolUse};
 use vramfit_ggml::{Backend, BufferType, Flags, Graph, Op, Type};
 
 /// Results of a matrix's size around its product: the product itself, a bias, a norm, what it is
@@ -24,6 +24,12 @@ const SCORES: u64 = 2;
 const RESULTS_PER_SCAN: u64 = 48;
 /// Weights that one split may take in (`GGML_SCHED_MAX_SPLIT_INPUTS`).
 const SPLIT_INPUTS: usize = 30;
+/// Buffers of the pool that an operation of attention holds at once: operands, result, pointers.
+const BUFFERS_OF_ATTENTION: usize = 5;
+/// Rows of the few tokens whose logits are wanted, as any kernel takes them, bytes.
+const ROWS_OF_OUTPUTS: u64 = 1 << 20;
+/// And a scan over chunks.
+const BUFFERS_OF_SCAN: usize = 7;
 const FLOAT: u64 = Type::F32.type_size();
 
 /// Sizes that all parts of the bound are made of.
@@ -324,14 +330,35 @@ impl Context<'_> {
         let Backend::Cuda(cuda) = backend else {
             return PoolUse::default();
         };
-        let matmul = cuda.pool_use_of(products, &products.nodes).bytes;
         let layers = self.layers().map(|il| self.attention_bound(il, shape));
+        let attention = layers.max().unwrap_or(0);
+        let scan = self.scan_pool_bound(shape);
+        let bytes = match cuda.pool {
+            PoolKind::Vmm => {
+                let matmul = cuda.pool_use_of(products, &products.nodes).bytes;
+                sum([matmul, attention, scan])
+            }
+            PoolKind::Legacy => {
+                let mut asked = AnyOrder::default();
+                let single = self.products(&Shape {
+                    n_tokens: shape.n_seqs,
+                    ..*shape
+                });
+                for cuda in cuda.with_each_sm_count() {
+                    for products in [products, &single] {
+                        asked.compute_nodes(&cuda, products, &products.nodes);
+                    }
+                }
+                asked.hold_at_once(match scan {
+                    0 => BUFFERS_OF_ATTENTION,
+                    _ => BUFFERS_OF_SCAN,
+                });
+                asked.bytes(attention.max(scan).max(ROWS_OF_OUTPUTS))
+            }
+        };
         PoolUse {
-            bytes: sum([
-                matmul,
-                layers.max().unwrap_or(0),
-                self.scan_pool_bound(shape),
-            ]),
+            bytes,
+            kind: cuda.pool,
             uses_cublas: true,
             is_bound: true,
             peak: None,

@@ -4,6 +4,7 @@ use crate::breakdown::Pass;
 use crate::simulate::{Context, runtime_of};
 use crate::{EngineProfile, Error, Layout, RunConfig};
 use vramfit_arch::Model;
+use vramfit_ggml::cuda::PoolKind;
 use vramfit_ggml::{Backend, BackendId, Graph, Label, Observer, TensorId, Type, reserve};
 
 /// A tensor in the compute buffer at its peak.
@@ -139,7 +140,9 @@ pub struct PoolPeak {
     pub device: usize,
     /// The pass that holds the more.
     pub pass: Pass,
-    /// The pool, whole granules.
+    /// How temporary buffers are kept.
+    pub kind: PoolKind,
+    /// The pool, whole granules. Of the legacy kind all that it keeps, not of this operation alone.
     pub pool_bytes: u64,
     /// cuBLAS's workspace, beside it.
     pub workspace_bytes: u64,
@@ -201,6 +204,7 @@ impl PoolPeak {
                 *slot = Some(PoolPeak {
                     device,
                     pass,
+                    kind: cuda.pool,
                     pool_bytes: runtime.pool_bytes,
                     workspace_bytes,
                     is_bound: runtime.is_bound,
@@ -210,6 +214,11 @@ impl PoolPeak {
                 });
             }
             built.graph.recycle();
+        }
+        for (device, held) in context.legacy_pool_use()? {
+            if let Some(Some(peak)) = peaks.get_mut(device) {
+                (peak.pool_bytes, peak.is_bound) = (held.pool_bytes(), held.is_bound);
+            }
         }
         Ok(peaks.into_iter().flatten().collect())
     }

@@ -1,6 +1,7 @@
 //! Which layer goes where (`llama_model_base::load_tensors`).
 
 use vramfit_arch::TensorOverride;
+use vramfit_ggml::cuda::PoolKind;
 use vramfit_ggml::{BufferType, ComputeCapability};
 
 /// A device as llama.cpp sees it, but for its memory.
@@ -12,6 +13,8 @@ pub struct LayoutDevice {
     pub integrated: bool,
     /// Streaming multiprocessors; `None` where not known: the runtime pool is then a bound.
     pub sm_count: Option<u32>,
+    /// How its temporary buffers are kept.
+    pub pool: PoolKind,
 }
 
 impl LayoutDevice {
@@ -21,6 +24,7 @@ impl LayoutDevice {
             compute_capability,
             integrated: false,
             sm_count: None,
+            pool: PoolKind::Vmm,
         }
     }
 }
@@ -109,6 +113,7 @@ mod tests {
             compute_capability: ComputeCapability(860),
             integrated: false,
             sm_count: None,
+            pool: PoolKind::Vmm,
         };
         Layout {
             devices: vec![device; n_devices],

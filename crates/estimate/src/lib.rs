@@ -8,6 +8,7 @@ mod builder;
 mod config;
 mod explain;
 mod layout;
+mod legacy;
 mod memory;
 mod node_list;
 mod not_modelled;

@@ -4,8 +4,10 @@
 use crate::simulate::runtime_of;
 use crate::{EngineProfile, Error, FlashAttention, LayoutDevice, MemoryBytes, NodeRow, Runtime};
 use vramfit_arch::clip::{Modality, Projector, Tower};
-use vramfit_ggml::cuda::{Cuda, PoolUse};
-use vramfit_ggml::{Backend, BackendId, BufferType, Graph, Op, Scheduler, Unwatched, reserve};
+use vramfit_ggml::cuda::{Cuda, LegacyPool, PoolKind, PoolUse};
+use vramfit_ggml::{
+    Backend, BackendId, BufferType, Graph, Op, Schedule, Scheduler, Unwatched, reserve,
+};
 
 /// Where and how a projector runs.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -82,6 +84,7 @@ impl<'a> TowerRun<'a> {
                 compiled: profile.compiled_for(device.compute_capability),
                 integrated: device.integrated,
                 sm_count: device.sm_count,
+                pool: device.pool,
             })
         });
         TowerRun {
@@ -165,7 +168,7 @@ impl<'a> TowerRun<'a> {
         let reserved = Reserved {
             misplaced: self.has_misplaced(&graph),
             pool: match &self.backends[0] {
-                Backend::Cuda(cuda) => cuda.pool_use(&graph, &schedule, BackendId(0)),
+                Backend::Cuda(cuda) => pool_use(cuda, &graph, &schedule),
                 _ => PoolUse::default(),
             },
             bytes,
@@ -213,5 +216,23 @@ impl<'a> TowerRun<'a> {
             .nodes
             .iter()
             .any(|&t| graph[t].op == Op::FlashAttnExt && !self.backends[0].supports_op(graph, t))
+    }
+}
+
+/// What the pool holds behind one picture.
+fn pool_use(cuda: &Cuda, graph: &Graph, schedule: &Schedule) -> PoolUse {
+    let held = cuda.pool_use(graph, schedule, BackendId(0));
+    if cuda.pool == PoolKind::Vmm {
+        return held;
+    }
+    let kept = cuda.with_each_sm_count().map(|cuda| {
+        let mut pool = LegacyPool::default();
+        pool.compute(&cuda, graph, schedule, BackendId(0));
+        pool.bytes()
+    });
+    PoolUse {
+        bytes: kept.max().unwrap_or(0),
+        kind: PoolKind::Legacy,
+        ..held
     }
 }

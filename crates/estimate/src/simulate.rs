@@ -59,6 +59,7 @@ impl Breakdown {
                 *most = most.max(n);
             }
         }
+        context.play_legacy_pools(&mut needs)?;
         let passes = [prompt, generation];
         context.breakdown(&needs, passes)
     }
@@ -179,6 +180,7 @@ impl<'a> Context<'a> {
             n_tokens: n,
             n_outputs: n,
             n_seqs: n,
+            n_filled: Batch::FULL,
         })?;
         let mut misplaced = Unfused::default();
         for &(op, node, il) in &built.fused {
@@ -202,12 +204,14 @@ impl<'a> Context<'a> {
                     n_tokens: (n_tokens + n_seqs - 1) / n_seqs * n_seqs,
                     n_outputs,
                     n_seqs,
+                    n_filled: Batch::FULL,
                 }
             }
             Pass::Generation => Batch {
                 n_tokens: n_seqs,
                 n_outputs: n_seqs,
                 n_seqs,
+                n_filled: Batch::FULL,
             },
         }
     }
@@ -221,6 +225,7 @@ impl<'a> Context<'a> {
             n_tokens,
             n_outputs: n_tokens.min(p.n_outputs_max),
             n_seqs: 1,
+            n_filled: Batch::FULL,
         })
     }
 
@@ -392,6 +397,7 @@ fn devices(layout: &Layout, profile: &EngineProfile) -> Vec<Cuda> {
         integrated: device.integrated,
         // of a part of an operation only a bound is known
         sm_count: device.sm_count.filter(|_| !layout.split_tensors),
+        pool: device.pool,
     };
     layout.devices.iter().enumerate().map(cuda).collect()
 }

@@ -6,6 +6,7 @@
 //! cargo run --release -p vramfit-oracle -- truth             fixtures/truth/llama.cpp-v0.5.0-cuda13.tsv
 //! cargo run --release -p vramfit-oracle -- graphs            fixtures/graphs
 //! cargo run --release -p vramfit-oracle -- pool              fixtures/truth/pool-llama.cpp-v0.5.0-cuda13.tsv
+//! cargo run --release -p vramfit-oracle -- pool --kind legacy   fixtures/truth/pool-legacy-llama.cpp-v0.5.0-cuda13.tsv
 //! cargo run --release -p vramfit-oracle -- real-model        target/real-model: engine and estimate side by side
 //! cargo run -p vramfit-oracle -- diff [MODEL..]              random settings until stopped, engine against estimate
 //! cargo run --release -p vramfit-oracle -- plans             fixtures/truth/plans-llama.cpp-v0.5.0.tsv
@@ -56,8 +57,8 @@ const USAGE: &str = "usage: oracle COMMAND
   truth [--models real|made] [--random N] [--per-model N] [--workers N] [--work DIR] [--out FILE]
                          the truth table; goes on where it stopped
   graphs [--out DIR]     the real compute graphs, node by node
-  pool [--workers N] [--out FILE]
-                         what ggml-cuda takes beside the buffers while it computes
+  pool [--kind vmm|legacy] [--workers N] [--out FILE]
+                         what ggml-cuda takes beside the buffers while it computes, with either kind of pool
   real-model [--estimate PATH] [--compare no]
                          a downloaded model: engine and estimate side by side
   diff [MODEL.gguf ..] [--cases N] [--minutes M] [--seed S] [--workers N] [--graph]
@@ -143,11 +144,19 @@ fn command() -> Result<i32> {
             &["--n", "--workers", "--estimate", "--out"],
         )?),
         Some("pool") => {
-            let options = Options::of(&args, &["--workers", "--out"])?;
+            let options = Options::of(&args, &["--kind", "--workers", "--out"])?;
+            let kind = match options.get("--kind") {
+                None | Some("vmm") => pool::Kind::Vmm,
+                Some("legacy") => pool::Kind::Legacy,
+                Some(other) => {
+                    return Err(Error::new(format!("--kind is vmm or legacy, not {other}")));
+                }
+            };
             pool::make(&pool::Request {
+                kind,
                 workers: options.number("--workers", 2)?,
                 out: options.get("--out").map_or_else(
-                    || models::fixtures().join("truth/pool-llama.cpp-v0.5.0-cuda13.tsv"),
+                    || models::fixtures().join("truth").join(kind.table()),
                     Into::into,
                 ),
             })

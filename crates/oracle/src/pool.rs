@@ -33,8 +33,45 @@ const KINDS: [(&str, &[u32]); 9] = [
 ];
 const UBATCHES: [usize; 3] = [64, 512, 2048];
 
+/// How ggml-cuda keeps temporary buffers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// With virtual memory management.
+    Vmm,
+    /// With `cudaMalloc` alone.
+    Legacy,
+}
+
+impl Kind {
+    /// Its table below `fixtures/truth`.
+    pub const fn table(self) -> &'static str {
+        match self {
+            Kind::Vmm => "pool-llama.cpp-v0.5.0-cuda13.tsv",
+            Kind::Legacy => "pool-legacy-llama.cpp-v0.5.0-cuda13.tsv",
+        }
+    }
+
+    /// What the table's head says of it.
+    const fn words(self) -> [&'static str; 3] {
+        match self {
+            Kind::Vmm => [
+                "pool",
+                "the VMM kind of pool",
+                "POOL/WORKSPACE bytes of each GPU behind the prompt: the VMM pool, and cudaMalloc beyond llama.cpp's own buffers",
+            ],
+            Kind::Legacy => [
+                "pool --kind legacy",
+                "no virtual memory management, so the legacy kind of pool",
+                "bytes of each GPU behind the prompt by cudaMalloc beyond llama.cpp's own buffers: the pool with cuBLAS's workspace",
+            ],
+        }
+    }
+}
+
 /// What `oracle pool` was asked for.
 pub struct Request {
+    /// Of the GPUs.
+    pub kind: Kind,
     /// Processes at once.
     pub workers: usize,
     /// The table.
@@ -47,6 +84,7 @@ struct Case<'a> {
     /// `CC*SMS` of each GPU.
     gpus: Vec<String>,
     flags: String,
+    kind: Kind,
 }
 
 /// Runs every case and writes the table.
@@ -56,14 +94,15 @@ pub fn make(request: &Request) -> Result<()> {
     let entries = models::index(models::Set::Real)?;
     models::make_sparse(&entries, folder.path())?;
     let commit = engine_commit(&engine, &entries, folder.path())?;
-    let cases = cases(&entries);
+    let (kind, cases) = (request.kind, cases(&entries, request.kind));
     let rows = sweep(&engine, &cases, folder.path(), request.workers)?;
+    let [command, pool, runtime] = kind.words();
     let mut text = format!(
         "# engine: llama.cpp v0.5.0, commit {commit}, CUDA 13 build, real loads and decodes on imaginary GPUs (crates/oracle/kit)\n\
-         # made by: cargo run --release -p vramfit-oracle -- pool\n\
-         # gpus: COMPUTE_CAPABILITY*SMS of CUDA0, CUDA1, ..; each has 4 TiB, the VMM kind of pool and the kit's shared memory and occupancy.\n\
+         # made by: cargo run --release -p vramfit-oracle -- {command}\n\
+         # gpus: COMPUTE_CAPABILITY*SMS of CUDA0, CUDA1, ..; each has 4 TiB, {pool} and the kit's shared memory and occupancy.\n\
          # flags: as crates/oracle/kit/README.md. --decode N: a prompt of N tokens. --embeddings: every token is an output, else the last alone.\n\
-         # runtime: POOL/WORKSPACE bytes of each GPU behind the prompt: the VMM pool, and cudaMalloc beyond llama.cpp's own buffers.\n\
+         # runtime: {runtime}.\n\
          # crashed: the engine stopped while it computed (experts chosen by a kernel that never ran are read back; more tokens than positions): no truth.\n\
          # model\tgpus\tflags\truntime\n"
     );
@@ -80,7 +119,7 @@ pub fn make(request: &Request) -> Result<()> {
 
 /// For each model: every compute capability with all batch sizes, pairs of GPUs, and one token at
 /// a time. Flash attention, outputs and SM counts take turns.
-fn cases(entries: &[Entry]) -> Vec<Case<'_>> {
+fn cases(entries: &[Entry], kind: Kind) -> Vec<Case<'_>> {
     let mut cases = Vec::new();
     for (m, entry) in entries.iter().enumerate() {
         for (c, (cc, sms)) in KINDS.iter().enumerate() {
@@ -92,6 +131,7 @@ fn cases(entries: &[Entry]) -> Vec<Case<'_>> {
                     entry,
                     gpus: vec![gpu(i)],
                     flags,
+                    kind,
                 });
             }
             let other = flags(entry, 512, PROMPT, (turn + 2) % 4);
@@ -99,12 +139,18 @@ fn cases(entries: &[Entry]) -> Vec<Case<'_>> {
                 entry,
                 gpus: vec![gpu(0)],
                 flags: other,
+                kind,
             });
             if turn.is_multiple_of(3) {
                 let second = KINDS[(c + m % 2) % KINDS.len()];
                 let gpus = vec![gpu(1), format!("{}*{}", second.0, second.1[0])];
                 let flags = flags(entry, UBATCHES[m % 3], PROMPT, (turn / 3) % 4);
-                cases.push(Case { entry, gpus, flags });
+                cases.push(Case {
+                    entry,
+                    gpus,
+                    flags,
+                    kind,
+                });
             }
             if turn % 3 == 1 && !entry.is_embedding_model() {
                 let flags = flags(entry, 1, SHORT_PROMPT, (turn / 3) % 4);
@@ -112,6 +158,7 @@ fn cases(entries: &[Entry]) -> Vec<Case<'_>> {
                     entry,
                     gpus: vec![gpu(0)],
                     flags,
+                    kind,
                 });
             }
         }
@@ -144,11 +191,15 @@ fn flags(entry: &Entry, n_ubatch: usize, prompt: usize, turn: usize) -> String {
 
 impl Case<'_> {
     fn job_line(&self, folder: &str) -> String {
+        let vmm = match self.kind {
+            Kind::Vmm => "",
+            Kind::Legacy => ":vmm=0",
+        };
         let gpus: Vec<String> = self
             .gpus
             .iter()
             .enumerate()
-            .map(|(i, gpu)| format!("G{i}:4TiB:{}", gpu.replace('*', ":sms=")))
+            .map(|(i, gpu)| format!("G{i}:4TiB:{}{vmm}", gpu.replace('*', ":sms=")))
             .collect();
         format!(
             "VGPU_NO_OOM=1 VGPU={} '{folder}/{}' {} -ngl 99 --real",
@@ -180,7 +231,7 @@ fn sweep(
                 Answer::Json(json) if json["error"] == "crashed" => {
                     format!("crashed: {}", jobs.last_words())
                 }
-                Answer::Json(json) => runtime(&json).context(case.job_line(&folder))?,
+                Answer::Json(json) => runtime(&json, case.kind).context(case.job_line(&folder))?,
                 Answer::Lost(reason) => {
                     jobs = engine.start_jobs()?;
                     format!("crashed: {reason}")
@@ -211,8 +262,8 @@ fn sweep(
         .unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
-/// `POOL/WORKSPACE` of each GPU.
-fn runtime(json: &Value) -> Result<String> {
+/// `POOL/WORKSPACE` of each GPU, or of a legacy pool both in one.
+fn runtime(json: &Value, kind: Kind) -> Result<String> {
     let result = &json["result"];
     let decode = &result["decode"];
     if decode["rc"] != 0 {
@@ -227,7 +278,13 @@ fn runtime(json: &Value) -> Result<String> {
         let malloc = gpu["malloc"].as_u64().context("malloc")?;
         let own = result["devices"][i]["sum"].as_u64().context("sum")?;
         let workspace = malloc.checked_sub(own).context("malloc below the sum")?;
-        Ok(format!("{pool}/{workspace}"))
+        match (kind, pool) {
+            (Kind::Vmm, _) => Ok(format!("{pool}/{workspace}")),
+            (Kind::Legacy, 0) => Ok(workspace.to_string()),
+            (Kind::Legacy, _) => Err(Error::new(
+                "memory of a VMM pool where there should be none",
+            )),
+        }
     };
     let texts: Vec<String> = gpus.iter().enumerate().map(one).collect::<Result<_>>()?;
     Ok(texts.join(" "))

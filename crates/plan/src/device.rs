@@ -1,6 +1,7 @@
 //! A GPU as the planner sees it.
 
 use vramfit_ggml::ComputeCapability;
+use vramfit_ggml::cuda::PoolKind;
 
 /// Memory that CUDA itself takes in a process before any buffer of llama.cpp's: context, modules,
 /// library handles.
@@ -48,6 +49,8 @@ pub struct Device {
     pub sm_count: Option<u32>,
     /// Shares the host's memory.
     pub integrated: bool,
+    /// How ggml-cuda keeps temporary buffers on it.
+    pub pool: PoolKind,
     /// What CUDA itself will take.
     pub overhead: Allowance,
 }

@@ -127,6 +127,7 @@ pub(crate) fn layout_device(device: &Device) -> LayoutDevice {
         compute_capability: device.compute_capability,
         integrated: device.integrated,
         sm_count: device.sm_count,
+        pool: device.pool,
     }
 }
 

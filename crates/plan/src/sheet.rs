@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use vramfit_arch::cache::cache_tensors;
 use vramfit_arch::{CpuRepack, LoadedTensor, ModelTensor, WeightMap};
 use vramfit_estimate::Error;
-use vramfit_ggml::cuda::Cuda;
+use vramfit_ggml::cuda::{Cuda, PoolKind};
 use vramfit_ggml::{Backend, BufferType, ComputeCapability};
 
 /// Additive bytes of one model, run and set of pinned overrides.
@@ -40,6 +40,7 @@ const CUDA: Backend = Backend::Cuda(Cuda {
     compiled: None,
     integrated: false,
     sm_count: None,
+    pool: PoolKind::Vmm,
 });
 
 impl Sheet {

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vramfit_arch::Model;
 use vramfit_estimate::{AliveTensor, EngineProfile, Pass, Peak, PoolPeak};
+use vramfit_ggml::cuda::PoolKind;
 
 use crate::document::ModelReport;
 use crate::schema::SCHEMA_EXPLAIN;
@@ -37,6 +38,9 @@ pub struct PoolReport {
     pub pass: PassWord,
     /// ggml-cuda's pool of temporary buffers.
     pub pool_bytes: u64,
+    /// The legacy kind of pool, for want of virtual memory management: buffers are kept one by one.
+    #[serde(default)]
+    pub is_legacy: bool,
     /// cuBLAS's workspace.
     pub workspace_bytes: u64,
     /// Something of the GPU is not known: not above this.
@@ -134,6 +138,7 @@ impl Explanation {
                 id: format!("CUDA{}", index.unwrap_or(pool.device)),
                 pass: word(pool.pass),
                 pool_bytes: pool.pool_bytes,
+                is_legacy: pool.kind == PoolKind::Legacy,
                 workspace_bytes: pool.workspace_bytes,
                 is_bound: pool.is_bound,
                 op: at.map(|at| at.op.to_string()),

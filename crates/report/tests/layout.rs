@@ -31,6 +31,7 @@ fn card(free_mib: u64) -> Device {
         compute_capability: ComputeCapability(860),
         sm_count: Some(10),
         integrated: false,
+        pool: Default::default(),
         overhead: Allowance::new(192 * MIB, "measured"),
     }
 }
@@ -99,9 +100,8 @@ fn placement(model: &Model) -> Placement {
         run,
         layout: Layout {
             devices: vec![LayoutDevice {
-                compute_capability: ComputeCapability(860),
                 sm_count: Some(10),
-                integrated: false,
+                ..LayoutDevice::new(ComputeCapability(860))
             }],
             ..Layout::default()
         },

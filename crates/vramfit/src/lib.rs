@@ -346,6 +346,7 @@ pub fn projector_plan(
                 compute_capability: d.compute_capability,
                 integrated: d.integrated,
                 sm_count: d.sm_count,
+                pool: d.pool,
             }),
             flash_attention,
         };

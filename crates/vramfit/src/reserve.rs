@@ -349,6 +349,6 @@ fn only(placement: &Placement, gpu: usize) -> Option<u64> {
 
 /// Whether a model takes the same of both.
 fn is_alike(a: &Device, b: &Device) -> bool {
-    let kernels = |d: &Device| (d.compute_capability, d.integrated, d.sm_count);
+    let kernels = |d: &Device| (d.compute_capability, d.integrated, d.sm_count, d.pool);
     kernels(a) == kernels(b) && a.overhead.bytes == b.overhead.bytes
 }

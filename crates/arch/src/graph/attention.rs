@@ -227,11 +227,11 @@ impl LlmGraph<'_> {
         self.set_rows(cells, values, input.v_idxs)
     }
 
-    /// K of all cells: `[head, n_head_kv, n_kv, streams]`.
+    /// K of the first `n_kv` cells: `[head, n_head_kv, n_kv, streams]`.
     pub(super) fn cache_k_view(&mut self, n_kv: i64, il: usize) -> TensorId {
         let cache = self.cache(il, CacheKind::K);
         let layer = self.hp.layers[il];
-        let (ty, row) = (self[cache].ty, self[cache].ne[0]);
+        let (ty, [row, n_cells, ..]) = (self[cache].ty, self[cache].ne);
         let size = |n: i64| ty.row_size(n.max(0) as u64);
         let ne = [
             layer.n_embd_head_k,
@@ -242,23 +242,24 @@ impl LlmGraph<'_> {
         self.view_4d(
             cache,
             ne,
-            [size(layer.n_embd_head_k), size(row), size(row * n_kv)],
+            [size(layer.n_embd_head_k), size(row), size(row * n_cells)],
         )
     }
 
-    /// V of all cells, transposed or not.
+    /// V of the first `n_kv` cells, transposed or not.
     pub(super) fn cache_v_view(&mut self, n_kv: i64, il: usize) -> TensorId {
         let cache = self.cache(il, CacheKind::V);
         let layer = self.hp.layers[il];
-        let (ty, row) = (self[cache].ty, self[cache].ne[0]);
+        let (ty, [row, n_cells, ..]) = (self[cache].ty, self[cache].ne);
         let (head, n_stream) = (layer.n_embd_head_v, self.cp.n_stream());
         let size = |n: i64| ty.row_size(n.max(0) as u64);
         if self.cp.v_trans {
             let ne = [n_kv, layer.n_head_kv, head, n_stream];
-            self.view_4d(cache, ne, [size(n_kv * head), size(n_kv), size(n_kv * row)])
+            let strides = [n_cells * head, n_cells, n_cells * row];
+            self.view_4d(cache, ne, strides.map(size))
         } else {
             let ne = [head, layer.n_head_kv, n_kv, n_stream];
-            self.view_4d(cache, ne, [size(head), size(row), size(row * n_kv)])
+            self.view_4d(cache, ne, [head, row, row * n_cells].map(size))
         }
     }
 

@@ -39,7 +39,8 @@ impl LlmGraph<'_> {
         if let Some(input) = self.index_input {
             return input;
         }
-        let (n_kv, n_tokens, n_stream) = (self.cp.n_ctx_seq, self.n_tokens, self.cp.n_stream());
+        let n_kv = self.n_read(self.cp.n_ctx_seq);
+        let (n_tokens, n_stream) = (self.n_tokens, self.cp.n_stream());
         let mut n = 64;
         while head > 0 && head % (2 * n) == 0 {
             n *= 2;

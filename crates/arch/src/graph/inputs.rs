@@ -163,12 +163,13 @@ impl LlmGraph<'_> {
     fn attn_input(&mut self, swa: bool) -> AttnInput {
         let (hp, cp, n_tokens) = (self.hp, self.cp, self.n_tokens);
         let lent = cp.role.target.as_ref().and_then(|t| t.caches.as_ref());
-        let n_kv = match lent {
+        let n_cells = match lent {
             Some(caches) if swa => caches.window[0].ne[1],
             Some(caches) => caches.full[0].ne[1],
             None if swa => cp.n_ctx_swa(hp.n_swa),
             None => cp.n_ctx_seq,
         };
+        let n_kv = self.n_read(n_cells);
         let n_stream = if cp.kv_unified { 1 } else { self.n_seqs };
         let n_v = if cp.v_trans {
             n_tokens * hp.n_embd_v_gqa_max()

@@ -23,7 +23,7 @@ use crate::hparams::Hparams;
 use crate::model::Model;
 use crate::models::Rows;
 use crate::names::{Global, Part};
-use crate::params::{ContextParams, FusedOp};
+use crate::params::{ContextParams, FusedOp, pad_256};
 use crate::placement::WeightMap;
 use crate::{Error, Result};
 use indexer::IndexInput;
@@ -51,6 +51,14 @@ pub struct Batch {
     pub n_outputs: i64,
     /// Sequences.
     pub n_seqs: i64,
+    /// Cells of each cache that hold something once the batch is in: of the caches no more than that
+    /// is read. [`Batch::FULL`] for all.
+    pub n_filled: i64,
+}
+
+impl Batch {
+    /// Full caches, as the engine reserves for them.
+    pub const FULL: i64 = i64::MAX;
 }
 
 /// A built graph and what others need to know of it.
@@ -99,6 +107,7 @@ pub struct LlmGraph<'a> {
     pub n_outputs: i64,
     /// Sequences of the batch; the memory may hold more.
     pub n_seqs: i64,
+    n_filled: i64,
     /// Positions.
     pub pos: Option<TensorId>,
     tokens: Option<TensorId>,
@@ -151,6 +160,7 @@ impl<'a> LlmGraph<'a> {
             n_tokens: batch.n_tokens,
             n_outputs: batch.n_outputs,
             n_seqs: batch.n_seqs,
+            n_filled: batch.n_filled,
             pos: None,
             tokens: None,
             input_embd: None,
@@ -193,6 +203,11 @@ impl<'a> LlmGraph<'a> {
     /// Tokens of one sequence.
     pub fn n_seq_tokens(&self) -> i64 {
         self.n_tokens / self.n_seqs.max(1)
+    }
+
+    /// Cells that are read of a cache of `n_cells` (`llama_kv_cache::get_n_kv`).
+    pub fn n_read(&self, n_cells: i64) -> i64 {
+        n_cells.min(pad_256(self.n_filled.max(1)))
     }
 
     /// `build_cvec`: the control vector behind layer `il`.

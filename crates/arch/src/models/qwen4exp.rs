@@ -215,7 +215,8 @@ struct Blocks {
 
 impl Blocks {
     fn new(g: &mut LlmGraph<'_>, size: i64) -> Blocks {
-        let (n_kv, n_stream, n_tokens) = (g.cp.n_ctx_seq, g.cp.n_stream(), g.n_tokens);
+        let n_kv = g.n_read(g.cp.n_ctx_seq);
+        let (n_stream, n_tokens) = (g.cp.n_stream(), g.n_tokens);
         let n_blocks = (n_kv + size - 1) / size;
         let per_row = if g.hp.is_causal { n_blocks } else { n_kv };
         let bias = [per_row, n_tokens / n_stream.max(1), n_stream, 1];
@@ -282,7 +283,7 @@ fn choose_blocks(
 
 /// One key a block, `[head, blocks, streams]`: the mean of its tokens' keys, then norm and rotation.
 fn block_keys(g: &mut LlmGraph<'_>, cache: TensorId, blocks: &Blocks, il: usize) -> TensorId {
-    let n_kv = g.cp.n_ctx_seq;
+    let n_kv = g.n_read(g.cp.n_ctx_seq);
     let all = g.index_keys(cache, n_kv);
     let (ne, nb) = (g[all].ne, g[all].nb);
     let (head, n_stream) = (ne[0], ne[3]);
@@ -317,7 +318,7 @@ fn best_cells(
     il: usize,
 ) -> TensorId {
     let [_, n_time, n_stream, _] = g[scores].ne;
-    let (n_kv, is_causal) = (g.cp.n_ctx_seq, g.hp.is_causal);
+    let (n_kv, is_causal) = (g.n_read(g.cp.n_ctx_seq), g.hp.is_causal);
     if is_causal {
         scores = g.add(scores, blocks.bias);
     }

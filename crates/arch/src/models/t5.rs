@@ -95,7 +95,8 @@ fn encoder(g: &mut LlmGraph<'_>) {
 
 fn decoder(g: &mut LlmGraph<'_>) {
     let mut x = g.embed(false);
-    let (n_tokens, n_kv, n_enc) = (g.n_tokens, g.cp.n_ctx_seq, g.hp.n_ctx_train);
+    let n_kv = g.n_read(g.cp.n_ctx_seq);
+    let (n_tokens, n_enc) = (g.n_tokens, g.hp.n_ctx_train);
     let n_embd = g.hp.n_embd;
     let encoded = g.input("cross_embd", Type::F32, [n_embd, n_enc, 1, 1]);
     let buckets = g.input("pos_bucket_dec", Type::I32, [n_kv, n_tokens, 1, 1]);

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use vramfit_ggml::cuda::PoolKind;
 use vramfit_plan::Device;
 
 use super::error::ProbeError;
@@ -73,6 +74,10 @@ impl ProbedDevice {
                 .sm_count
                 .or_else(|| card.and_then(|card| card.sm_count)),
             integrated: self.integrated,
+            pool: match self.virtual_memory {
+                Some(false) => PoolKind::Legacy,
+                _ => PoolKind::Vmm,
+            },
             // CUDA's own total, and what is free, are without it.
             driver_keeps_some: false,
         };

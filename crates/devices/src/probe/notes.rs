@@ -42,7 +42,7 @@ pub enum ProbeNote {
         /// CUDA's index.
         device: u32,
     },
-    /// The device has no virtual memory management, so that ggml-cuda's pool is of its older kind.
+    /// The device has no virtual memory management, so that ggml-cuda's pool is of its legacy kind.
     OlderPool {
         /// CUDA's index.
         device: u32,
@@ -111,8 +111,8 @@ impl ProbeNote {
                     .to_owned()
             }
             Self::OlderPool { .. } => {
-                "no virtual memory management: ggml-cuda's pool is then of its older kind, which takes \
-                 more while it computes than is shown"
+                "no virtual memory management: ggml-cuda's pool is then of its legacy kind, shown for prompts \
+                 that fill the context batch by batch; another order of batches may come to more"
                     .to_owned()
             }
             Self::MeasuredInContext { .. } => {

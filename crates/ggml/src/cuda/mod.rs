@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 pub use fattn::FlashAttnKernel;
 pub(crate) use fusion::{graph_optimize, has_experts};
-pub use pool::{POOL_GRANULARITY, PoolUse};
+pub use pool::{AnyOrder, Buffers, LegacyPool, POOL_GRANULARITY, PoolKind, PoolUse};
 
 /// Rows of quantised tensors are padded to this many elements (`MATRIX_ROW_PADDING`).
 const MATRIX_ROW_PADDING: i64 = 512;
@@ -68,6 +68,8 @@ pub struct Cuda {
     pub integrated: bool,
     /// Streaming multiprocessors; `None` where not known: what grows with them is then a bound.
     pub sm_count: Option<u32>,
+    /// How it keeps temporary buffers.
+    pub pool: PoolKind,
 }
 
 /// What padding a quantised row takes behind a tensor of CUDA memory, bytes.

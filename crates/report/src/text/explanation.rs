@@ -34,8 +34,12 @@ pub fn explanation_text(explanation: &Explanation, most: usize, style: &Style) -
 /// The runtime pool, and the operation that sets it.
 fn runtime(pool: &PoolReport, style: &Style) -> String {
     let sure = if pool.is_bound { "bound" } else { "modelled" };
+    let kind = match pool.is_legacy {
+        true => "legacy runtime pool, buffers kept one by one,",
+        false => "runtime pool",
+    };
     let mut text = format!(
-        "{}: runtime pool {} MiB ({sure})",
+        "{}: {kind} {} MiB ({sure})",
         pool.id,
         mib(pool.pool_bytes, 2)
     );
@@ -44,8 +48,9 @@ fn runtime(pool: &PoolReport, style: &Style) -> String {
             let name = one_line(&source.name);
             format!(" with {name}, {} {}", source.r#type, shape(&source.shape))
         });
+        let set_by = if pool.is_legacy { "largest:" } else { "set by" };
         text += &format!(
-            ", set by {op} {}{} of {}, which holds {} MiB at once",
+            ", {set_by} {op} {}{} of {}, which holds {} MiB at once",
             one_line(at),
             with.unwrap_or_default(),
             pass_words(pool.pass),

@@ -83,6 +83,7 @@ mod tests {
             compiled: (cc >= 750).then_some(compute_capability),
             integrated: false,
             sm_count,
+            pool: crate::cuda::PoolKind::Vmm,
         }
     }
 

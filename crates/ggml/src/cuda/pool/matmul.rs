@@ -237,7 +237,9 @@ impl Cuda {
         }
     }
 
-    pub(super) fn mul_mat_id_pool(&self, graph: &Graph, t: &Tensor) -> Held {
+    /// `routed`: how many tokens chose one expert, where each expert's product is one of its own; at
+    /// worst all.
+    pub(super) fn mul_mat_id_pool(&self, graph: &Graph, t: &Tensor, routed: Option<i64>) -> Held {
         let &[a, b, ids, ..] = t.sources() else {
             return Held::NOTHING;
         };
@@ -252,23 +254,24 @@ impl Cuda {
         let most_mmf_tokens = if a.ne[1] <= 1024 { 512 } else { 128 };
         let by_mmf = !by_mmq && n_tokens <= most_mmf_tokens && self.has_mmf(&a);
         if !by_mmq && !by_mmf {
-            return self.expert_by_expert_pool(a, b, rows);
+            return self.expert_by_expert_pool(a, b, rows, routed.unwrap_or(n_tokens));
         }
-        let mut held = if by_mmq {
-            self.mmq_experts_pool(a.ty, [b.ne[0], a.ne[1]], n_experts, b.ne[1], n_tokens, rows)
-        } else {
-            Held::NOTHING
-        };
+        let mut held = Held::NOTHING;
         if by_mmq || n_tokens > 16 {
             held.add([4, rows]);
             held.add([4, rows]);
             held.add([4, count(n_experts) + 1]);
         }
+        if by_mmq {
+            let shape = [b.ne[0], a.ne[1]];
+            let tiles = self.mmq_experts_pool(a.ty, shape, n_experts, b.ne[1], n_tokens, rows);
+            held.append(tiles);
+        }
         held
     }
 
     /// Rows sorted by expert, then a product an expert: at worst all tokens want the same one.
-    fn expert_by_expert_pool(&self, a: Side, b: Side, rows: u64) -> Held {
+    fn expert_by_expert_pool(&self, a: Side, b: Side, rows: u64, routed: i64) -> Held {
         let slow_f16 = a.ty == Type::F16 && self.cublas_type(a.ty, 1, false) == Type::F32;
         let sorted_type = if slow_f16 || a.ty.is_quantized() {
             Type::F32
@@ -277,17 +280,21 @@ impl Cuda {
         };
         let sorted = Side {
             ty: sorted_type,
-            ne: [b.ne[0], b.ne[2], 1, 1],
-            nb: crate::contiguous_strides(sorted_type, [b.ne[0], b.ne[2], 1, 1]),
+            ne: [b.ne[0], routed, 1, 1],
+            nb: crate::contiguous_strides(sorted_type, [b.ne[0], routed, 1, 1]),
             tensor: None,
         };
         let mut expert = a;
         expert.ne[2] = 1;
-        let mut held = self.product_pool(expert, sorted, false);
-        held.is_bound = true;
+        let mut held = Held {
+            is_bound: true,
+            most_routed: b.ne[2],
+            ..Held::NOTHING
+        };
         held.add([8, rows]);
         held.add([sorted_type.type_size(), rows, count(b.ne[0])]);
         held.add([4, rows, count(a.ne[1])]);
+        held.append(self.product_pool(expert, sorted, false));
         held
     }
 

@@ -1,10 +1,12 @@
 //! What ggml-cuda takes beside llama.cpp's buffers while it computes: the pool of temporary
 //! buffers and cuBLAS's workspace.
 //!
-//! The pool is the VMM kind (`ggml_cuda_pool_vmm`): it grows to the most that one operation holds
-//! at once and never shrinks, so the order of operations does not matter and the answer is a
-//! maximum over nodes. What an operation holds follows from which kernel runs it, and that from
-//! shapes, types and the device.
+//! What an operation takes, buffer by buffer, follows from which kernel runs it, and that from
+//! shapes, types and the device. What a pool makes of that depends on its kind ([`PoolKind`]):
+//! where the driver manages virtual memory (`ggml_cuda_pool_vmm`) it grows to the most that one
+//! operation holds at once and never shrinks, so the order of operations does not matter and the
+//! answer is a maximum over nodes. Elsewhere buffers are kept and used again one by one, and the
+//! graphs have to be played through in order ([`LegacyPool`]).
 //!
 //! Modelled, not proved: the figures are ggml's own arithmetic, but how many blocks of a flash
 //! attention kernel fit on a multiprocessor depends on registers that only the compiler knows
@@ -17,6 +19,7 @@
 mod attention;
 mod conv;
 mod kernels;
+mod legacy;
 mod matmul;
 mod mmq;
 
@@ -24,6 +27,8 @@ use super::{ComputeCapability, Cuda};
 use crate::graph::Tensor;
 use crate::{BackendId, Graph, Op, Schedule, TensorId, align};
 use attention::Attention;
+
+pub use legacy::{AnyOrder, Buffers, LegacyPool};
 
 /// Granularity of the VMM pool: its size is a multiple of this.
 pub const POOL_GRANULARITY: u64 = 2 << 20;
@@ -59,11 +64,24 @@ const FULL_CHIPS: [(u32, u64); 10] = [
 ];
 const LARGEST_CHIP: u64 = 192;
 
+/// How ggml-cuda keeps temporary buffers on a device.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum PoolKind {
+    /// One range of addresses that memory is mapped into as it is needed.
+    #[default]
+    Vmm,
+    /// Buffers of `cudaMalloc`, kept to be used again: where device or driver have no virtual memory
+    /// management, or llama.cpp was built without (`GGML_CUDA_NO_VMM`).
+    Legacy,
+}
+
 /// What the nodes of one device take from the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PoolUse {
-    /// The most that one operation holds at once, bytes.
+    /// The most that one operation holds at once, or all that a legacy pool keeps, bytes.
     pub bytes: u64,
+    /// How they are kept.
+    pub kind: PoolKind,
     /// Some operation goes through cuBLAS, whose workspace is then taken, too.
     pub uses_cublas: bool,
     /// `bytes` is a bound: how much it really is depends on what a graph does not say.
@@ -73,9 +91,12 @@ pub struct PoolUse {
 }
 
 impl PoolUse {
-    /// What the pool maps for this: whole granules.
+    /// What the pool asks the driver for: whole granules, or each buffer as it is.
     pub fn pool_bytes(&self) -> u64 {
-        align(self.bytes, POOL_GRANULARITY)
+        match self.kind {
+            PoolKind::Vmm => align(self.bytes, POOL_GRANULARITY),
+            PoolKind::Legacy => self.bytes,
+        }
     }
 
     /// The larger of two evaluations, for one pool serves them all. Its peak is that of the
@@ -96,22 +117,41 @@ impl PoolUse {
 /// What one operation holds.
 #[derive(Clone, Copy, Default)]
 struct Held {
+    /// In whole units of a VMM pool, bytes.
     bytes: u64,
+    /// Buffer by buffer, in the order they are taken.
+    buffers: Buffers,
     cublas: bool,
     is_bound: bool,
+    /// Experts compute one after the other, each with the tokens that chose it: up to this many.
+    most_routed: i64,
 }
 
 impl Held {
     const NOTHING: Held = Held {
         bytes: 0,
+        buffers: Buffers::NONE,
         cublas: false,
         is_bound: false,
+        most_routed: 0,
     };
 
     /// One more buffer of the product of `factors`, bytes.
     fn add<const N: usize>(&mut self, factors: [u64; N]) {
         let bytes = factors.iter().fold(1, |a: u64, &n| a.saturating_mul(n));
         self.bytes = self.bytes.saturating_add(align(bytes, BUFFER_ALIGNMENT));
+        self.buffers.push(bytes);
+    }
+
+    /// Whatever `inner` takes, behind what is held already.
+    fn append(&mut self, inner: Held) {
+        self.bytes = self.bytes.saturating_add(inner.bytes);
+        self.cublas |= inner.cublas;
+        self.is_bound |= inner.is_bound;
+        inner
+            .buffers
+            .iter()
+            .for_each(|bytes| self.buffers.push(bytes));
     }
 }
 
@@ -137,17 +177,7 @@ impl Cuda {
         let mut most = PoolUse::default();
         let mut attention = Attention::new(self);
         for &node in nodes {
-            let t = &graph[node];
-            let held = match t.op {
-                Op::MulMat => self.mul_mat_pool(graph, t),
-                Op::MulMatId => self.mul_mat_id_pool(graph, t),
-                Op::FlashAttnExt => attention.held(graph, t),
-                Op::Conv2d => self.conv_2d_pool(graph, t),
-                Op::SsmScan => self.ssm_scan_pool(graph, t),
-                Op::Argsort => argsort_pool(graph, t),
-                Op::TopK => top_k_pool(graph, t),
-                _ => continue,
-            };
+            let held = self.held(graph, &graph[node], &mut attention);
             most.uses_cublas |= held.cublas;
             if held.bytes > most.bytes {
                 most.bytes = held.bytes;
@@ -156,6 +186,21 @@ impl Cuda {
             }
         }
         most
+    }
+
+    /// What one operation holds when this device computes it.
+    #[inline]
+    fn held(&self, graph: &Graph, t: &Tensor, attention: &mut Attention) -> Held {
+        match t.op {
+            Op::MulMat => self.mul_mat_pool(graph, t),
+            Op::MulMatId => self.mul_mat_id_pool(graph, t, None),
+            Op::FlashAttnExt => attention.held(graph, t),
+            Op::Conv2d => self.conv_2d_pool(graph, t),
+            Op::SsmScan => self.ssm_scan_pool(graph, t),
+            Op::Argsort => argsort_pool(graph, t),
+            Op::TopK => top_k_pool(graph, t),
+            _ => Held::NOTHING,
+        }
     }
 
     /// cuBLAS's workspace: a `cudaMalloc` of its own when the first product goes through cuBLAS.
@@ -184,6 +229,18 @@ impl Cuda {
             .find(before)
             .map_or(LARGEST_CHIP, |&(_, n)| n);
         (full_chip, true)
+    }
+
+    /// This device, or where its number of multiprocessors is not known one with each number that
+    /// there may be.
+    pub fn with_each_sm_count(self) -> impl Iterator<Item = Cuda> {
+        let (most, is_bound) = self.multiprocessors();
+        let most = u32::try_from(most).unwrap_or(u32::MAX);
+        let least = if is_bound { 1 } else { most };
+        (least..=most).map(move |n| Cuda {
+            sm_count: Some(n),
+            ..self
+        })
     }
 
     /// SSM_SCAN: Mamba 2 over a long prompt runs as matrix products over chunks of tokens.
@@ -240,10 +297,11 @@ fn sorted_rows(keys: &Tensor) -> u64 {
 
 /// TOP_K: sorts into a buffer of its own (CUB before 3.2 has nothing better), then copies.
 fn top_k_pool(graph: &Graph, t: &Tensor) -> Held {
-    let mut held = argsort_pool(graph, t);
+    let mut held = Held::NOTHING;
     if let Some(keys) = t.source(0).map(|s| &graph[s]) {
         held.add([4, count(keys.ne[0]), sorted_rows(keys)]);
     }
+    held.append(argsort_pool(graph, t));
     held
 }
 
@@ -288,6 +346,7 @@ mod tests {
             compiled: (cc >= 750).then_some(compute_capability),
             integrated: false,
             sm_count,
+            pool: PoolKind::Vmm,
         }
     }
 

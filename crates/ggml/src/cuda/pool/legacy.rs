@@ -1,0 +1,380 @@
+//! The pool where there is no virtual memory management (`ggml_cuda_pool_leg`): each buffer is a
+//! `cudaMalloc` that is kept when it comes back, for the next operation that it is large enough for.
+//!
+//! What is kept in the end depends on the order of all that was ever asked for, so the operations
+//! of whole prompts are played through it, graph by graph. In which of its slots a buffer is kept
+//! does not matter: the smallest that is large enough is taken, and those of one size are alike.
+
+use super::{Attention, Cuda};
+use crate::{BackendId, Graph, Schedule, TensorId};
+use std::collections::BTreeSet;
+
+/// Most buffers that one operation holds at once.
+const MOST_BUFFERS: usize = 10;
+/// Buffers that are kept at most; those that come back beyond are given to the driver.
+const SLOTS: usize = 256;
+/// A kept buffer that is this much too large is left alone, bytes.
+const TOO_LARGE: u64 = 1 << 36;
+/// New buffers are this much larger than asked for, for requests that grow.
+const LOOK_AHEAD: f64 = 1.05;
+/// Of new buffers, bytes.
+const GRANULARITY: u64 = 256;
+
+/// Buffers that one operation takes in this order, and gives back when it is done.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Buffers {
+    bytes: [u64; MOST_BUFFERS],
+    n: usize,
+}
+
+impl Buffers {
+    /// Takes nothing.
+    pub const NONE: Buffers = Buffers {
+        bytes: [0; MOST_BUFFERS],
+        n: 0,
+    };
+
+    /// One more, of `bytes`.
+    #[inline]
+    pub fn push(&mut self, bytes: u64) {
+        debug_assert!(
+            self.n < MOST_BUFFERS,
+            "an operation with so many buffers is not known"
+        );
+        if let Some(slot) = self.bytes.get_mut(self.n) {
+            *slot = bytes;
+            self.n += 1;
+        }
+    }
+
+    /// Sizes, in order, bytes.
+    pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
+        self.bytes.iter().copied().take(self.n)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.n == 0
+    }
+}
+
+/// A legacy pool, as full as what has been computed made it.
+#[derive(Clone, Debug, Default)]
+pub struct LegacyPool {
+    /// Buffers that are kept and not in use, the smallest first.
+    free: Vec<u64>,
+    /// What it holds of the driver's now, and held at most.
+    held: u64,
+    most: u64,
+    /// Operations that found all they took since the pool last grew: they change nothing.
+    settled: BTreeSet<Buffers>,
+    is_bound: bool,
+}
+
+impl LegacyPool {
+    /// The most that it took of the driver's memory, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.most
+    }
+
+    /// Some operation's buffers are a bound.
+    pub fn is_bound(&self) -> bool {
+        self.is_bound
+    }
+
+    /// Computes the splits of `backend` once on `cuda`.
+    pub fn compute(&mut self, cuda: &Cuda, graph: &Graph, schedule: &Schedule, backend: BackendId) {
+        for nodes in nodes_of(graph, schedule, backend) {
+            self.compute_nodes(cuda, graph, nodes);
+        }
+    }
+
+    /// Computes `nodes` in order on `cuda`.
+    pub fn compute_nodes(&mut self, cuda: &Cuda, graph: &Graph, nodes: &[TensorId]) {
+        operations(cuda, graph, nodes, |buffers, is_bound| {
+            self.is_bound |= is_bound;
+            self.operate(buffers);
+        });
+    }
+
+    /// One operation takes `buffers` and gives them back.
+    pub fn operate(&mut self, buffers: Buffers) {
+        if buffers.is_empty() || self.settled.contains(&buffers) {
+            return;
+        }
+        let before = self.held;
+        let mut taken = Buffers::NONE;
+        for bytes in buffers.iter() {
+            taken.push(self.take(bytes));
+        }
+        self.most = self.most.max(self.held);
+        let is_settled = self.held == before;
+        taken.iter().for_each(|bytes| self.give_back(bytes));
+        if is_settled && self.held == before {
+            self.settled.insert(buffers);
+        } else {
+            self.settled.clear();
+        }
+    }
+
+    /// The size of the buffer that is handed out for a request of `bytes`.
+    fn take(&mut self, bytes: u64) -> u64 {
+        let first = self.free.partition_point(|&kept| kept < bytes);
+        match self.free.get(first) {
+            Some(&kept) if kept - bytes < TOO_LARGE => self.free.remove(first),
+            _ => {
+                let new = new_buffer(bytes);
+                self.held = self.held.saturating_add(new);
+                new
+            }
+        }
+    }
+
+    fn give_back(&mut self, bytes: u64) {
+        if self.free.len() >= SLOTS {
+            self.held = self.held.saturating_sub(bytes);
+            return;
+        }
+        let at = self.free.partition_point(|&kept| kept < bytes);
+        self.free.insert(at, bytes);
+    }
+}
+
+/// What operations ask for, where it is not known in which order.
+///
+/// A new buffer means that none of those in the pool that were not in use was large enough. So of
+/// any buffers, one more than an operation holds at once, the smallest is smaller than some request
+/// that made another: by their size the buffers fall, in steps of that many, at least as fast as
+/// requests that each outgrow the buffer of the one before.
+#[derive(Clone, Debug, Default)]
+pub struct AnyOrder {
+    sizes: BTreeSet<u64>,
+    most_at_once: usize,
+}
+
+impl AnyOrder {
+    /// The splits of `backend` are among what is computed.
+    pub fn compute(&mut self, cuda: &Cuda, graph: &Graph, schedule: &Schedule, backend: BackendId) {
+        for nodes in nodes_of(graph, schedule, backend) {
+            self.compute_nodes(cuda, graph, nodes);
+        }
+    }
+
+    /// `nodes` are among what is computed.
+    pub fn compute_nodes(&mut self, cuda: &Cuda, graph: &Graph, nodes: &[TensorId]) {
+        operations(cuda, graph, nodes, |buffers, _| {
+            self.sizes.extend(buffers.iter());
+            self.hold_at_once(buffers.n);
+        });
+    }
+
+    /// Some operation holds `n` buffers at once.
+    pub fn hold_at_once(&mut self, n: usize) {
+        self.most_at_once = self.most_at_once.max(n);
+    }
+
+    /// The most that a pool holds when beside what was counted anything up to `any_bytes` may be
+    /// asked for.
+    pub fn bytes(&self, any_bytes: u64) -> u64 {
+        let (mut sum, mut last) = (0u64, u64::MAX);
+        for &bytes in self
+            .sizes
+            .iter()
+            .rev()
+            .take_while(|&&bytes| bytes > any_bytes)
+        {
+            let new = new_buffer(bytes);
+            if new < last {
+                sum = sum.saturating_add(new);
+                last = bytes;
+            }
+        }
+        self.at_once(sum.saturating_add(ladder(any_bytes)))
+    }
+
+    /// The most that a pool holds when each request is for a part of one that was counted.
+    pub fn shrunk_bytes(&self) -> u64 {
+        let all = self
+            .sizes
+            .iter()
+            .fold(0, |sum: u64, &n| sum.saturating_add(new_buffer(n)));
+        let largest = self.sizes.last().map_or(0, |&n| ladder(n));
+        self.at_once(all.min(largest))
+    }
+
+    fn at_once(&self, bytes: u64) -> u64 {
+        bytes.saturating_mul(self.most_at_once as u64)
+    }
+}
+
+/// Buffers for requests up to `bytes` that each outgrow the buffer of the one before.
+fn ladder(bytes: u64) -> u64 {
+    let (mut sum, mut request) = (0u64, bytes);
+    while request > 0 {
+        sum = sum.saturating_add(new_buffer(request));
+        // the largest whose buffer is smaller than this request
+        request = request.saturating_sub(1) / GRANULARITY * GRANULARITY;
+        request = (request as f64 / LOOK_AHEAD) as u64;
+    }
+    sum
+}
+
+/// The nodes of each split of `backend`, in order.
+fn nodes_of<'g>(
+    graph: &'g Graph,
+    schedule: &'g Schedule,
+    backend: BackendId,
+) -> impl Iterator<Item = &'g [TensorId]> {
+    let own = schedule.splits.iter().filter(move |s| s.backend == backend);
+    own.map(|s| graph.nodes.get(s.nodes.clone()).unwrap_or_default())
+}
+
+/// What each of `nodes` takes, and whether that is a bound.
+fn operations(
+    cuda: &Cuda,
+    graph: &Graph,
+    nodes: &[TensorId],
+    mut operate: impl FnMut(Buffers, bool),
+) {
+    let mut attention = Attention::new(cuda);
+    for &node in nodes {
+        let t = &graph[node];
+        if t.ne.contains(&0) {
+            continue; // nothing to compute: a batch of which no outputs are wanted
+        }
+        let held = cuda.held(graph, t, &mut attention);
+        if held.most_routed == 0 {
+            operate(held.buffers, held.is_bound);
+            continue;
+        }
+        // Which experts are chosen is not known. In ascending order most buffers are too small for
+        // the next expert.
+        let mut last = Buffers::NONE;
+        for routed in 1..=held.most_routed {
+            let buffers = cuda.mul_mat_id_pool(graph, t, Some(routed)).buffers;
+            if buffers != last {
+                operate(buffers, true);
+                last = buffers;
+            }
+        }
+    }
+}
+
+/// What is allocated for a request of `bytes`.
+fn new_buffer(bytes: u64) -> u64 {
+    // in double precision, as the engine does it
+    let ahead = (LOOK_AHEAD * bytes as f64) as u64;
+    ahead.div_ceil(GRANULARITY).saturating_mul(GRANULARITY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn buffers(sizes: &[u64]) -> Buffers {
+        let mut buffers = Buffers::NONE;
+        sizes.iter().for_each(|&bytes| buffers.push(bytes));
+        buffers
+    }
+
+    fn played(operations: &[&[u64]]) -> LegacyPool {
+        let mut pool = LegacyPool::default();
+        operations
+            .iter()
+            .for_each(|sizes| pool.operate(buffers(sizes)));
+        pool
+    }
+
+    // Worked out by hand: a twentieth more, then whole 256 bytes.
+    #[test]
+    fn buffers_are_kept_for_what_they_are_large_enough_for() {
+        assert_eq!(played(&[&[1000]]).bytes(), 1280);
+        assert_eq!(played(&[&[1000], &[1280], &[10]]).bytes(), 1280);
+        assert_eq!(played(&[&[1000], &[1281]]).bytes(), 1280 + 1536);
+        // both at once; the smaller one goes where it fits best
+        assert_eq!(played(&[&[1000, 2000], &[1280, 2304]]).bytes(), 1280 + 2304);
+        // what is small takes the only buffer there is
+        assert_eq!(played(&[&[2000], &[10, 2000]]).bytes(), 2304 + 2304);
+        // a buffer that is 64 GiB too large is left alone
+        let far = (1 << 36) + 100;
+        assert_eq!(played(&[&[far], &[10]]).bytes(), new_buffer(far) + 256);
+    }
+
+    /// The engine's way: slots, each looked at.
+    #[derive(Default)]
+    struct Slots {
+        kept: Vec<Option<u64>>,
+        bytes: u64,
+        most: u64,
+    }
+
+    impl Slots {
+        fn take(&mut self, bytes: u64) -> u64 {
+            let fits = |kept: u64| kept >= bytes && kept - bytes < TOO_LARGE;
+            let kept = self.kept.iter().enumerate();
+            let kept = kept.filter_map(|(i, slot)| slot.filter(|&n| fits(n)).map(|n| (n, i)));
+            if let Some((n, i)) = kept.min() {
+                self.kept[i] = None;
+                return n;
+            }
+            let n = ((1.05 * bytes as f64) as u64).div_ceil(256) * 256;
+            self.bytes += n;
+            self.most = self.most.max(self.bytes);
+            n
+        }
+
+        fn give_back(&mut self, n: u64) {
+            self.kept.resize(SLOTS, None);
+            match self.kept.iter_mut().find(|slot| slot.is_none()) {
+                Some(slot) => *slot = Some(n),
+                None => self.bytes -= n,
+            }
+        }
+
+        fn operate(&mut self, sizes: &[u64]) {
+            let taken: Vec<u64> = sizes.iter().map(|&n| self.take(n)).collect();
+            taken.into_iter().rev().for_each(|n| self.give_back(n));
+        }
+    }
+
+    #[test]
+    fn slots_do_not_matter_and_no_order_is_above_the_bound() {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut random = |n: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 33) % n
+        };
+        for round in 0..300 {
+            let (mut pool, mut slots) = (LegacyPool::default(), Slots::default());
+            let (mut asked, mut any) = (AnyOrder::default(), AnyOrder::default());
+            let largest = 1 << (8 + round % 20);
+            for _ in 0..1 + random(300) {
+                let sizes: Vec<u64> = (0..1 + random(4)).map(|_| 1 + random(largest)).collect();
+                pool.operate(buffers(&sizes));
+                slots.operate(&sizes);
+                asked.sizes.extend(&sizes);
+                asked.hold_at_once(sizes.len());
+                any.hold_at_once(sizes.len());
+            }
+            assert_eq!(pool.bytes(), slots.most, "round {round}");
+            assert!(pool.bytes() <= asked.bytes(0), "round {round}");
+            assert!(pool.bytes() <= any.bytes(largest), "round {round}");
+        }
+    }
+
+    #[test]
+    fn more_buffers_than_slots_go_back_to_the_driver() {
+        let (mut pool, mut slots) = (LegacyPool::default(), Slots::default());
+        let (mut size, mut all) = (256, 0);
+        for _ in 0..SLOTS + 20 {
+            pool.operate(buffers(&[size]));
+            slots.operate(&[size]);
+            all += new_buffer(size);
+            size = new_buffer(size) + 1;
+        }
+        assert_eq!(pool.bytes(), slots.most);
+        assert!(pool.bytes() < all);
+    }
+}
