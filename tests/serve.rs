@@ -182,6 +182,29 @@ fn a_reservation_from_its_beginning_to_its_end() {
 }
 
 #[test]
+fn whole_numbers_may_have_a_point() {
+    let server = Server::start(&[]);
+    let estimate = |settings: Value| {
+        let asked = json!({ "model": SMALL, "gpus": "24GiB", "settings": settings });
+        server.post("/v1/estimate", &asked.to_string())
+    };
+    let plain = estimate(json!({ "n_ctx": 8192, "tensor_split": [1.0] })).ok(200);
+    let pointed = estimate(json!({ "n_ctx": 8192.0, "tensor_split": [1] })).ok(200);
+    assert_eq!(plain, pointed);
+    for settings in [
+        json!({ "n_ctx": 8192.5 }),
+        json!({ "n_ctx": -1.0 }),
+        json!({ "n_ctx": 1e30 }),
+    ] {
+        let refused = estimate(settings).refused(422, "invalid");
+        assert!(
+            refused["detail"].to_string().contains("floating point"),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
 fn the_engines_own_figures_are_committed() {
     let server = Server::start(&[]);
     let reserved = reserve(&server, &ask(SMALL, "loader")).ok(201);

@@ -5,7 +5,8 @@ use crate::api::{
     AdoptRequest, DecisionList, DifferencesReport, ReconcileRequest, ReservationReport,
 };
 use crate::app::App;
-use crate::routes::{Answer, body, created, idempotency_key, json, ok, once, parse, shown};
+use crate::routes::{idempotency_key, once, shown};
+use crate::wire::{Answer, body, created, json, ok, parse};
 use crate::work::quick;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;

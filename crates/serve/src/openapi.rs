@@ -277,6 +277,21 @@ impl Operation {
         if let Some(schema) = schema {
             good["content"] = content("application/json", schema(generator));
         }
+        let number = match self.id {
+            "reserve" => Some("$response.body#/reservation/id"),
+            "adopt" => Some("$response.body#/id"),
+            _ => None,
+        };
+        if let Some(number) = number {
+            let of_one = OPERATIONS
+                .iter()
+                .filter(|operation| operation.path.starts_with(ONE));
+            let link = |operation: &Operation| {
+                let link = json!({ "operationId": operation.id, "parameters": { "id": number } });
+                (operation.id.to_string(), link)
+            };
+            good["links"] = Value::Object(of_one.map(link).collect());
+        }
         let mut responses = Map::from_iter([(status.to_string(), good)]);
         let always: &[u16] = match self.sends {
             Sends::Nothing => &[401, 503],

@@ -12,23 +12,21 @@ use crate::metrics::OPENMETRICS;
 use crate::models::Question;
 use crate::openapi;
 use crate::problem::Problem;
+use crate::wire::{Answer, answer, body, created, is_json, json, ok, parse, some_body};
 use crate::work::quick;
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::{get, post};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use vramfit::ledger::ReservationId;
 use vramfit::{GpuList, Gpus, NoProbe, Placement, Resolved, document};
 
 type Shared = State<Arc<App>>;
-pub type Answer = Result<Response, Problem>;
 
 /// The header of a request that may be sent again.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -66,85 +64,6 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(from_fn_with_state(Arc::clone(&app), guard::admit))
         .layer(from_fn_with_state(Arc::clone(&app), guard::count))
         .with_state(app)
-}
-
-pub fn json(value: &impl Serialize) -> Result<Bytes, Problem> {
-    let text = serde_json::to_vec(value);
-    text.map(Bytes::from)
-        .map_err(|error| Problem::internal(error.to_string()))
-}
-
-fn answer(status: StatusCode, body: impl Into<Body>) -> Response {
-    let mut response = Response::new(body.into());
-    *response.status_mut() = status;
-    let json = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
-}
-
-pub fn ok(value: &impl Serialize) -> Answer {
-    Ok(answer(StatusCode::OK, json(value)?))
-}
-
-/// The body, if it comes in time and is JSON of a size that can be.
-pub async fn body(app: &App, request: Request) -> Result<Bytes, Problem> {
-    is_json(request.headers())?;
-    some_body(app, request).await
-}
-
-/// What is sent as anything else may come from a form in a browser's page.
-fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let kind = headers.get(header::CONTENT_TYPE);
-    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    if !kind.eq_ignore_ascii_case("application/json") {
-        let why = "send JSON, with Content-Type: application/json";
-        return Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "media-type",
-            why,
-        ));
-    }
-    Ok(())
-}
-
-async fn some_body(app: &App, request: Request) -> Result<Bytes, Problem> {
-    let most = app.limits.body_bytes;
-    let read = to_bytes(request.into_body(), most);
-    match tokio::time::timeout(app.limits.receive, read).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if is_too_long(&error) => {
-            let why = format!("the body has more than {most} bytes");
-            Err(Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too-large",
-                why,
-            ))
-        }
-        Ok(Err(error)) => Err(Problem::bad(format!("the body cannot be read: {error}"))),
-        Err(_) => {
-            let why = "the body did not come in time";
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", why))
-        }
-    }
-}
-
-fn is_too_long(error: &axum::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if error.to_string().contains("length limit exceeded") {
-            return true;
-        }
-        source = error.source();
-    }
-    error.to_string().contains("length limit exceeded")
-}
-
-pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(bytes).map_err(|error| match error.is_data() {
-        true => Problem::invalid(error.to_string()),
-        false => Problem::bad(format!("no JSON: {error}")),
-    })
 }
 
 async fn estimate(State(app): Shared, request: Request) -> Answer {
@@ -228,15 +147,6 @@ async fn reserve(State(app): Shared, headers: HeaderMap, request: Request) -> An
     );
     let (id, text) = reserved.await?;
     Ok(created(id, text))
-}
-
-/// A new reservation, and where it is.
-pub fn created(id: ReservationId, text: Bytes) -> Response {
-    let mut response = answer(StatusCode::CREATED, text);
-    if let Ok(location) = format!("/v1/reservations/{}", id.0).parse() {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    response
 }
 
 /// Makes a reservation and its answer; the same request under the same key gets the same answer.
