@@ -14,7 +14,7 @@ use vramfit_arch::Model;
 use vramfit_gguf::Header;
 
 /// A table cut short must not pass.
-const ROWS: usize = 462;
+const ROWS: usize = 714;
 
 fn load(file: &str) -> Model {
     let header = Header::open(common::fixture(&format!("gguf/{file}"))).unwrap();
@@ -73,6 +73,8 @@ fn rows_are_of_every_kind() {
     );
     let gpus: BTreeSet<usize> = pairs.iter().map(|p| p.devices()[0].len()).collect();
     assert_eq!(gpus, BTreeSet::from([1, 2, 3, 4]));
+    let is_shared = |p: &&Pair| p.target.flag("-sm") == Some("tensor");
+    assert!(pairs.iter().filter(is_shared).count() > 200);
     let partial = |p: &&Pair| p.target.expected.contains("layers host*");
     assert!(pairs.iter().filter(partial).count() > 30);
 }

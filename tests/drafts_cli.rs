@@ -80,6 +80,59 @@ fn the_program_says_what_the_engine_took() {
     assert!(n >= 20, "{n} pairs");
 }
 
+/// The same with `-sm tensor`: what each of one or two GPUs was asked for by either context.
+#[test]
+fn drafts_are_shared_out_as_the_engine_does() {
+    let table = fixture("truth/drafts-llama.cpp-v0.5.0.tsv");
+    let text = std::fs::read_to_string(table).unwrap();
+    let mut n = 0;
+    for line in text.lines() {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let [target, draft, gpus, flags, ..] = columns[..] else {
+            continue;
+        };
+        let plain = "-ngl 99 -c 4096 -fa on -np 2 -sm tensor --n-outputs 8 --spec-type ";
+        let Some(kind) = flags.strip_prefix(plain) else {
+            continue;
+        };
+        let gpu = |text: &str| {
+            let (bytes, cc) = text.split_once(':').unwrap();
+            format!("{}GiB:cc={cc}", bytes.parse::<u64>().unwrap() >> 30)
+        };
+        let gpus: Vec<String> = gpus.split(',').map(gpu).collect();
+        let listed = gpus.join(",");
+        let draft = fixture(&format!("gguf/{draft}"));
+        let mut args = vec!["--gpus", &listed, "-ngl", "99", "-c", "4096", "-fa", "on"];
+        args.extend(["-np", "2", "-sm", "tensor", "--spec-type", kind]);
+        if draft.is_file() {
+            args.extend(["-md", draft.to_str().unwrap()]);
+        }
+        let json = estimate(target, &args).unwrap();
+        // two GPUs of compute capability 7.0 on have a pipeline each, which is no buffer of the engine's own counting
+        let has_pipeline = gpus.len() == 2 && gpus.iter().all(|gpu| !gpu.ends_with("cc=6.1"));
+        let pipeline = if has_pipeline { 32 << 20 } else { 0 };
+        for i in 0..gpus.len() {
+            let device = &json["devices"][i];
+            let sum = |keys: &[&str]| -> u64 {
+                let numbers = keys.iter().map(|key| device[key].as_u64().unwrap());
+                numbers.sum::<u64>() + pipeline
+            };
+            let own = sum(&["model_bytes", "context_bytes", "compute_bytes"]);
+            assert_eq!(own, asked_for(columns[12], i), "{line}");
+            assert_eq!(sum(&["draft_bytes"]), asked_for(columns[22], i), "{line}");
+        }
+        n += 1;
+    }
+    assert!(n >= 30, "{n} cases");
+}
+
+/// `CUDA0:1` of one context's figures in the truth table: all that a GPU was asked for.
+fn asked_for(cell: &str, device: usize) -> u64 {
+    let prefix = format!("CUDA{device}:");
+    let word = cell.split(' ').find_map(|w| w.strip_prefix(&prefix));
+    word.unwrap().parse().unwrap()
+}
+
 #[test]
 fn a_draft_may_have_gpus_of_its_own() {
     let draft = fixture("gguf/llama-3.2-1b.Q4_K_M.gguf");

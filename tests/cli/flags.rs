@@ -51,12 +51,6 @@ fn tensors_are_shared_out_where_asked() {
     );
     let mamba = run("gguf/mamba-2.8b.Q4_K_M.gguf", "--gpus rtx3090x2 -sm tensor");
     refused(&mamba, "does not share out the tensors of 'mamba'");
-    let small = fixture("gguf/gemma-3-4b.Q4_K_M.gguf");
-    let flags = format!("--gpus rtx3090x2 -sm tensor -md {}", small.display());
-    refused(
-        &run(GEMMA, &flags),
-        "vramfit cannot size this, though llama.cpp may start with it: a draft beside -sm tensor: use -sm layer",
-    );
 }
 
 #[test]

@@ -57,6 +57,12 @@ impl Pair {
         while let Some(word) = words.next() {
             let own = OF_DRAFT.iter().find(|(name, _)| *name == word);
             let skipped = OF_TARGET.contains(&word) || (word == "-dev" && target.has("-devd"));
+            // a draft on one device is not shared out
+            let on_one = target.flag("-devd").is_some_and(|d| !d.contains(','));
+            if word == "-sm" && on_one {
+                words.next();
+                continue;
+            }
             if skipped {
                 words.next_if(|next| word != "--cpu-moe" && !next.starts_with("--"));
                 continue;
@@ -162,8 +168,14 @@ impl Pair {
         ];
         let [target, draft] = lists.map(|list| list.map_err(|e| e.to_string()));
         let mut lists = [target?, draft?];
-        for (rows, gpus) in lists.iter_mut().zip(self.devices()) {
+        let shared_out = [&layout, &settings.draft_layout].map(|l| l.split_tensors);
+        for ((rows, gpus), shared_out) in lists.iter_mut().zip(self.devices()).zip(shared_out) {
+            let names: Vec<String> = gpus.iter().map(|g| format!("CUDA{}", g.index)).collect();
             for row in rows {
+                if shared_out && row.backend.starts_with("CUDA") {
+                    row.backend = format!("Meta({})", names.join(","));
+                    continue;
+                }
                 let number = row
                     .backend
                     .strip_prefix("CUDA")

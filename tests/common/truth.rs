@@ -172,7 +172,9 @@ fn shared_out(devices: &[Gpu], b: &Breakdown) -> String {
     let most = |of: fn(&MemoryBytes) -> u64| b.devices.iter().map(of).max().unwrap_or(0);
     let (model, compute) = (most(|m| m.model), most(|m| m.compute));
     let mut text = format!(" Meta={model}/{compute}");
-    for ((device, m), runtime) in devices.iter().zip(&b.devices).zip(&b.runtime) {
+    let mut each: Vec<_> = devices.iter().zip(&b.devices).zip(&b.runtime).collect();
+    each.sort_by_key(|((device, _), _)| device.index);
+    for ((device, m), runtime) in each {
         // the pipeline is made at once, copies when something is computed
         let volta = |d: &Gpu| d.compute_capability.0 >= 700;
         let has_pipeline = devices.len() == 2 && devices.iter().all(volta);

@@ -18,9 +18,6 @@ pub enum NotModelled {
         /// `general.architecture`.
         architecture: String,
     },
-    /// Neither the draft's share of each device nor what it reads of a target that is shared out.
-    #[error("a draft beside -sm tensor: use -sm layer, or leave the draft out")]
-    TensorSplitOfDraft,
     /// The file has layers for multi-token prediction, but their graph is not known.
     #[error(
         "multi-token prediction by layers of architecture '{architecture}', whose graph is not known: choose another --spec-type"

@@ -78,6 +78,11 @@ pub enum Refusal {
         /// The device, by the target's order.
         device: String,
     },
+    /// The same where the target's tensors are shared out: an abort.
+    #[error(
+        "llama.cpp would abort: the draft reads tensors of its target, which -sm tensor shares out over other devices than the draft's: leave out -devd"
+    )]
+    LentShared,
     /// A draft for Gemma 4 without its target.
     #[error(
         "this draft attends to the caches of Gemma 4's last two layers: give a Gemma 4 as the model and this file with -md"

@@ -2,7 +2,7 @@
 //! them up (`tools/server/server-context.cpp`, `common/speculative.cpp`).
 
 use crate::simulate::Context;
-use crate::{Breakdown, EngineProfile, Error, Layout, NotModelled, Outputs, Refusal, RunConfig};
+use crate::{Breakdown, EngineProfile, Error, Layout, Outputs, Refusal, RunConfig};
 use vramfit_arch::{Lent, LentCaches, LentTensor, Model, Role};
 use vramfit_ggml::{BufferType, Type};
 
@@ -219,17 +219,21 @@ impl SpeculativeUse {
         config: &SpeculativeConfig,
         profile: &EngineProfile,
     ) -> Result<SpeculativeSettings, Error> {
-        if layout.split_tensors || config.layout.split_tensors {
-            return Err(NotModelled::TensorSplitOfDraft.into());
-        }
         let run = config.target_run(run, target, draft);
         let context = Context::new(target, &run, layout, profile)?;
+        let draft_layout = match draft {
+            Some(_) => draft_layout(target, &run, layout, config, profile)?,
+            None => layout.clone(),
+        };
         Ok(SpeculativeSettings {
-            draft: draft_run(&run, &context, draft.unwrap_or(target), config)?,
-            draft_layout: match draft {
-                Some(_) => draft_layout(target, &run, layout, config, profile)?,
-                None => layout.clone(),
-            },
+            draft: draft_run(
+                &run,
+                &context,
+                draft.unwrap_or(target),
+                [layout, &draft_layout],
+                config,
+            )?,
+            draft_layout,
             target: run,
         })
     }
@@ -245,7 +249,9 @@ fn draft_layout(
     profile: &EngineProfile,
 ) -> Result<Layout, Error> {
     let mut own = config.layout.clone();
-    if own.tensor_split.iter().any(|&share| share != 0.0) || config.free_bytes.is_empty() {
+    let is_given = own.tensor_split.iter().any(|&share| share != 0.0);
+    // -sm tensor goes by equal shares
+    if is_given || own.split_tensors || config.free_bytes.is_empty() {
         return Ok(own);
     }
     let mut first = run.clone();
@@ -266,11 +272,12 @@ fn draft_layout(
     Ok(own)
 }
 
-/// The draft's settings, which follow the target's.
+/// The draft's settings, which follow the target's, by the layouts of both.
 fn draft_run(
     run: &RunConfig,
     target: &Context<'_>,
     draft: &Model,
+    layouts: [&Layout; 2],
     config: &SpeculativeConfig,
 ) -> Result<RunConfig, Error> {
     let n_seqs = run.n_seq_max.max(1);
@@ -280,7 +287,8 @@ fn draft_run(
     };
     // DFlash 2 has a selector instead.
     let has_sampler = config.kind != DraftKind::Simple && draft.hparams.selector.is_none();
-    let samples = config.device_sampling && has_sampler;
+    // llama.cpp has no samplers where tensors are shared out.
+    let samples = config.device_sampling && has_sampler && !layouts[1].split_tensors;
     Ok(RunConfig {
         n_ctx: u32::try_from(target.params.n_ctx).unwrap_or(u32::MAX),
         type_k: config.type_k,
@@ -292,15 +300,27 @@ fn draft_run(
         role: Role {
             is_mtp: config.kind == DraftKind::Mtp,
             n_sampled: if samples { per_seq } else { 0 },
-            target: Some(lent(target, draft, config)?),
+            target: Some(lent(target, draft, layouts, config)?),
             ..Role::default()
         },
         ..run.clone()
     })
 }
 
+/// The draft is shared out over the very devices of its target, in their order: both see them as the same one.
+fn is_same_split([target, draft]: [&Layout; 2], config: &SpeculativeConfig) -> bool {
+    let mut in_order = config.devices.iter().enumerate();
+    let same_number = draft.devices.len() == target.devices.len();
+    draft.split_tensors && same_number && in_order.all(|(i, &own)| own == Some(i))
+}
+
 /// What `target` can lend, by the draft's devices.
-fn lent(target: &Context<'_>, draft: &Model, config: &SpeculativeConfig) -> Result<Lent, Error> {
+fn lent(
+    target: &Context<'_>,
+    draft: &Model,
+    layouts: [&Layout; 2],
+    config: &SpeculativeConfig,
+) -> Result<Lent, Error> {
     if !draft.borrows_of_target() {
         return Ok(Lent::default());
     }
@@ -308,6 +328,12 @@ fn lent(target: &Context<'_>, draft: &Model, config: &SpeculativeConfig) -> Resu
         let Some(index) = lent.buffer.device_index() else {
             return Ok(lent);
         };
+        if layouts[0].split_tensors {
+            return match is_same_split(layouts, config) {
+                true => Ok(lent),
+                false => Err(Refusal::LentShared.into()),
+            };
+        }
         match config.devices.get(index).copied().flatten() {
             Some(own) => Ok(LentTensor {
                 buffer: BufferType::device(own),

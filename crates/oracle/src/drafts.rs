@@ -35,6 +35,18 @@ struct Named {
     draft: Option<String>,
     #[serde(rename = "type")]
     kind: String,
+    /// With `-sm tensor`.
+    #[serde(default)]
+    shared_out: bool,
+}
+
+impl Named {
+    /// What its cases are drawn by.
+    fn key(&self) -> String {
+        let split = if self.shared_out { " tensor" } else { "" };
+        let (target, draft, kind) = (&self.target, &self.draft, &self.kind);
+        format!("{target} {draft:?} {kind}{split}")
+    }
 }
 
 /// What `oracle drafts` was asked for.
@@ -69,10 +81,7 @@ pub fn make(request: &Request) -> Result<i32> {
         {
             sparse(file, folder.path())?;
         }
-        let mut random = Random::new(
-            request.seed,
-            &format!("{} {:?} {}", named.target, named.draft, named.kind),
-        );
+        let mut random = Random::new(request.seed, &named.key());
         for i in 0..request.per_pair {
             let case = case(named, &mut random, i);
             let Some(line) = ask(&mut jobs, &case, named, folder.path())? else {
@@ -138,6 +147,9 @@ fn case(named: &Named, random: &mut Random, i: usize) -> Case {
     if i > 1 {
         flags = by_chance(named, random, n_gpus);
     }
+    if named.shared_out {
+        flags += " -sm tensor";
+    }
     let n_seqs: u32 = flags
         .split_once("-np ")
         .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok())
@@ -179,7 +191,10 @@ fn by_chance(named: &Named, random: &mut Random, n_gpus: usize) -> String {
         let n = random.pick(&[64, 128, 256, 1024]);
         add(&format!("-ub {n}"));
     }
-    let fa = random.weighted(&[("on", 50), ("auto", 30), ("off", 20)]);
+    let fa = match named.shared_out {
+        false => random.weighted(&[("on", 50), ("auto", 30), ("off", 20)]),
+        true => random.weighted(&[("on", 60), ("auto", 40)]),
+    };
     add(&format!("-fa {fa}"));
     let n_seqs = random.weighted(&[(1, 35), (2, 25), (4, 40)]);
     add(&format!("-np {n_seqs}"));
@@ -209,7 +224,11 @@ fn by_chance(named: &Named, random: &mut Random, n_gpus: usize) -> String {
         }
         if n_gpus > 1 && random.chance(25) && named.kind == "draft-simple" {
             let n = random.below(n_gpus as u64);
-            add(&format!("-devd CUDA{n}"));
+            let also = (n + 1) % n_gpus as u64;
+            match named.shared_out && random.chance(50) {
+                true => add(&format!("-devd CUDA{n},CUDA{also}")),
+                false => add(&format!("-devd CUDA{n}")),
+            }
         }
     }
     if fa == "on" && random.chance(20) {
@@ -253,7 +272,11 @@ fn ask(jobs: &mut Jobs, case: &Case, named: &Named, folder: &Path) -> Result<Opt
             return Ok(None);
         }
     };
-    let rows = [json["result"].clone(), json["result"]["draft"].clone()].map(row_of);
+    let rows = [
+        without_draft(&json["result"]),
+        draft_on(&json["result"]["draft"], &case.flags),
+    ]
+    .map(row_of);
     if let Some(error) = json["error"].as_str() {
         let why = Row::of(&json).tail;
         eprintln!(
@@ -263,7 +286,9 @@ fn ask(jobs: &mut Jobs, case: &Case, named: &Named, folder: &Path) -> Result<Opt
         );
         return Ok(None);
     }
-    if json["result"]["cuda_malloc_equals_breakdown"] != true {
+    // with -sm tensor the engine reports the largest part alone, and the table has what each GPU was asked for
+    let is_shared_out = case.flags.contains("-sm tensor");
+    if !is_shared_out && json["result"]["cuda_malloc_equals_breakdown"] != true {
         eprintln!(
             "{}: cudaMalloc was asked for other sizes",
             command(case, named)
@@ -281,6 +306,34 @@ fn ask(jobs: &mut Jobs, case: &Case, named: &Named, folder: &Path) -> Result<Opt
         "{model}\t{file}\t{rest}\t{}\t{}",
         target.tail, draft.tail
     )))
+}
+
+/// The target alone: what GPUs were asked for without what they were for the draft.
+fn without_draft(result: &Value) -> Value {
+    let mut alone = result.clone();
+    let counts = alone["cuda_malloc"].as_array_mut();
+    for (i, count) in counts.into_iter().flatten().enumerate() {
+        let of_draft = result["draft"]["cuda_malloc"][i]["bytes"].as_u64();
+        let bytes = count["bytes"].as_u64().unwrap_or(0);
+        count["bytes"] = json!(bytes.saturating_sub(of_draft.unwrap_or(0)));
+    }
+    alone
+}
+
+/// The draft with the counts of its own GPUs alone (`-devd`).
+fn draft_on(draft: &Value, flags: &str) -> Value {
+    let mut draft = draft.clone();
+    let mut words = flags.split(' ').skip_while(|word| *word != "-devd");
+    let listed = words.nth(1);
+    if let (Some(listed), Some(counts)) = (listed, draft["cuda_malloc"].as_array_mut()) {
+        let on = |count: &Value| {
+            listed
+                .split(',')
+                .any(|d| d == format!("CUDA{}", count["gpu"]))
+        };
+        counts.retain(on);
+    }
+    draft
 }
 
 fn row_of(result: Value) -> Row {

@@ -152,7 +152,9 @@ impl Problem<'_> {
             n_gpu_layers: plan.n_gpu_layers,
             tensor_split: flags::shares_of(self, scored),
             overrides: draft_overrides(self, plan, devices)?,
-            split_tensors: false,
+            // one device of its own needs nothing shared out
+            split_tensors: scored.layout.split_tensors
+                && plan.devices.as_ref().is_none_or(|own| own.len() != 1),
         })
     }
 }
