@@ -346,7 +346,7 @@ impl Context<'_> {
                 });
                 for cuda in cuda.with_each_sm_count() {
                     for products in [products, &single] {
-                        asked.compute_nodes(&cuda, products, &products.nodes);
+                        asked.compute(&cuda, products, products.nodes.iter().copied());
                     }
                 }
                 asked.hold_at_once(match scan {

@@ -8,7 +8,7 @@ use crate::breakdown::Pass;
 use crate::simulate::{Context, Needs};
 use std::collections::BTreeSet;
 use vramfit_arch::Batch;
-use vramfit_ggml::cuda::{AnyOrder, Cuda, LegacyPool, PoolKind, PoolUse};
+use vramfit_ggml::cuda::{AnyOrder, Cuda, LegacyPool, PoolKind, PoolUse, Steps};
 use vramfit_ggml::{Backend, BackendId};
 
 /// The pool of one device, or of each that it may be.
@@ -55,7 +55,7 @@ impl Context<'_> {
             return Ok(Vec::new());
         }
         let (mut own, mut shared) = self.legacy_pools();
-        let mut settled = BTreeSet::new();
+        let (mut settled, mut steps) = (BTreeSet::new(), Steps::default());
         for batch in self.batches() {
             let n_read = self.n_read(batch);
             if settled.contains(&(batch.n_tokens, batch.n_outputs, n_read)) {
@@ -64,15 +64,17 @@ impl Context<'_> {
             let (built, schedule) = self.schedule(batch)?;
             let mut grew = false;
             for pools in &mut own {
+                let ops = steps.of(&built.graph, &schedule, pools.backend);
                 for (cuda, pool) in &mut pools.kinds {
                     let before = pool.bytes();
-                    pool.compute(cuda, &built.graph, &schedule, pools.backend);
+                    pool.compute(cuda, &built.graph, &ops);
                     grew |= pool.bytes() != before;
                 }
             }
             for part in &mut shared {
-                part.asked
-                    .compute(&part.cuda, &built.graph, &schedule, BackendId(0));
+                let ops = steps.of(&built.graph, &schedule, BackendId(0));
+                let nodes = ops.iter().map(|step| step.node);
+                part.asked.compute(&part.cuda, &built.graph, nodes);
             }
             built.graph.recycle();
             // what found all it asked for finds it again, until something is put elsewhere

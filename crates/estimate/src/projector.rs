@@ -4,7 +4,7 @@
 use crate::simulate::runtime_of;
 use crate::{EngineProfile, Error, FlashAttention, LayoutDevice, MemoryBytes, NodeRow, Runtime};
 use vramfit_arch::clip::{Modality, Projector, Tower};
-use vramfit_ggml::cuda::{Cuda, LegacyPool, PoolKind, PoolUse};
+use vramfit_ggml::cuda::{Cuda, LegacyPool, PoolKind, PoolUse, Steps};
 use vramfit_ggml::{
     Backend, BackendId, BufferType, Graph, Op, Schedule, Scheduler, Unwatched, reserve,
 };
@@ -225,9 +225,10 @@ fn pool_use(cuda: &Cuda, graph: &Graph, schedule: &Schedule) -> PoolUse {
     if cuda.pool == PoolKind::Vmm {
         return held;
     }
+    let steps = Steps::default().of(graph, schedule, BackendId(0));
     let kept = cuda.with_each_sm_count().map(|cuda| {
         let mut pool = LegacyPool::default();
-        pool.compute(&cuda, graph, schedule, BackendId(0));
+        pool.compute(&cuda, graph, &steps);
         pool.bytes()
     });
     PoolUse {

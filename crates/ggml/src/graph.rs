@@ -81,7 +81,7 @@ pub enum Label {
 }
 
 /// Marks of a tensor.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub struct Flags(u8);
 
 impl Flags {

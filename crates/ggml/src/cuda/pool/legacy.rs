@@ -6,11 +6,13 @@
 //! does not matter: the smallest that is large enough is taken, and those of one size are alike.
 
 use super::{Attention, Cuda};
-use crate::{BackendId, Graph, Schedule, TensorId};
-use std::collections::BTreeSet;
+use crate::{BackendId, Flags, Graph, Op, Schedule, TensorId, Type};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most buffers that one operation holds at once.
 const MOST_BUFFERS: usize = 10;
+/// Sources of an operation that decide what it takes, at most.
+const SOURCES: usize = 5;
 /// Buffers that are kept at most; those that come back beyond are given to the driver.
 const SLOTS: usize = 256;
 /// A kept buffer that is this much too large is left alone, bytes.
@@ -66,8 +68,9 @@ pub struct LegacyPool {
     /// What it holds of the driver's now, and held at most.
     held: u64,
     most: u64,
-    /// Operations that found all they took since the pool last grew: they change nothing.
-    settled: BTreeSet<Buffers>,
+    /// Kinds of operations that found all they took since the pool last changed: they change nothing.
+    settled: Vec<bool>,
+    changes: u64,
     is_bound: bool,
 }
 
@@ -82,24 +85,37 @@ impl LegacyPool {
         self.is_bound
     }
 
-    /// Computes the splits of `backend` once on `cuda`.
-    pub fn compute(&mut self, cuda: &Cuda, graph: &Graph, schedule: &Schedule, backend: BackendId) {
-        for nodes in nodes_of(graph, schedule, backend) {
-            self.compute_nodes(cuda, graph, nodes);
+    /// Computes `steps` of `graph` in order on `cuda`.
+    pub fn compute(&mut self, cuda: &Cuda, graph: &Graph, steps: &[Step]) {
+        let mut attention = Attention::new(cuda);
+        for step in steps {
+            if self.settled.get(step.kind) == Some(&true) {
+                continue;
+            }
+            let before = self.changes;
+            operation(
+                cuda,
+                graph,
+                step.node,
+                &mut attention,
+                |buffers, is_bound| {
+                    self.is_bound |= is_bound;
+                    self.operate(buffers);
+                },
+            );
+            if self.changes == before {
+                let len = self.settled.len().max(step.kind + 1);
+                self.settled.resize(len, false);
+                if let Some(settled) = self.settled.get_mut(step.kind) {
+                    *settled = true;
+                }
+            }
         }
-    }
-
-    /// Computes `nodes` in order on `cuda`.
-    pub fn compute_nodes(&mut self, cuda: &Cuda, graph: &Graph, nodes: &[TensorId]) {
-        operations(cuda, graph, nodes, |buffers, is_bound| {
-            self.is_bound |= is_bound;
-            self.operate(buffers);
-        });
     }
 
     /// One operation takes `buffers` and gives them back.
     pub fn operate(&mut self, buffers: Buffers) {
-        if buffers.is_empty() || self.settled.contains(&buffers) {
+        if buffers.is_empty() {
             return;
         }
         let before = self.held;
@@ -110,10 +126,9 @@ impl LegacyPool {
         self.most = self.most.max(self.held);
         let is_settled = self.held == before;
         taken.iter().for_each(|bytes| self.give_back(bytes));
-        if is_settled && self.held == before {
-            self.settled.insert(buffers);
-        } else {
+        if !is_settled || self.held != before {
             self.settled.clear();
+            self.changes += 1;
         }
     }
 
@@ -153,19 +168,20 @@ pub struct AnyOrder {
 }
 
 impl AnyOrder {
-    /// The splits of `backend` are among what is computed.
-    pub fn compute(&mut self, cuda: &Cuda, graph: &Graph, schedule: &Schedule, backend: BackendId) {
-        for nodes in nodes_of(graph, schedule, backend) {
-            self.compute_nodes(cuda, graph, nodes);
-        }
-    }
-
     /// `nodes` are among what is computed.
-    pub fn compute_nodes(&mut self, cuda: &Cuda, graph: &Graph, nodes: &[TensorId]) {
-        operations(cuda, graph, nodes, |buffers, _| {
-            self.sizes.extend(buffers.iter());
-            self.hold_at_once(buffers.n);
-        });
+    pub fn compute(
+        &mut self,
+        cuda: &Cuda,
+        graph: &Graph,
+        nodes: impl IntoIterator<Item = TensorId>,
+    ) {
+        let mut attention = Attention::new(cuda);
+        for node in nodes {
+            operation(cuda, graph, node, &mut attention, |buffers, _| {
+                self.sizes.extend(buffers.iter());
+                self.hold_at_once(buffers.n);
+            });
+        }
     }
 
     /// Some operation holds `n` buffers at once.
@@ -219,43 +235,79 @@ fn ladder(bytes: u64) -> u64 {
     sum
 }
 
-/// The nodes of each split of `backend`, in order.
-fn nodes_of<'g>(
-    graph: &'g Graph,
-    schedule: &'g Schedule,
-    backend: BackendId,
-) -> impl Iterator<Item = &'g [TensorId]> {
-    let own = schedule.splits.iter().filter(move |s| s.backend == backend);
-    own.map(|s| graph.nodes.get(s.nodes.clone()).unwrap_or_default())
+/// A node that takes buffers of the pool.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// The node.
+    pub node: TensorId,
+    /// Steps of one kind take the same on every device.
+    kind: usize,
 }
 
-/// What each of `nodes` takes, and whether that is a bound.
-fn operations(
-    cuda: &Cuda,
-    graph: &Graph,
-    nodes: &[TensorId],
-    mut operate: impl FnMut(Buffers, bool),
-) {
-    let mut attention = Attention::new(cuda);
-    for &node in nodes {
+/// All that decides what an operation takes: itself, its flags, and types, elements and strides of its
+/// result and its sources.
+type Kind = (u8, Flags, [Option<(Type, [i64; 4], [u64; 4])>; 1 + SOURCES]);
+
+/// Kinds of operations, over all graphs that one context computes.
+#[derive(Clone, Debug, Default)]
+pub struct Steps(BTreeMap<Kind, usize>);
+
+impl Steps {
+    /// The steps of the splits of `backend`, in order.
+    pub fn of(&mut self, graph: &Graph, schedule: &Schedule, backend: BackendId) -> Vec<Step> {
+        let own = schedule.splits.iter().filter(|s| s.backend == backend);
+        let nodes = own.flat_map(|s| graph.nodes.get(s.nodes.clone()).unwrap_or_default());
+        nodes.filter_map(|&node| self.step(graph, node)).collect()
+    }
+
+    fn step(&mut self, graph: &Graph, node: TensorId) -> Option<Step> {
         let t = &graph[node];
         if t.ne.contains(&0) {
-            continue; // nothing to compute: a batch of which no outputs are wanted
+            return None; // nothing to compute: a batch of which no outputs are wanted
         }
-        let held = cuda.held(graph, t, &mut attention);
-        if held.most_routed == 0 {
-            operate(held.buffers, held.is_bound);
-            continue;
+        let op = match t.op {
+            Op::MulMat => 0,
+            Op::MulMatId => 1,
+            Op::FlashAttnExt => 2,
+            Op::Conv2d => 3,
+            Op::SsmScan => 4,
+            Op::Argsort => 5,
+            Op::TopK => 6,
+            _ => return None,
+        };
+        let mut shapes = [None; 1 + SOURCES];
+        let sources = t.sources().iter().map(|&s| &graph[s]);
+        for (shape, t) in shapes.iter_mut().zip(std::iter::once(t).chain(sources)) {
+            *shape = Some((t.ty, t.ne, t.nb));
         }
-        // Which experts are chosen is not known. In ascending order most buffers are too small for
-        // the next expert.
-        let mut last = Buffers::NONE;
-        for routed in 1..=held.most_routed {
-            let buffers = cuda.mul_mat_id_pool(graph, t, Some(routed)).buffers;
-            if buffers != last {
-                operate(buffers, true);
-                last = buffers;
-            }
+        let next = self.0.len();
+        let kind = *self.0.entry((op, t.flags, shapes)).or_insert(next);
+        Some(Step { node, kind })
+    }
+}
+
+/// What one operation takes, and whether that is a bound.
+fn operation(
+    cuda: &Cuda,
+    graph: &Graph,
+    node: TensorId,
+    attention: &mut Attention,
+    mut operate: impl FnMut(Buffers, bool),
+) {
+    let t = &graph[node];
+    let held = cuda.held(graph, t, attention);
+    if held.most_routed == 0 {
+        operate(held.buffers, held.is_bound);
+        return;
+    }
+    // Which experts are chosen is not known. In ascending order most buffers are too small for the
+    // next expert.
+    let mut last = Buffers::NONE;
+    for routed in 1..=held.most_routed {
+        let buffers = cuda.mul_mat_id_pool(graph, t, Some(routed)).buffers;
+        if buffers != last {
+            operate(buffers, true);
+            last = buffers;
         }
     }
 }

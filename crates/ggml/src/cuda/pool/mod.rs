@@ -28,7 +28,7 @@ use crate::graph::Tensor;
 use crate::{BackendId, Graph, Op, Schedule, TensorId, align};
 use attention::Attention;
 
-pub use legacy::{AnyOrder, Buffers, LegacyPool};
+pub use legacy::{AnyOrder, Buffers, LegacyPool, Step, Steps};
 
 /// Granularity of the VMM pool: its size is a multiple of this.
 pub const POOL_GRANULARITY: u64 = 2 << 20;
