@@ -11,6 +11,10 @@ mod common;
 use common::drafts::{Pair, pair};
 use std::collections::{BTreeMap, BTreeSet};
 use vramfit_arch::Model;
+use vramfit_estimate::{
+    DraftKind, EngineProfile, Layout, LayoutDevice, RunConfig, SpeculativeConfig, SpeculativeUse,
+};
+use vramfit_ggml::ComputeCapability;
 use vramfit_gguf::Header;
 
 /// A table cut short must not pass.
@@ -51,6 +55,35 @@ fn every_row_is_exact() {
     }
     let n = wrong.len();
     assert!(n == 0, "{n} of {ROWS} rows differ:\n{}", wrong.join("\n"));
+}
+
+/// Where the engine crashed or aborted, each time on one GPU and with these very files but for the two changes.
+#[test]
+fn what_ends_the_engine_is_refused() {
+    let layout = Layout {
+        devices: vec![LayoutDevice::new(ComputeCapability::new(9, 0))],
+        ..Layout::host()
+    };
+    let why = |target: &Model, draft: Option<&Model>, kind| {
+        let config = SpeculativeConfig::new(kind, &layout);
+        let run = RunConfig::default();
+        let profile = EngineProfile::LLAMA_CPP_V0_5_0;
+        let used = SpeculativeUse::estimate(target, &run, &layout, draft, &config, &profile);
+        used.unwrap_err().to_string()
+    };
+    let mtp = |model: &Model| why(model, None, DraftKind::Mtp);
+    let wide = mtp(&load("made/deepseek4-mtp.gguf").with_mtp());
+    assert!(wide.contains("as wide as the indexer's, 128"), "{wide}");
+    let mut model = load("drafts/deepseek4.gguf").with_mtp();
+    model.hparams.layers[4].compress_ratio = 4;
+    let compressed = mtp(&model);
+    assert!(compressed.contains("4 tokens to one"), "{compressed}");
+    model.hparams.n_layer_all += 1;
+    let two = mtp(&model);
+    assert!(two.contains("this model has 2"), "{two}");
+    let draft = load("drafts/eagle3-qwen4exp.gguf");
+    let untapped = why(&load("made/kimi-k3.gguf"), Some(&draft), DraftKind::Eagle3);
+    assert!(untapped.contains("would abort"), "{untapped}");
 }
 
 /// Every kind of draft, one GPU to four, and layers on the host are among the rows.

@@ -1,7 +1,9 @@
 //! What the user asks for, and what llama.cpp makes of it (`llama_context::llama_context`).
 
 use crate::{Error, NotModelled, Refusal};
-use vramfit_arch::{Adapters, ContextParams, CpuRepack, Model, Pooling, Role, Unfused, pad_256};
+use vramfit_arch::{
+    Adapters, ContextParams, CpuRepack, Hparams, Model, Pooling, Role, Unfused, pad_256,
+};
 use vramfit_ggml::Type;
 
 /// `LLAMA_MAX_SEQ`: most sequences of a context.
@@ -232,10 +234,8 @@ impl RunConfig {
         if self.role.is_mtp && !has_prediction(model) {
             return Err(Refusal::NoMtp);
         }
-        if self.role.is_mtp
-            && let Some(width) = model.hparams.rotated_by_indexer()
-        {
-            return Err(Refusal::IndexerWideMtp { width });
+        if self.role.is_mtp {
+            check_prediction(&model.hparams)?;
         }
         let lent = self.role.target.as_ref().and_then(|t| t.caches.as_ref());
         if model.hparams.n_embd_target > 0 && lent.is_none() {
@@ -288,6 +288,21 @@ impl RunConfig {
             }
         }
         Ok(())
+    }
+}
+
+/// Where llama.cpp ends at a context for DeepSeek-V4's layers for multi-token prediction.
+fn check_prediction(hp: &Hparams) -> Result<(), Refusal> {
+    if !hp.compressor.is_some_and(|c| c.has_cells) {
+        return Ok(());
+    }
+    let n = hp.n_layer_all.saturating_sub(hp.n_layer());
+    let ratio = hp.layers.get(hp.n_layer()).map_or(0, |l| l.compress_ratio);
+    match hp.rotated_by_indexer() {
+        Some(width) => Err(Refusal::IndexerWideMtp { width }),
+        None if n > 1 => Err(Refusal::OneMtpLayer { n }),
+        None if ratio != 0 => Err(Refusal::CompressedMtp { ratio }),
+        None => Ok(()),
     }
 }
 

@@ -99,6 +99,22 @@ pub enum Refusal {
         /// Of a head.
         width: i64,
     },
+    /// `DEEPSEEK4 MTP currently only supports a single MTP block`: an abort.
+    #[error(
+        "llama.cpp would abort: of DeepSeek-V4 it runs one layer for multi-token prediction, and this model has {n}: choose another --spec-type"
+    )]
+    OneMtpLayer {
+        /// Of the model.
+        n: usize,
+    },
+    /// `GGML_ASSERT(inp_dsv4 || ratio == 0)`: an abort.
+    #[error(
+        "llama.cpp would abort: the layer for multi-token prediction compresses {ratio} tokens to one, which it cannot in a context of its own: choose another --spec-type"
+    )]
+    CompressedMtp {
+        /// Tokens of a cell.
+        ratio: i64,
+    },
     /// `SPLIT_MODE_TENSOR not implemented for architecture`.
     #[error(
         "llama.cpp does not share out the tensors of '{architecture}' over devices: use -sm layer"
