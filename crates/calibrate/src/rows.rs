@@ -17,11 +17,10 @@ pub fn rows(comparisons: &[Comparison]) -> String {
                 s.model_bytes
                     .saturating_add(s.context_bytes)
                     .saturating_add(s.compute_bytes)
+                    .saturating_add(d.predicted.projector.model_bytes)
+                    .saturating_add(d.predicted.projector.compute_bytes)
             });
-            let pool = d
-                .predicted
-                .engine_bytes()
-                .saturating_sub(d.predicted.buffers());
+            let pool = d.predicted.runtime_bytes().saturating_sub(d.idle_bytes);
             let by = serde_json::to_string(&seen.by).unwrap_or_default();
             let cells = [
                 d.card.clone(),

@@ -19,6 +19,10 @@ use crate::{Card, Error, Expected, io};
 /// The most of a log that is read.
 const MOST_LOG: u64 = 32 << 20;
 
+/// How long the watch is left to see the last of it: several of its looks at which processes are the engine's, for only
+/// those are learned from.
+const LAST_LOOK: Duration = Duration::from_millis(400);
+
 /// Which program it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Run, read};
+use super::{LAST_LOOK, Run, read};
 use crate::allocate::{Step, What};
 use crate::log::SaidBuffers;
 use crate::watch::Starter;
@@ -32,6 +32,7 @@ pub fn run(run: &Run, starter: &Starter) -> Result<BTreeMap<usize, SaidBuffers>,
     if n > 0 {
         arguments.extend(["--decode".into(), n.to_string().into()]);
     }
+    arguments.extend(["--linger".into(), LAST_LOOK.as_millis().to_string().into()]);
     let mut held = run.start(&arguments, Some(&run.out))?;
     starter.start(held.root());
     let how = loop {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use ureq::Agent;
 
-use super::{GENERATED, Run, read};
+use super::{GENERATED, LAST_LOOK, Run, read};
 use crate::hold::Held;
 use crate::log::{SaidBuffers, said_buffers};
 use crate::watch::Starter;
@@ -19,9 +19,6 @@ use crate::{Error, io};
 const PERIOD: Duration = Duration::from_millis(50);
 /// Of an answer.
 const MOST_ANSWER: u64 = 16 << 20;
-/// How long the watch is left to see the last of it: several of its looks at which processes are the engine's, for only
-/// those are learned from.
-const LAST_LOOK: Duration = Duration::from_millis(400);
 
 pub fn run(run: &Run, starter: &Starter) -> Result<BTreeMap<usize, SaidBuffers>, Error> {
     let port = free_port()?;
