@@ -8,6 +8,8 @@
 
 #[path = "calibrate/beside.rs"]
 mod beside;
+#[path = "calibrate/degrade.rs"]
+mod degrade;
 #[path = "calibrate/stand_in.rs"]
 mod stand_in;
 

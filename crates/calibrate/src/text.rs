@@ -206,7 +206,7 @@ pub fn allocation_text(expected: &Expected, allocation: &Allocation) -> String {
                 }
             );
         } else {
-            text += "  NVML is not there: its figures are missing\n";
+            text += "  NVML shows nothing of this GPU: its figures are missing\n";
         }
     }
     text

@@ -6,12 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nvml_wrapper::enums::device::UsedGpuMemory;
-use nvml_wrapper::error::nvml_try;
-use nvml_wrapper::struct_wrappers::device::ProcessInfo;
 use nvml_wrapper::{Device, Nvml};
-use nvml_wrapper_sys::bindings::nvmlMemory_t;
 use serde::{Deserialize, Serialize};
+use vramfit::devices::{ProcessUse, nvml};
 
 use crate::{Card, Error, processes};
 
@@ -121,38 +118,14 @@ impl Starter {
     }
 }
 
-/// Processes on `device`, of compute and of graphics, by whatever version of the call the driver has.
-pub fn processes_on(device: &Device) -> Vec<ProcessInfo> {
-    let compute = device
-        .running_compute_processes()
-        .or_else(|_| device.running_compute_processes_v2());
-    let graphics = device
-        .running_graphics_processes()
-        .or_else(|_| device.running_graphics_processes_v2());
-    let mut all = compute.unwrap_or_default();
-    for process in graphics.unwrap_or_default() {
-        if all.iter().all(|p| p.pid != process.pid) {
-            all.push(process);
-        }
-    }
-    all
+/// Processes on `device`; none where NVML does not tell.
+pub fn processes_on(device: &Device) -> Vec<ProcessUse> {
+    nvml::processes(device, u64::MAX).unwrap_or_default()
 }
 
-/// Memory in use on `device`, by the first version of the call where the driver has no other (before 510): what the
-/// driver keeps is then in it, so figures of one process compare with each other only.
-pub fn used_on(nvml: &Nvml, device: &Device) -> Option<u64> {
-    if let Ok(memory) = device.memory_info() {
-        return Some(memory.used);
-    }
-    let first = nvml.lib().nvmlDeviceGetMemoryInfo.as_ref().ok()?;
-    let mut memory = nvmlMemory_t {
-        total: 0,
-        free: 0,
-        used: 0,
-    };
-    // SAFETY: the handle is `device`'s, which lives, and `memory` outlives the call.
-    nvml_try(unsafe { first(device.handle(), &mut memory) }).ok()?;
-    Some(memory.used)
+/// Memory in use on `device`.
+pub fn used_on(library: &Nvml, device: &Device) -> Option<u64> {
+    Some(nvml::memory(library, device).ok()?.used)
 }
 
 fn device<'n>(nvml: &'n Nvml, card: &Card) -> Result<Device<'n>, String> {
@@ -233,10 +206,7 @@ fn sample(
 ) -> Vec<(MeasuredBy, u64)> {
     let mut found = Vec::new();
     let processes = processes_on(device);
-    let bytes = |p: &ProcessInfo| match p.used_gpu_memory {
-        UsedGpuMemory::Used(bytes) => Some(bytes),
-        UsedGpuMemory::Unavailable => None,
-    };
+    let bytes = |p: &ProcessUse| p.used_bytes;
     let own: Option<u64> = processes
         .iter()
         .filter(|p| tree.contains(&p.pid))
@@ -245,7 +215,7 @@ fn sample(
     if let Some(own) = own.filter(|&own| own > 0) {
         found.push((MeasuredBy::Process, own));
     }
-    let new: Vec<&ProcessInfo> = processes
+    let new: Vec<&ProcessUse> = processes
         .iter()
         .filter(|p| !before.pids.contains(&p.pid))
         .collect();

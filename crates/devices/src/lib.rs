@@ -28,6 +28,12 @@ mod probe;
 mod profiles;
 mod support;
 
+/// What NVML is asked for, for those who watch it themselves: in one place.
+#[doc(hidden)]
+pub mod nvml {
+    pub use crate::probe::nvml::{Memory, memory, processes, uuid_text};
+}
+
 pub use by_hand::GpuError;
 pub use bytes::{ByteSize, BytesError, format_bytes, parse_bytes};
 pub use catalogue::{Architecture, COLUMNS, Card, Source, catalogue, list_cards};

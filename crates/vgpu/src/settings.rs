@@ -90,6 +90,8 @@ pub(crate) struct Settings {
     pub enforce: bool,
     /// NVML knows how much a process uses (it does not on Windows, nor in some virtual machines).
     pub process_memory: bool,
+    /// NVML's process ids are larger by this: those of another namespace.
+    pub pid_shift: u32,
 }
 
 impl Settings {
@@ -140,6 +142,9 @@ impl Settings {
             report: text("VGPU_REPORT").is_some(),
             enforce: !on("VGPU_NO_OOM", false),
             process_memory: on("VGPU_PROCESS_MEMORY", true),
+            pid_shift: text("VGPU_PID_SHIFT")
+                .map_or(Ok(0), |n| n.trim().parse())
+                .map_err(|_| "bad VGPU_PID_SHIFT (want a number)".to_owned())?,
         })
     }
 }

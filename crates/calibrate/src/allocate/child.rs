@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use cudarc::driver::{DriverError, result, sys};
 use nvml_wrapper::Nvml;
-use nvml_wrapper::enums::device::UsedGpuMemory;
+use vramfit::devices::nvml;
 
 use super::{DeviceAllocation, Step, Taken, What, Word};
 
@@ -94,11 +94,15 @@ fn open(index: usize, nvml: Option<&Nvml>) -> Result<Opened, String> {
     let ordinal = c_int::try_from(index).map_err(|e| e.to_string())?;
     let device = result::device::get(ordinal).map_err(in_words(&words))?;
     let name = result::device::get_name(device).map_err(in_words(&words))?;
-    let uuid = result::device::get_uuid(device).map_err(in_words(&words))?;
+    let mut uuid = sys::CUuuid { bytes: [0; 16] };
+    // The first version of the call names the whole card where this is an instance of it.
+    // SAFETY: the device is one that the driver has just named, and `uuid` outlives the call.
+    let asked = unsafe { sys::cuDeviceGetUuid_v2(&mut uuid, device) };
+    asked.result().map_err(in_words(&words))?;
     let mut about = DeviceAllocation {
         device: index,
         name,
-        uuid: uuid_text(&uuid),
+        uuid: uuid_text(nvml, &uuid),
         ..DeviceAllocation::default()
     };
     about.nvml_before_bytes = used_bytes(nvml, &about.uuid);
@@ -186,20 +190,16 @@ fn own_bytes(nvml: Option<&Nvml>, uuid: &str) -> Option<u64> {
     let all = crate::watch::processes_on(&device);
     all.into_iter()
         .find(|p| p.pid == own)
-        .and_then(|p| match p.used_gpu_memory {
-            UsedGpuMemory::Used(bytes) => Some(bytes),
-            UsedGpuMemory::Unavailable => None,
-        })
+        .and_then(|p| p.used_bytes)
 }
 
-/// As NVML writes it: `GPU-8f3e5d02-..`.
-fn uuid_text(uuid: &sys::CUuuid) -> String {
-    let mut text = "GPU-".to_string();
-    for (i, byte) in uuid.bytes.iter().enumerate() {
-        if [4, 6, 8, 10].contains(&i) {
-            text.push('-');
-        }
-        text += &format!("{:02x}", *byte as u8);
+/// As NVML writes it: `GPU-8f3e5d02-..`, of an instance `MIG-8f3e5d02-..`.
+fn uuid_text(nvml: Option<&Nvml>, uuid: &sys::CUuuid) -> String {
+    let bytes = uuid.bytes.map(|byte| byte as u8);
+    let [card, instance] = ["GPU", "MIG"].map(|kind| nvml::uuid_text(kind, &bytes));
+    let knows = |uuid: &String| nvml.is_some_and(|n| n.device_by_uuid(uuid.as_str()).is_ok());
+    match !knows(&card) && knows(&instance) {
+        true => instance,
+        false => card,
     }
-    text
 }

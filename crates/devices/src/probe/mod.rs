@@ -33,7 +33,7 @@ mod list;
 mod look;
 mod machine;
 mod notes;
-mod nvml;
+pub(crate) mod nvml;
 
 use vramfit_plan::Device;
 

@@ -18,12 +18,15 @@ pub(super) struct Nvml {
 
 /// What NVML says of a device's memory, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Memory {
-    pub(super) total: u64,
-    pub(super) free: u64,
+pub struct Memory {
+    /// All of it.
+    pub total: u64,
+    /// What nobody has.
+    pub free: u64,
     /// Of processes, without the driver's own where `reserved` is known.
-    pub(super) used: u64,
-    pub(super) reserved: Option<u64>,
+    pub used: u64,
+    /// The driver's own.
+    pub reserved: Option<u64>,
 }
 
 /// What NVML says of a device.
@@ -81,7 +84,7 @@ impl Nvml {
         let whole = parent.as_ref().unwrap_or(device);
         // Not supported, on most cards.
         let mig_mode = device.mig_mode().map_or(0, |mode| mode.current);
-        let memory = self.memory(device);
+        let memory = memory(&self.library, device);
         let most = memory.as_ref().map_or(u64::MAX, |memory| memory.total);
         let shares_board = whole.is_multi_gpu_board().unwrap_or(false);
         Seen {
@@ -97,39 +100,39 @@ impl Nvml {
             },
         }
     }
+}
 
-    /// By the second version, which tells the driver's own apart; drivers before 510, so all of Kepler's, have only
-    /// the first.
-    fn memory(&self, device: &Device<'_>) -> Result<Memory, NvmlError> {
-        if let Ok(memory) = device.memory_info() {
-            return Ok(Memory {
-                total: memory.total,
-                free: memory.free,
-                used: memory.used,
-                reserved: Some(memory.reserved),
-            });
-        }
-        let first = self.library.lib().nvmlDeviceGetMemoryInfo.as_ref();
-        let first = first.map_err(|error| NvmlError::FailedToLoadSymbol(error.to_string()))?;
-        let mut memory = nvmlMemory_t {
-            total: 0,
-            free: 0,
-            used: 0,
-        };
-        // SAFETY: the handle is `device`'s, which lives, and `memory` outlives the call.
-        nvml_try(unsafe { first(device.handle(), &mut memory) })?;
-        Ok(Memory {
+/// By the second version, which tells the driver's own apart; drivers before 510, so all of Kepler's, have only
+/// the first, where it is in `used`: figures of one process compare with each other only.
+pub fn memory(library: &Library, device: &Device<'_>) -> Result<Memory, NvmlError> {
+    if let Ok(memory) = device.memory_info() {
+        return Ok(Memory {
             total: memory.total,
             free: memory.free,
             used: memory.used,
-            reserved: None,
-        })
+            reserved: Some(memory.reserved),
+        });
     }
+    let first = library.lib().nvmlDeviceGetMemoryInfo.as_ref();
+    let first = first.map_err(|error| NvmlError::FailedToLoadSymbol(error.to_string()))?;
+    let mut memory = nvmlMemory_t {
+        total: 0,
+        free: 0,
+        used: 0,
+    };
+    // SAFETY: the handle is `device`'s, which lives, and `memory` outlives the call.
+    nvml_try(unsafe { first(device.handle(), &mut memory) })?;
+    Ok(Memory {
+        total: memory.total,
+        free: memory.free,
+        used: memory.used,
+        reserved: None,
+    })
 }
 
 /// Processes that compute or draw, by id; `None` where NVML does not tell. A process that takes more than `most`
 /// bytes is one that NVML is wrong about.
-fn processes(device: &Device<'_>, most: u64) -> Option<Vec<ProcessUse>> {
+pub fn processes(device: &Device<'_>, most: u64) -> Option<Vec<ProcessUse>> {
     // Drivers before 495 have only the second version.
     let computing = device
         .running_compute_processes()
@@ -159,7 +162,7 @@ fn used_bytes(process: &ProcessInfo) -> Option<u64> {
 }
 
 /// As NVML and `nvidia-smi` write a UUID: `GPU-8f3e6a51-...`.
-pub(super) fn uuid_text(kind: &str, uuid: &[u8; 16]) -> String {
+pub fn uuid_text(kind: &str, uuid: &[u8; 16]) -> String {
     let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
     let (a, rest) = hex.split_at(8);
     let (b, rest) = rest.split_at(4);

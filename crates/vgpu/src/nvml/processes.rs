@@ -43,14 +43,15 @@ unsafe fn list<T>(
     } else {
         NO_INSTANCE
     };
-    let known = world().settings.process_memory;
+    let settings = &world().settings;
+    let known = settings.process_memory;
     let processes: Vec<T> = world()
         .uses(found.place)
         .into_iter()
         .filter(|one| one.contexts > 0)
         .map(|one| {
             make(
-                one.pid,
+                one.pid.wrapping_add(settings.pid_shift),
                 if known { one.bytes } else { NOT_AVAILABLE },
                 instance,
             )

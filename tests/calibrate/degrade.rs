@@ -1,0 +1,100 @@
+//! Where NVML shows less: calibration still compares, says how it measured, and learns nothing from what may be another's.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::stand_in::script;
+use crate::{CONTEXT, MIB, MODEL, MODULES, Stage, answer, fixture, stand_in};
+
+fn run_with(stage: &Stage, settings: &[(&str, &str)]) -> (Option<i32>, String) {
+    let engine = stage.engine("llama-server", |_| ());
+    let mut run: Command = stage.calibrate(&["--engine", &engine]);
+    let run = answer(run.envs(settings.iter().copied()));
+    assert_eq!(run.err, "");
+    (run.code, run.out)
+}
+
+#[test]
+fn figures_of_no_process_are_compared_and_not_learned() {
+    let check = |settings: &[(&str, &str)], by: &str, why: &str| {
+        let stage = Stage::new();
+        let (code, out) = run_with(&stage, settings);
+        assert_eq!(code, Some(0), "{out}");
+        assert!(
+            out.contains(&format!("buffers as predicted; measured {by}")),
+            "{out}"
+        );
+        assert!(out.contains("+164.00"), "{out}");
+        assert!(out.contains(why), "{out}");
+        assert!(!stage.path("overhead.json").exists());
+    };
+    let growth = "by what the card's memory in use grew";
+    let others = "others may be in it; measure where NVML shows each process's memory";
+    // WSL2: no process's memory, or no processes at all
+    check(&[("VGPU_PROCESS_MEMORY", "0")], growth, others);
+    let unsupported = [("VGPU_FAIL", "nvmlDeviceGetComputeRunningProcesses:3")];
+    check(&unsupported, growth, others);
+    // a container: the ids are the host's
+    check(
+        &[("VGPU_PID_SHIFT", "500000")],
+        "of the one process that is new there",
+        "docker run --pid=host",
+    );
+}
+
+#[test]
+fn without_nvml_nothing_is_measured_and_buffers_can_still_be_taken() {
+    let stage = Stage::new();
+    let settings = [("VGPU_FAIL", "nvmlInit:9")];
+    let (code, out) = run_with(&stage, &settings);
+    assert_eq!(code, Some(1));
+    assert!(out.contains("NVML is not there"), "{out}");
+    stage.assert_empty("without NVML");
+    assert!(!stage.path("overhead.json").exists());
+    let run = answer(stage.calibrate(&["--allocate"]).envs(settings));
+    assert_eq!(run.code, Some(0), "{}", run.err);
+    for words in [
+        "Every planned buffer could be had.",
+        "its figures are missing",
+    ] {
+        assert!(run.out.contains(words), "{}", run.out);
+    }
+}
+
+/// What is planned and measured is the instance's.
+#[test]
+fn an_instance_in_mig_mode_is_measured() {
+    let stage = Stage::new();
+    let gpu = "NVIDIA A100:20000MiB:8.0:sms=42:mig=1:context=93MiB";
+    let flags = ["-fa", "off", "-c", "2048", "-ngl", "99", "--json"];
+    let model = fixture(MODEL);
+    let model = model.to_str().unwrap();
+    let ask = |first: &[&str], more: &[&str]| -> Value {
+        let mut run = stage.command(first);
+        run.env("VGPU", gpu).env("VGPU_DRIVER", "580.65.06");
+        let run = answer(run.args(flags).args(more));
+        assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{}", run.out);
+        serde_json::from_str(&run.out).unwrap()
+    };
+    let plan = ask(&[model], &[]);
+    let of = |key: &str| plan["devices"][0][format!("{key}_bytes")].as_u64().unwrap();
+    let [a, b, c, d] = ["model", "context", "compute", "runtime"].map(of);
+    let part = stand_in::Part {
+        devices: vec![[a, b, c, d, MODULES]],
+        prompt: 2044,
+        ..stand_in::Part::default()
+    };
+    let engine = script(stage.folder.path(), "llama-server", &part, false);
+    let engine = engine.to_str().unwrap();
+    let run = ask(&["calibrate", model], &["--allocate", "--engine", engine]);
+    let taken = &run["allocation"]["devices"][0];
+    assert!(
+        taken["uuid"].as_str().unwrap().starts_with("MIG-"),
+        "{taken}"
+    );
+    assert_eq!(taken["nvml_process_bytes"], a + b + c + d + CONTEXT);
+    let found = &run["comparison"]["devices"][0];
+    assert_eq!(found["measured"]["by"], "process", "{found}");
+    assert_eq!(found["residual_bytes"], 164 * MIB);
+}
