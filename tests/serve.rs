@@ -182,6 +182,64 @@ fn a_reservation_from_its_beginning_to_its_end() {
 }
 
 #[test]
+fn a_list_is_no_object() {
+    let server = Server::start(&[]);
+    let share = json!({ "gpu": "CUDA0", "bytes": 1 });
+    for (path, body) in [
+        (
+            "/v1/estimate",
+            json!({ "model": SMALL, "settings": [4096, null] }),
+        ),
+        ("/v1/estimate", json!([SMALL, null])),
+        (
+            "/v1/plan",
+            json!({ "model": SMALL, "settings": [null, null] }),
+        ),
+        (
+            "/v1/reservations",
+            json!({ "model": SMALL, "holder": "a", "evict": [1, 2] }),
+        ),
+        (
+            "/v1/reservations",
+            json!({ "model": SMALL, "holder": "a", "settings": [8192] }),
+        ),
+        (
+            "/v1/ledger/adopt",
+            json!({ "name": "a", "holder": "a", "shares": [["CUDA0", 1]] }),
+        ),
+        ("/v1/ledger/adopt", json!(["a", "a", [share]])),
+        (
+            "/v1/ledger/reconcile",
+            json!({ "holder": "a", "held": [[7, [share]]] }),
+        ),
+        (
+            "/v1/ledger/reconcile",
+            json!({ "holder": "a", "held": [{ "id": 7, "shares": [["CUDA0", 1]] }] }),
+        ),
+        (
+            "/v1/reservations/7/commit",
+            json!({ "shares": [["CUDA0", 1]] }),
+        ),
+        ("/v1/reservations/7/commit", json!([null])),
+    ] {
+        let refused = server.post(path, &body.to_string()).refused(422, "invalid");
+        assert!(
+            refused["detail"].to_string().contains("expected an object"),
+            "{refused}"
+        );
+    }
+    let nameless =
+        json!({ "holder": "a", "held": [{ "id": 7, "shares": [{ "gpu": "", "bytes": 1 }] }] });
+    server
+        .post("/v1/ledger/reconcile", &nameless.to_string())
+        .refused(422, "invalid");
+    assert_eq!(
+        server.get("/v1/reservations").ok(200)["reservations"],
+        json!([])
+    );
+}
+
+#[test]
 fn whole_numbers_may_have_a_point() {
     let server = Server::start(&[]);
     let estimate = |settings: Value| {
@@ -441,7 +499,7 @@ fn what_cannot_be_is_refused_with_the_reason() {
     let estimate = "/v1/estimate";
     check(estimate, "", 400, "bad-request", "no JSON: EOF");
     check(estimate, "{", 400, "bad-request", "line 1 column 1");
-    check(estimate, "[]", 422, "invalid", "EstimateRequest");
+    check(estimate, "[]", 422, "invalid", "expected an object");
     check(estimate, "{}", 422, "invalid", "missing field `model`");
     check(
         estimate,

@@ -2,7 +2,11 @@
 
 use crate::problem::Problem;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use vramfit::ledger::{self, Share};
 use vramfit::{Settings, Stale};
@@ -22,7 +26,7 @@ pub struct EstimateRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpus: Option<String>,
     /// How it is to be run and where it may go.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub settings: Settings,
 }
 
@@ -34,7 +38,7 @@ pub struct PlanRequest {
     #[schemars(length(min = 1), example = &"qwen3-8b.gguf")]
     pub model: PathBuf,
     /// How it is to be run and where it may go.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub settings: Settings,
 }
 
@@ -46,7 +50,7 @@ pub struct ReserveRequest {
     #[schemars(length(min = 1), example = &"qwen3-8b.gguf")]
     pub model: PathBuf,
     /// How it is to be run and where it may go.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub settings: Settings,
     /// Who asks: whoever is to be looked for when the lease runs out. 1 to 256 characters.
     #[schemars(length(min = 1, max = 256), example = &"loader-1")]
@@ -57,7 +61,11 @@ pub struct ReserveRequest {
     #[schemars(length(min = 1, max = 256))]
     pub name: Option<String>,
     /// Which reservations may be evicted for it; none if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "object_or_null"
+    )]
     pub evict: Option<Evict>,
     /// A lease to renew at least this often; without one the reservation stays until it is released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,7 +91,11 @@ pub struct Evict {
 #[serde(deny_unknown_fields)]
 pub struct CommitRequest {
     /// Bytes on each GPU as the engine says; left out, what was granted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "objects_or_null"
+    )]
     pub shares: Option<Vec<GpuBytes>>,
 }
 
@@ -92,7 +104,7 @@ pub struct CommitRequest {
 #[serde(deny_unknown_fields)]
 pub struct GpuBytes {
     /// Which, by the server's name for it.
-    #[schemars(length(min = 1), example = &"CUDA0")]
+    #[schemars(length(min = 1, max = 256), example = &"CUDA0")]
     pub gpu: String,
     /// How many.
     #[schemars(range(min = 1))]
@@ -120,6 +132,7 @@ pub struct AdoptRequest {
     pub holder: String,
     /// Bytes on each GPU. A fact: it is not checked whether they fit, and `violations` shows where they do not.
     #[schemars(length(min = 1))]
+    #[serde(deserialize_with = "objects")]
     pub shares: Vec<GpuBytes>,
     /// A lease to renew at least this often; without one the reservation stays until it is released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,6 +148,7 @@ pub struct ReconcileRequest {
     #[schemars(length(min = 1, max = 256), example = &"loader-1")]
     pub holder: String,
     /// Everything that it holds.
+    #[serde(deserialize_with = "objects")]
     pub held: Vec<HeldBytes>,
 }
 
@@ -146,7 +160,55 @@ pub struct HeldBytes {
     pub id: u64,
     /// Bytes on each GPU.
     #[schemars(length(min = 1))]
+    #[serde(deserialize_with = "objects")]
     pub shares: Vec<GpuBytes>,
+}
+
+/// An object, and no list of its values in their order, which would be read as one, too.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
+        struct Keys<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Keys<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Keys(PhantomData))
+    }
+}
+
+/// The one, where all of a body is meant.
+pub fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    Object::deserialize(from).map(|Object(value)| value)
+}
+
+fn object_or_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    let value: Option<Object<T>> = Option::deserialize(from)?;
+    Ok(value.map(|Object(value)| value))
+}
+
+fn objects<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    let values: Vec<Object<T>> = Vec::deserialize(from)?;
+    Ok(values.into_iter().map(|Object(value)| value).collect())
+}
+
+fn objects_or_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Vec<T>>, D::Error> {
+    let values: Option<Vec<Object<T>>> = Option::deserialize(from)?;
+    Ok(values.map(|values| values.into_iter().map(|Object(value)| value).collect()))
 }
 
 /// A name of 1 to 256 characters on one line.
@@ -189,8 +251,11 @@ fn lease(lease_ms: Option<u64>) -> Result<(), Problem> {
     }
 }
 
-/// As the ledger of `host` knows them.
+/// As the ledger of `host` knows them; a name that is empty is none, whether anybody looks for it or not.
 pub fn on_host(host: &ledger::Name, shares: &[GpuBytes]) -> Result<Vec<Share>, Problem> {
+    for share in shares {
+        name("gpu", &share.gpu)?;
+    }
     let share =
         |s: &GpuBytes| Share::new(ledger::GpuId::new(host.clone(), s.gpu.as_str()), s.bytes);
     Ok(shares.iter().map(share).collect::<Result<_, _>>()?)

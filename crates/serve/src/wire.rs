@@ -1,6 +1,7 @@
 //! JSON in and out.
 
 use crate::app::App;
+use crate::asked::object;
 use crate::problem::Problem;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
@@ -87,7 +88,9 @@ fn is_too_long(error: &axum::Error) -> bool {
 }
 
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let error = match serde_json::from_slice(bytes) {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let read = object(&mut json).and_then(|asked| json.end().map(|()| asked));
+    let error = match read {
         Ok(asked) => return Ok(asked),
         Err(error) => error,
     };
@@ -96,7 +99,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     }
     // For JSON Schema, and for languages that know one kind of number, 4096.0 is an integer.
     let whole = serde_json::from_slice(bytes).map(whole_numbers);
-    let again = whole.and_then(serde_json::from_value);
+    let again = whole.and_then(object);
     again.map_err(|_| Problem::invalid(error.to_string()))
 }
 
