@@ -228,3 +228,51 @@ fn no_figure_is_below_where_the_architecture_is_not_known() {
         println!("{} of {} above", tally.above.len(), tally.checked);
     }
 }
+
+/// `-sm tensor`: every GPU computes a part of each operation, of which only a bound is known. What the
+/// engine took by `cudaMalloc` beside its buffers (workspace, what results are added up through) is in it, too.
+#[test]
+fn no_figure_of_shared_out_tensors_is_below() {
+    const TABLE: &str = "truth/pool-tensor-llama.cpp-v0.5.0-cuda13.tsv";
+    let text = std::fs::read_to_string(common::fixture(TABLE)).unwrap();
+    let (mut checked, mut equal, mut wrong, mut above) = (0, 0, Vec::new(), Vec::new());
+    for line in text.lines().filter(|l| !l.starts_with('#')) {
+        if line.contains("\trefused") || line.contains("\tcrashed") {
+            continue;
+        }
+        let (row, sms, measured) = read(line);
+        let model = load(&row.model, Model::load);
+        let (run, mut layout) = row.settings(&row.devices(), &model).unwrap();
+        for (device, &n) in layout.devices.iter_mut().zip(&sms) {
+            device.sm_count = Some(n);
+        }
+        let profile = EngineProfile::LLAMA_CPP_V0_5_0;
+        let breakdown = Breakdown::estimate(&model, &run, &layout, &profile).unwrap();
+        let gpus = breakdown.devices.iter().zip(&breakdown.runtime);
+        for ((buffers, runtime), measured) in gpus.zip(measured.unwrap()) {
+            let Measured::Apart([pool, malloc]) = measured else {
+                panic!("two figures: {line}");
+            };
+            let predicted = buffers.sum() + runtime.workspace_bytes + runtime.reduce_bytes;
+            checked += 1;
+            equal += usize::from(runtime.pool_bytes == pool && predicted == malloc);
+            above.push((runtime.pool_bytes + predicted).saturating_sub(pool + malloc) >> 20);
+            if runtime.pool_bytes < pool || predicted < malloc {
+                wrong.push(format!(
+                    "{line}: predicted {}/{predicted}",
+                    runtime.pool_bytes
+                ));
+            }
+        }
+    }
+    above.sort_unstable();
+    let [median, most] = [above.len() / 2, above.len() - 1].map(|i| above[i]);
+    println!("{equal} of {checked} equal, {median} MiB above in the median, {most} at most");
+    let some: Vec<&String> = wrong.iter().take(5).collect();
+    assert!(
+        wrong.is_empty(),
+        "{} of {checked} are below, e.g.\n{some:#?}",
+        wrong.len()
+    );
+    assert!(checked >= 200, "only {checked} figures");
+}

@@ -40,6 +40,8 @@ pub enum Kind {
     Vmm,
     /// With `cudaMalloc` alone.
     Legacy,
+    /// The VMM kind under `-sm tensor`, where every GPU computes a part of each operation.
+    Tensor,
 }
 
 impl Kind {
@@ -48,6 +50,7 @@ impl Kind {
         match self {
             Kind::Vmm => "pool-llama.cpp-v0.5.0-cuda13.tsv",
             Kind::Legacy => "pool-legacy-llama.cpp-v0.5.0-cuda13.tsv",
+            Kind::Tensor => "pool-tensor-llama.cpp-v0.5.0-cuda13.tsv",
         }
     }
 
@@ -63,6 +66,11 @@ impl Kind {
                 "pool --kind legacy",
                 "no virtual memory management, so the legacy kind of pool",
                 "bytes of each GPU behind the prompt by cudaMalloc beyond llama.cpp's own buffers: the pool with cuBLAS's workspace",
+            ],
+            Kind::Tensor => [
+                "pool --kind tensor",
+                "the VMM kind of pool",
+                "POOL/MALLOC bytes of each GPU behind the prompt: the VMM pool, and all by cudaMalloc, llama.cpp's own buffers included",
             ],
         }
     }
@@ -108,7 +116,7 @@ pub fn make(request: &Request) -> Result<()> {
     );
     let mut n_crashed = 0;
     for (case, row) in cases.iter().zip(&rows) {
-        n_crashed += usize::from(row.starts_with("crashed"));
+        n_crashed += usize::from(row.starts_with("crashed") || row.starts_with("refused"));
         let gpus = case.gpus.join(",");
         let _ = writeln!(text, "{}\t{gpus}\t{}\t{row}", case.entry.file, case.flags);
     }
@@ -120,6 +128,9 @@ pub fn make(request: &Request) -> Result<()> {
 /// For each model: every compute capability with all batch sizes, pairs of GPUs, and one token at
 /// a time. Flash attention, outputs and SM counts take turns.
 fn cases(entries: &[Entry], kind: Kind) -> Vec<Case<'_>> {
+    if kind == Kind::Tensor {
+        return tensor_cases(entries);
+    }
     let mut cases = Vec::new();
     for (m, entry) in entries.iter().enumerate() {
         for (c, (cc, sms)) in KINDS.iter().enumerate() {
@@ -166,6 +177,26 @@ fn cases(entries: &[Entry], kind: Kind) -> Vec<Case<'_>> {
     cases
 }
 
+/// For each model three compute capabilities, one GPU to four of a kind, all batch sizes.
+fn tensor_cases(entries: &[Entry]) -> Vec<Case<'_>> {
+    let mut cases = Vec::new();
+    for (m, entry) in entries.iter().enumerate() {
+        for (i, n_ubatch) in UBATCHES.into_iter().enumerate() {
+            let (cc, sms) = KINDS[(m + 4 * i) % KINDS.len()];
+            let gpu = format!("{cc}*{}", sms[m % sms.len()]);
+            // it needs flash attention
+            let flags = flags(entry, n_ubatch, PROMPT, 2 * ((m + i) % 2));
+            cases.push(Case {
+                entry,
+                gpus: vec![gpu; 1 + (m + 2 * i + 1) % 4],
+                flags: format!("{flags} -sm tensor"),
+                kind: Kind::Tensor,
+            });
+        }
+    }
+    cases
+}
+
 fn flags(entry: &Entry, n_ubatch: usize, prompt: usize, turn: usize) -> String {
     // No CUDA kernel has MiniCPM3's head sizes: attention would be computed on the CPU, for minutes.
     let flash = if turn.is_multiple_of(2) && entry.arch != "minicpm3" {
@@ -192,7 +223,7 @@ fn flags(entry: &Entry, n_ubatch: usize, prompt: usize, turn: usize) -> String {
 impl Case<'_> {
     fn job_line(&self, folder: &str) -> String {
         let vmm = match self.kind {
-            Kind::Vmm => "",
+            Kind::Vmm | Kind::Tensor => "",
             Kind::Legacy => ":vmm=0",
         };
         let gpus: Vec<String> = self
@@ -230,6 +261,9 @@ fn sweep(
             let row = match jobs.ask(&case.job_line(&folder), JOB_LIMIT) {
                 Answer::Json(json) if json["error"] == "crashed" => {
                     format!("crashed: {}", jobs.last_words())
+                }
+                Answer::Json(json) if case.kind == Kind::Tensor && json["error"].is_string() => {
+                    format!("refused: {}", json["error"])
                 }
                 Answer::Json(json) => runtime(&json, case.kind).context(case.job_line(&folder))?,
                 Answer::Lost(reason) => {
@@ -276,10 +310,13 @@ fn runtime(json: &Value, kind: Kind) -> Result<String> {
     let one = |(i, gpu): (usize, &Value)| {
         let pool = gpu["pool_vmm"].as_u64().context("pool_vmm")?;
         let malloc = gpu["malloc"].as_u64().context("malloc")?;
+        if kind == Kind::Tensor {
+            return Ok(format!("{pool}/{malloc}"));
+        }
         let own = result["devices"][i]["sum"].as_u64().context("sum")?;
         let workspace = malloc.checked_sub(own).context("malloc below the sum")?;
         match (kind, pool) {
-            (Kind::Vmm, _) => Ok(format!("{pool}/{workspace}")),
+            (Kind::Vmm | Kind::Tensor, _) => Ok(format!("{pool}/{workspace}")),
             (Kind::Legacy, 0) => Ok(workspace.to_string()),
             (Kind::Legacy, _) => Err(Error::new(
                 "memory of a VMM pool where there should be none",
