@@ -21,7 +21,9 @@ const SECTION: [&str; 2] = ["\n## How sure it is\n", "\n<details>\n"];
 pub const LEGACY_ABOVE: u64 = 6;
 pub const LEGACY_ABOVE_MIB: f64 = 2.2;
 /// What is no count.
-const SETTINGS: [&str; 14] = [
+const SETTINGS: [&str; 15] = [
+    // `tests/pool.rs` counts them
+    "of 285 figures of real decodes on 1 to 4 GPUs none is below, 39 are equal, the median is 8 MiB above",
     "vmm=0",
     "at most 2.2 MiB",
     "Tesla K80",
