@@ -93,8 +93,8 @@ impl Pair {
         DraftKind::from_name(self.target.flag("--spec-type").unwrap()).unwrap()
     }
 
-    /// The target's file as llama.cpp loads it for this draft.
-    pub fn target_of(&self, model: Model) -> Model {
+    /// The target's file, or the draft's, as llama.cpp loads it.
+    pub fn loaded(&self, model: Model) -> Model {
         match self.kind() {
             DraftKind::Mtp => model.with_mtp(),
             _ => model,

@@ -180,7 +180,7 @@ impl SpeculativeSettings {
 
 impl SpeculativeUse {
     /// What llama.cpp takes for `target` and the draft beside it; without a `draft`, for the target's own layers for
-    /// multi-token prediction. The target has to be loaded with those ([`Model::with_mtp`]) for
+    /// multi-token prediction. Both have to be loaded with those ([`Model::with_mtp`]) for
     /// [`DraftKind::Mtp`].
     pub fn estimate(
         target: &Model,

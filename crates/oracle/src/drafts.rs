@@ -348,9 +348,9 @@ fn load(file: &str) -> Result<Model> {
 /// Where vramfit says otherwise: figures, and the first node that differs.
 fn difference(line: &str, named: &Named, folder: &Path) -> Result<Option<String>> {
     let pair = pair(line);
-    let target = pair.target_of(load(&named.target)?);
+    let target = pair.loaded(load(&named.target)?);
     let draft = match &named.draft {
-        Some(file) => Some(load(file)?),
+        Some(file) => Some(pair.loaded(load(file)?)),
         None => None,
     };
     let got = pair.estimate(&target, draft.as_ref());

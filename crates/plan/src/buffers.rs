@@ -57,6 +57,14 @@ pub fn in_order(groups: &[BufferGroup], devices: &[usize], owner: Owner) -> Vec<
     buffers
 }
 
+/// With its layers for multi-token prediction, where those draft.
+fn loaded(model: &Model, is_mtp: bool) -> Cow<'_, Model> {
+    match is_mtp && !model.loads_mtp {
+        true => Cow::Owned(model.clone().with_mtp()),
+        false => Cow::Borrowed(model),
+    }
+}
+
 impl Placement {
     /// What llama-server allocates on the GPUs: the model's buffers, then the draft's, then the projector's. `model` is
     /// the one that was placed; `draft` is the draft's model, if it has one of its own.
@@ -70,16 +78,14 @@ impl Placement {
             .draft
             .as_ref()
             .is_some_and(|d| d.kind == DraftKind::Mtp);
-        let model = match is_mtp && !model.loads_mtp {
-            true => Cow::Owned(model.clone().with_mtp()),
-            false => Cow::Borrowed(model),
-        };
+        let model = loaded(model, is_mtp);
         let groups = self
             .breakdown
             .buffers(&model, &self.run, &self.layout, profile)?;
         let mut buffers = in_order(&groups, &self.layout_devices, Owner::Model);
         if let Some(beside) = &self.draft {
-            let own = draft.unwrap_or(&model);
+            let own = draft.map(|draft| loaded(draft, is_mtp));
+            let own = own.as_deref().unwrap_or(&model);
             let groups = beside
                 .breakdown
                 .buffers(own, &beside.run, &beside.layout, profile)?;

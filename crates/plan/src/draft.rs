@@ -41,10 +41,14 @@ pub struct DraftPlan {
 }
 
 impl DraftPlan {
-    /// llama-server's defaults.
+    /// llama-server's defaults. For multi-token prediction a file's layers for it are loaded.
     pub fn new(model: Option<Arc<Model>>, kind: DraftKind) -> DraftPlan {
+        let loaded = |model: Arc<Model>| match kind == DraftKind::Mtp && !model.loads_mtp {
+            true => Arc::new(Model::clone(&model).with_mtp()),
+            false => model,
+        };
         DraftPlan {
-            model,
+            model: model.map(loaded),
             kind,
             n_draft: 3,
             n_verified: 0,
