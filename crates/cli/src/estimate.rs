@@ -55,7 +55,7 @@ pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
         false => 0,
     };
     let model = match tower_bytes {
-        0 => vramfit::open(path)?,
+        0 => vramfit::model(path, &header)?,
         _ => vramfit::language_model(path, &header)?,
     };
     let gpus = &settings.gpus.devices;

@@ -8,8 +8,9 @@ use crate::error::OpenError;
 use crate::limits::Limits;
 use crate::part::Part;
 
-/// How much of a file is read at first: enough for most headers. What is behind the header is never needed.
-const FIRST: u64 = 4 << 20;
+/// How much of a file is read at first: enough for the headers of vocabularies with 262,144 tokens, as one that goes on
+/// is looked at anew from its beginning. What is behind the header is never needed.
+const FIRST: u64 = 8 << 20;
 
 /// The bytes of a part's header, kept alive for the strings and arrays that are borrowed from them.
 pub(crate) struct Source(Vec<u8>);

@@ -236,13 +236,18 @@ impl Error {
 /// Reads the model at `path`: one file, or any part of a split model.
 pub fn open(path: impl AsRef<Path>) -> Result<Model, Error> {
     let path = path.as_ref();
-    let header = Header::open(path)?;
+    model(path, &Header::open(path)?)
+}
+
+/// The model of `header`, read from `path`.
+pub fn model(path: impl AsRef<Path>, header: &Header) -> Result<Model, Error> {
+    let path = path.as_ref();
     if header.architecture() == Some("clip") {
         return Err(Error::Projector {
             path: path.to_owned(),
         });
     }
-    Model::load(&header).map_err(|source| Error::Model {
+    Model::load(header).map_err(|source| Error::Model {
         path: path.to_owned(),
         source,
     })
@@ -252,22 +257,14 @@ pub fn open(path: impl AsRef<Path>) -> Result<Model, Error> {
 /// have a vision tower in the same file, what llama.cpp would load without it.
 pub fn language_model(path: impl AsRef<Path>, header: &Header) -> Result<Model, Error> {
     let path = path.as_ref();
-    if header.architecture() == Some("clip") {
-        let path = path.to_owned();
-        return Err(Error::Projector { path });
+    if classic::tower_bytes(header) == 0 {
+        return model(path, header);
     }
-    let malformed = |source: gguf::Error| gguf::OpenError::Malformed {
+    let language = classic::without_tower(header).map_err(|source| gguf::OpenError::Malformed {
         path: path.to_owned(),
         source,
-    };
-    let language = match classic::tower_bytes(header) {
-        0 => header.clone(),
-        _ => classic::without_tower(header).map_err(malformed)?,
-    };
-    Model::load(&language).map_err(|source| Error::Model {
-        path: path.to_owned(),
-        source,
-    })
+    })?;
+    model(path, &language)
 }
 
 /// The vision tower in a model's own file, as llama.cpp would take it from a projector; `None` without one
