@@ -123,6 +123,8 @@ pub enum ErrorKind {
     OverlappingTensors { offset: u64, expected: u64 },
     #[error("the data offset {offset} should be {expected}: there is a gap before it")]
     GapBetweenTensors { offset: u64, expected: u64 },
+    #[error("the header goes on past byte {limit}, and no more is read of one")]
+    HeaderTooLarge { limit: u64 },
     #[error("the tensor data would end past the largest possible file")]
     FileTooLarge,
     #[error(
@@ -168,6 +170,7 @@ impl ErrorKind {
             | Self::LengthPastEnd { .. }
             | Self::CountTooLarge { .. }
             | Self::IncompleteData { .. } => "the file is incomplete or damaged; download it again",
+            Self::HeaderTooLarge { .. } => "real ones take some MiB; download it again",
             Self::RemovedTensorType { .. } => "quantize the model again",
             Self::SplitOrder { .. } | Self::SplitCount { .. } | Self::SplitTensorCount { .. } => {
                 "the parts are not of one model; download them again"
@@ -194,6 +197,12 @@ impl Error {
     /// Whether it only fails for bytes that are in the file, but were not read yet.
     pub(crate) fn wants_more(&self) -> bool {
         matches!(self.0.kind, ErrorKind::Truncated { needed, left, .. } if needed <= left)
+    }
+
+    /// It, when no more is read.
+    pub(crate) fn past(mut self, limit: u64) -> Self {
+        self.0.kind = ErrorKind::HeaderTooLarge { limit };
+        self
     }
 
     /// Byte of the file (of the part, for a split model) where the offending field starts.

@@ -43,7 +43,7 @@ impl Limits {
     pub const MAX_FILE_BYTES: u64 = i64::MAX as u64;
 
     /// Bytes of a header in a file, which are read into memory. Real ones have some MiB, most of it vocabulary.
-    pub const MAX_HEADER_BYTES: u64 = 1 << 30;
+    pub const MAX_HEADER_BYTES: u64 = 256 << 20;
 
     /// Alignment of the tensor data where `general.alignment` is absent.
     pub const DEFAULT_ALIGNMENT: u64 = 32;

@@ -59,6 +59,10 @@ impl Source {
                 }
                 Err(source) => {
                     let path = path.to_owned();
+                    let source = match source.wants_more() {
+                        true => source.past(Limits::MAX_HEADER_BYTES),
+                        false => source,
+                    };
                     return Err(OpenError::Malformed { path, source });
                 }
                 Ok(part) => {
@@ -145,6 +149,25 @@ mod tests {
         writer.tensor("token_embd.weight", vramfit_ggml::Type::F16, &[32, 4]);
         writer.tensor("output.weight", vramfit_ggml::Type::F16, &[32, 4]);
         writer.finish().unwrap()
+    }
+
+    /// Every length in it is one that GGUF allows, and the file is long enough for it.
+    #[test]
+    fn a_header_larger_than_any_is_told_as_such() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let mut writer = Writer::new();
+        writer.key("general.architecture", "llama").unwrap();
+        writer.key("x", vec![0u8; 8]).unwrap();
+        let mut bytes = writer.finish().unwrap();
+        let n = bytes.windows(8).rposition(|w| w == 8u64.to_le_bytes());
+        let n = n.unwrap();
+        bytes[n..n + 8].copy_from_slice(&(1u64 << 30).to_le_bytes());
+        fs::write(&path, bytes).unwrap();
+        extend_file(&path, 2 << 30).unwrap();
+        let error = Header::open(&path).unwrap_err().to_string();
+        assert!(error.contains("goes on past byte 268435456"), "{error}");
+        assert!(error.contains("some MiB"), "{error}");
     }
 
     /// However little is read at a time, and wherever the file ends: as if all of it were in memory.
