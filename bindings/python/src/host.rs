@@ -275,7 +275,6 @@ impl Host {
 
     /// Something that is already loaded. A fact: it is not checked, and the audit shows where it is too much.
     #[pyo3(signature = (name, holder, shares, *, lease_ms = None, now_ms = None))]
-    #[expect(clippy::too_many_arguments, reason = "keywords")]
     fn adopt(
         &self,
         py: Python<'_>,
