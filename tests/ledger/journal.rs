@@ -121,3 +121,42 @@ fn a_journal_in_a_file() {
     assert!(journal.read(0).unwrap().events.is_empty());
     assert_eq!(Ledger::open(journal).unwrap().state().unwrap(), state);
 }
+
+#[test]
+fn what_is_no_news_by_an_old_state_is_decided_on_the_new_one() {
+    let store = Memory::new();
+    let [one, other] = [(); 2].map(|()| Ledger::open(store.clone()).unwrap());
+    let capacity = |gib: u64| [(gpu0(), size(gib * GIB).unwrap())];
+    one.set_gpus(&capacity(80)).unwrap();
+    let figure = |gib: u64| {
+        [Probe {
+            gpu: gpu0(),
+            free_bytes: gib * GIB,
+        }]
+    };
+    one.probe(&figure(20)).unwrap();
+    other.probe(&figure(80)).unwrap();
+    one.probe(&figure(20)).unwrap();
+    assert_eq!(free(&other), [20 * GIB]);
+    other.set_gpus(&capacity(90)).unwrap();
+    one.set_gpus(&capacity(80)).unwrap();
+    assert_eq!(other.gpus().unwrap()[0].capacity_bytes, 80 * GIB);
+    // Granted by the other, and reported to this one.
+    let grant = load(&other, &ask("a", &[&[10 * GIB]]).leased(MINUTE), 0);
+    let report = [Held {
+        id: grant.id,
+        shares: grant.shares,
+    }];
+    let found = one.reconcile(&"server".into(), &report).unwrap();
+    assert_eq!(found, Default::default());
+    // Leases of the other's holders run out here, too.
+    let late = load(&other, &ask("b", &[&[5 * GIB]]).leased(MINUTE), 0);
+    let reaped = one.reap(&figure(5), MINUTE + 1).unwrap();
+    assert_eq!(
+        reaped.released.iter().map(|r| r.id).collect::<Vec<_>>(),
+        [grant.id, late.id]
+    );
+    let last = other.reserve(&ask("c", &[&[GIB]]).leased(MINUTE), 0);
+    assert_eq!(one.expire(MINUTE + 1).unwrap()[0].id, last.unwrap().id);
+    assert_eq!(one.state().unwrap(), other.state().unwrap());
+}

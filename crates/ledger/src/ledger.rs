@@ -229,13 +229,12 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
             }
             loop {
                 let decided = decide(&inner.state);
-                let Ok((events, answer)) = decided else {
-                    // What is refused may have become possible elsewhere.
-                    match inner.catch_up()? {
-                        true => continue,
-                        false => return decided.map(|(_, answer)| answer),
-                    }
-                };
+                let decides = matches!(&decided, Ok((events, _)) if !events.is_empty());
+                // What is refused may have become possible elsewhere, and what is no news may be some by now.
+                if !decides && inner.catch_up()? {
+                    continue;
+                }
+                let (events, answer) = decided?;
                 match inner.append(events) {
                     Err(StoreError::Conflict) => inner.catch_up().map(drop)?,
                     done => return Ok(done.map(|()| answer)?),
