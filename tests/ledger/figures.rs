@@ -263,3 +263,33 @@ fn leases_that_run_out_where_no_driver_can_be_asked() {
         [kept.id]
     );
 }
+
+#[test]
+fn what_a_dead_holder_was_to_unload_gives_nothing_back_where_nobody_looks() {
+    // 20 GiB are others'; 50 are to leave for 40, and their holder dies first.
+    let ends: [fn(&Ledger<Volatile>); 2] = [
+        |ledger| {
+            let before = ledger.state().unwrap();
+            let reaped = ledger.reap_since(&before, &[], &[gpu0()], 9 * MINUTE);
+            assert_eq!(reaped.unwrap().released.len(), 1);
+        },
+        |ledger| assert_eq!(ledger.expire(9 * MINUTE).unwrap().len(), 1),
+    ];
+    for end in ends {
+        let ledger = hosts(&[("a", &[80])]);
+        load(&ledger, &ask("old", &[&[50 * GIB]]).leased(MINUTE), 0);
+        ledger
+            .probe(&[Probe {
+                gpu: gpu0(),
+                free_bytes: 10 * GIB,
+            }])
+            .unwrap();
+        let new = ask("new", &[&[40 * GIB]]).evicting(stale());
+        let new = ledger.reserve(&new, 2 * MINUTE).unwrap();
+        assert_eq!(new.evict.len(), 1);
+        end(&ledger);
+        let view = &ledger.gpus().unwrap()[0];
+        assert_eq!(view.unconfirmed_bytes, 50 * GIB);
+        assert_eq!((view.foreign_bytes, view.free_bytes), (70 * GIB, 0));
+    }
+}

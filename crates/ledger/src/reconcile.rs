@@ -125,7 +125,8 @@ impl State {
         };
         let lapsed = self.held.values().filter(|r| r.lapsed(now_ms));
         let (gone, kept): (Vec<_>, Vec<_>) = lapsed.partition(|r| r.shares.iter().all(probed));
-        let mut events: Vec<_> = gone.iter().map(|r| Event::Released { id: r.id }).collect();
+        let mut events = self.abandoned(&gone, |gpu| !is_probed(gpu));
+        events.extend(gone.iter().map(|r| Event::Released { id: r.id }));
         for probe in probes {
             let (_, event) = self.drift(before, probe, &gone)?;
             events.extend(event);
@@ -140,18 +141,24 @@ impl State {
     /// Drops reservations whose lease has run out, where nobody can be asked what is still on the GPUs.
     pub(crate) fn expire(&self, now_ms: u64) -> Decided<Vec<Reservation>> {
         let lapsed = self.held.values().filter(|r| r.lapsed(now_ms));
-        let gone: Vec<_> = lapsed.cloned().collect();
+        let gone: Vec<_> = lapsed.collect();
+        let mut events = self.abandoned(&gone, |_| true);
+        events.extend(gone.iter().map(|r| Event::Released { id: r.id }));
+        Ok((events, gone.into_iter().cloned().collect()))
+    }
+
+    /// Before reservations of dead holders are dropped, on GPUs without a new figure. A holder that died may
+    /// not have unloaded what was to leave: that it was to says nothing, and it gives nothing back.
+    fn abandoned(&self, gone: &[&Reservation], on: impl Fn(&GpuId) -> bool) -> Vec<Event> {
         let mut events = Vec::new();
-        // Its holder died before it could unload it: that it was to leave says nothing.
-        for (gpu, account) in &self.gpus {
+        for (gpu, account) in self.gpus.iter().filter(|(gpu, _)| on(gpu)) {
             if let Some(mut figure) = account.figure.clone() {
                 gone.iter().for_each(|r| figure.limit(r.id, 0));
                 let is_news = account.figure.as_ref() != Some(&figure);
                 events.extend(is_news.then(|| figure.as_event(gpu)));
             }
         }
-        events.extend(gone.iter().map(|r| Event::Released { id: r.id }));
-        Ok((events, gone))
+        events
     }
 
     /// An engine's own list against the holder's reservations. Sizes are facts and taken over, even
