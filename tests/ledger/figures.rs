@@ -156,6 +156,10 @@ fn an_engines_report_against_the_ledger() {
     ];
     let refused = ledger.reconcile(&"server".into(), &typo);
     assert!(matches!(refused, Err(Error::UnknownGpu(_))));
+    // So are two sizes of one reservation.
+    let twice = [GIB, 2 * GIB].map(|bytes| held(grown.id, vec![share(gpu0(), bytes)]));
+    let refused = ledger.reconcile(&"server".into(), &twice);
+    assert!(matches!(refused, Err(Error::ReportedTwice(id)) if id == grown.id));
     let state = ledger.state().unwrap();
     assert_eq!(
         state.reservation(grown.id).unwrap().bytes_on(&gpu1()),

@@ -59,6 +59,9 @@ pub enum Error {
     /// One GPU twice among a model's shares.
     #[error("{0} is named twice")]
     GpuTwice(GpuId),
+    /// One reservation twice in an engine's report, maybe in two sizes: report it once.
+    #[error("{0} is reported twice; report it once, with all its GPUs")]
+    ReportedTwice(ReservationId),
     /// A model's shares on two hosts.
     #[error("{0} and {1} are on two hosts")]
     TwoHosts(GpuId, GpuId),

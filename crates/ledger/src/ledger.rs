@@ -194,7 +194,7 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
         self.transact(|state| state.probe(before, probes))
     }
 
-    /// What a holder's engine says it holds.
+    /// What a holder's engine says it holds. [`Error::ReportedTwice`] where one is in `report` twice.
     pub fn reconcile(&self, holder: &Name, report: &[Held]) -> Result<Differences, Error> {
         self.transact(|state| state.reconcile(holder, report))
     }

@@ -6,6 +6,7 @@ use crate::hold::Decided;
 use crate::ids::check_shares;
 use crate::{Error, Event, GpuId, Name, Phase, Reservation, ReservationId, Share, State};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// What the driver says of a GPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,8 +167,12 @@ impl State {
     pub(crate) fn reconcile(&self, holder: &Name, report: &[Held]) -> Decided<Differences> {
         let mut events = Vec::new();
         let mut found = Differences::default();
+        let mut ids = BTreeSet::new();
         for held in report {
             check_shares(&held.shares)?;
+            if !ids.insert(held.id) {
+                return Err(Error::ReportedTwice(held.id));
+            }
             match self.held.get(&held.id).filter(|r| r.holder == *holder) {
                 None => found.unknown.push(held.id),
                 Some(r) if r.phase != Phase::Pending && r.shares != held.shares => {

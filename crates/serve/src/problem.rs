@@ -161,7 +161,7 @@ impl From<ledger::Error> for Problem {
             Phase { id, .. } => Problem::new(CONFLICT, "phase", detail).about(&[*id]),
             NoRequest(id) => Problem::new(CONFLICT, "no-request", detail).about(&[*id]),
             UnknownGpu(_) | UnknownHost(_) => Problem::new(INVALID, "unknown-gpu", detail),
-            NoSize | GpuTwice(_) | TwoHosts(..) => Problem::invalid(detail),
+            NoSize | GpuTwice(_) | ReportedTwice(_) | TwoHosts(..) => Problem::invalid(detail),
             Store(_) => {
                 let detail = format!("the ledger's journal cannot be used: {detail}");
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "journal", detail).retry(5)

@@ -88,6 +88,7 @@ impl Status {
             Error::Phase { .. } | Error::NoRequest(_) => Status::Phase,
             Error::NoSize
             | Error::GpuTwice(_)
+            | Error::ReportedTwice(_)
             | Error::TwoHosts(..)
             | Error::NotAsked { .. }
             | Error::EvictedTwice(_) => Status::InvalidArgument,
