@@ -260,6 +260,9 @@ func (h *Host) Release(id uint64) error {
 }
 
 // BeginRequest says that a request to the loaded model begins: until it ends, the model is not evicted.
+// An engine that is to unload by its own wish says so first, by this or by Release: a model
+// that is gone without a word can still be evicted for another, and the driver's figures then hide what others hold:
+// more is promised than there is.
 func (h *Host) BeginRequest(id uint64) error {
 	var failed *C.vramfit_error
 	status := C.vramfit_host_begin_request(h.c, C.uint64_t(id), h.now(), &failed)
@@ -276,6 +279,7 @@ func (h *Host) EndRequest(id uint64) error {
 }
 
 // Adopt takes over something that is already loaded. A fact: it is not checked, and the audit shows where it is too much.
+// Figures of before it count it as taken by others, too: observe again behind it.
 // The lease is to be renewed at least this often, a millisecond or more; 0 for none.
 func (h *Host) Adopt(model, holder string, shares []Share, lease time.Duration) (uint64, error) {
 	if lease != 0 && lease < time.Millisecond {

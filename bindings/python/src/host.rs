@@ -250,6 +250,9 @@ impl Host {
     }
 
     /// A request to the loaded model begins: until it ends, the model is not evicted.
+    /// An engine that is to unload by its own wish says so first, by this or by `release`: a model
+    /// that is gone without a word can still be evicted for another, and the driver's figures then hide what others hold:
+    /// more is promised than there is.
     #[pyo3(signature = (reservation, *, now_ms = None))]
     fn begin_request(
         &self,
@@ -274,6 +277,7 @@ impl Host {
     }
 
     /// Something that is already loaded. A fact: it is not checked, and the audit shows where it is too much.
+    /// Figures of before it count it as taken by others, too: observe again behind it.
     #[pyo3(signature = (name, holder, shares, *, lease_ms = None, now_ms = None))]
     fn adopt(
         &self,

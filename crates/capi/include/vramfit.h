@@ -346,6 +346,9 @@ vramfit_status vramfit_host_renew(const vramfit_host *host,
 vramfit_status vramfit_host_release(const vramfit_host *host, uint64_t id, vramfit_error **error);
 
 // A request to the loaded model begins: until it ends, the model is not evicted.
+// An engine that is to unload by its own wish says so first, by this or by `vramfit_host_release`: a model
+// that is gone without a word can still be evicted for another, and the driver's figures then hide what others hold:
+// more is promised than there is.
 vramfit_status vramfit_host_begin_request(const vramfit_host *host,
                                           uint64_t id,
                                           uint64_t now_ms,
@@ -402,6 +405,7 @@ vramfit_status vramfit_host_state_json(const vramfit_host *host,
 
 // Something that is already loaded, as when a server starts beside running engines. A fact: it is not checked, and the
 // audit shows where it is too much. `lease_ms` is a lease to renew at least this often; 0 for none.
+// Figures of before it count it as taken by others, too: observe again behind it.
 vramfit_status vramfit_host_adopt(const vramfit_host *host,
                                   const char *model_name,
                                   const char *holder,

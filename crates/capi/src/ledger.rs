@@ -86,6 +86,9 @@ pub unsafe extern "C" fn vramfit_host_release(
 }
 
 /// A request to the loaded model begins: until it ends, the model is not evicted.
+/// An engine that is to unload by its own wish says so first, by this or by `vramfit_host_release`: a model
+/// that is gone without a word can still be evicted for another, and the driver's figures then hide what others hold:
+/// more is promised than there is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_begin_request(
     host: *const vramfit_host,
@@ -218,6 +221,7 @@ pub unsafe extern "C" fn vramfit_host_state_json(
 
 /// Something that is already loaded, as when a server starts beside running engines. A fact: it is not checked, and the
 /// audit shows where it is too much. `lease_ms` is a lease to renew at least this often; 0 for none.
+/// Figures of before it count it as taken by others, too: observe again behind it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_adopt(
     host: *const vramfit_host,

@@ -121,6 +121,10 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
 
     /// A request begins: until it ends the reservation is not evicted. [`Error::Phase`] where it is
     /// already leaving.
+    ///
+    /// An engine that is to unload by its own wish says so first, by this or by [`Ledger::release`]: a model that is gone
+    /// without a word can still be evicted for another, and a figure of the driver in which its bytes are missing
+    /// hides as many of what others hold. More is promised then than there is.
     pub fn begin_request(&self, id: ReservationId, now_ms: u64) -> Result<(), Error> {
         self.transact(|state| state.requests(id, 1, 0, now_ms))
     }
@@ -170,7 +174,8 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     }
 
     /// Something that is already loaded, as when a server starts beside running engines. A fact: it is
-    /// not checked, and the audit shows where it is too much.
+    /// not checked, and the audit shows where it is too much. A figure of before it counts it as taken by others,
+    /// too: probe again behind it.
     pub fn adopt(&self, found: &Adopt, now_ms: u64) -> Result<ReservationId, Error> {
         self.transact(|state| state.adopt(found, now_ms))
     }
@@ -184,6 +189,9 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     /// may have been unloaded before the driver counted ([`GpuView::unconfirmed_bytes`]): probe again when
     /// something was released. Only what leaves by a plan, which is told to after the figure, gives its bytes back
     /// at once.
+    ///
+    /// All this holds as long as what runs by the ledger is there when the driver counts, see
+    /// [`Ledger::begin_request`] for engines that unload by their own wish, and [`Drift::missing_bytes`].
     pub fn probe(&self, probes: &[Probe]) -> Result<Vec<Drift>, Error> {
         self.transact(|state| state.probe(state, probes))
     }

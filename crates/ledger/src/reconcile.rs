@@ -26,7 +26,9 @@ pub struct Drift {
     /// Taken, but by nothing in the ledger that runs. What a reservation that starts or leaves has in memory
     /// is in here too, until the next probe: too little is promised rather than too much.
     pub foreign_bytes: u64,
-    /// In the ledger as running, but free by the driver.
+    /// In the ledger as running, but free by the driver: models that are larger in the ledger than in memory, or an
+    /// engine that has unloaded one without a word. Then others may hold more than `foreign_bytes` by what it held,
+    /// and evicting it frees nothing: release it. Where others hold as much as it did, nothing is missing.
     pub missing_bytes: u64,
 }
 

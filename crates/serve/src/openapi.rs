@@ -128,7 +128,9 @@ const OPERATIONS: &[Operation] = &[
         method: "post",
         path: "/v1/reservations/{id}/begin",
         id: "begin",
-        summary: "A request to the model begins: it is not evicted until that ends",
+        summary: "A request to the model begins: it is not evicted until that ends. An engine that is to unload by its \
+                  own wish says so first, by this or by the release: a model that is gone without a word can still be \
+                  evicted for another, and what the driver says then hides what others hold",
         sends: Sends::Nothing,
         gets: (200, "The reservation", Some(of::<ReservationReport>)),
         refused: &[400, 403, 404, 409],
@@ -164,7 +166,8 @@ const OPERATIONS: &[Operation] = &[
         method: "post",
         path: "/v1/ledger/adopt",
         id: "adopt",
-        summary: "Something that is already loaded is entered as it is, whether it fits or not",
+        summary: "Something that is already loaded is entered as it is, whether it fits or not; until the driver is asked \
+                  again, it may count as taken by others, too",
         sends: Sends::Must(of::<AdoptRequest>),
         gets: (201, "The reservation", Some(of::<ReservationReport>)),
         refused: &[400, 403, 408, 409, 413, 415],

@@ -189,7 +189,8 @@ impl<S: Store> Host<S> {
     ///
     /// Never more than that is promised from now on; what is reserved later comes out of it. What is released
     /// later is free with the next figure, see [`Ledger::probe`]: observe again after a release. Where only some
-    /// GPUs' are known, [`Ledger::probe_since`] takes those.
+    /// GPUs' are known, [`Ledger::probe_since`] takes those. An engine that is to unload by its own wish says so
+    /// first, see [`Ledger::begin_request`].
     pub fn observe(&self, free_bytes: &[u64]) -> Result<(), Error> {
         self.ledger.probe(&self.probes(free_bytes)?)?;
         Ok(())

@@ -228,7 +228,9 @@ class Host:
     def observe(self, free_bytes: _Free) -> None:
         """What the driver says is free of each GPU: figures that were taken just now, nothing having been committed or
         released since, or a function that asks for them. Never more is promised from now on, and what is released
-        later is promised on with the next figures."""
+        later, or adopted, is known with the next figures: observe again behind it. An engine that is to unload by its
+        own wish says so first, by `begin_request` or `release`: a model that is gone without a word can still be
+        evicted for another, and the figures then hide what others hold."""
 
     def reserve(
         self,
