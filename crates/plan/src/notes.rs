@@ -4,6 +4,7 @@ use crate::fit::{NO_COPIES, Problem};
 use crate::words::{count, names, size};
 use crate::{LayoutMode, Placement, Verdict};
 use vramfit_estimate::{Bounded, FlashAttention};
+use vramfit_ggml::cuda::PoolKind;
 
 /// Adds the notes.
 pub(crate) fn explain(problem: &Problem, placement: &mut Placement) {
@@ -16,6 +17,7 @@ pub(crate) fn explain(problem: &Problem, placement: &mut Placement) {
     notes.extend(build(problem, placement));
     notes.extend(numbering(problem, placement));
     notes.extend(shared_out(placement));
+    notes.extend(legacy_pool(problem, placement));
     notes.extend(engine_split(problem, placement));
     placement.notes.extend(notes);
 }
@@ -32,6 +34,23 @@ fn unknown(problem: &Problem, placement: &Placement) -> Option<String> {
         "architecture '{}' is not known: {figures}, judged by the keys and tensors that known architectures use; \
          it may need far less. {} does not load it, and whether another build does is not known",
         problem.model.architecture_name, problem.profile.name
+    ))
+}
+
+/// What the figure of a pool that keeps single buffers is of.
+fn legacy_pool(problem: &Problem, placement: &Placement) -> Option<String> {
+    let both = placement.devices.iter().zip(problem.devices);
+    let legacy =
+        both.filter(|(of, device)| of.runtime_bytes > 0 && device.pool == PoolKind::Legacy);
+    let legacy: Vec<usize> = legacy.map(|(of, _)| of.device).collect();
+    if legacy.is_empty() {
+        return None;
+    }
+    Some(format!(
+        "no virtual memory management on {}: ggml-cuda's legacy kind of pool keeps single buffers, so that it depends on \
+         the order of what is computed. Shown is what prompts take that fill the context, all sequences side by side; \
+         sequences one after the other, or other batches, may take more",
+        names(&legacy)
     ))
 }
 

@@ -111,9 +111,7 @@ impl ProbeNote {
                     .to_owned()
             }
             Self::OlderPool { .. } => {
-                "no virtual memory management: ggml-cuda's pool is then of its legacy kind, shown for prompts \
-                 that fill the context batch by batch; another order of batches may come to more"
-                    .to_owned()
+                "no virtual memory management: ggml-cuda's pool is of its legacy kind".to_owned()
             }
             Self::MeasuredInContext { .. } => {
                 "what is free was measured from inside a CUDA context, which takes \

@@ -43,9 +43,17 @@ impl Buffers {
             self.n < MOST_BUFFERS,
             "an operation with so many buffers is not known"
         );
-        if let Some(slot) = self.bytes.get_mut(self.n) {
-            *slot = bytes;
-            self.n += 1;
+        match self.bytes.get_mut(self.n) {
+            Some(slot) => {
+                *slot = bytes;
+                self.n += 1;
+            }
+            // rather too much in one than too little
+            None => {
+                if let Some(last) = self.bytes.last_mut() {
+                    *last = last.saturating_add(bytes);
+                }
+            }
         }
     }
 
@@ -184,6 +192,23 @@ impl AnyOrder {
         }
     }
 
+    /// What `other` asked for was asked for, too.
+    pub fn join(&mut self, other: &AnyOrder) {
+        self.sizes.extend(&other.sizes);
+        self.hold_at_once(other.most_at_once);
+    }
+
+    /// The largest request, bytes.
+    pub fn largest(&self) -> u64 {
+        self.sizes.last().copied().unwrap_or(0)
+    }
+
+    /// The largest request that only one of both has, bytes.
+    pub fn largest_apart(&self, other: &AnyOrder) -> u64 {
+        let apart = self.sizes.symmetric_difference(&other.sizes);
+        apart.max().copied().unwrap_or(0)
+    }
+
     /// Some operation holds `n` buffers at once.
     pub fn hold_at_once(&mut self, n: usize) {
         self.most_at_once = self.most_at_once.max(n);
@@ -206,16 +231,6 @@ impl AnyOrder {
             }
         }
         self.at_once(sum.saturating_add(ladder(any_bytes)))
-    }
-
-    /// The most that a pool holds when each request is for a part of one that was counted.
-    pub fn shrunk_bytes(&self) -> u64 {
-        let all = self
-            .sizes
-            .iter()
-            .fold(0, |sum: u64, &n| sum.saturating_add(new_buffer(n)));
-        let largest = self.sizes.last().map_or(0, |&n| ladder(n));
-        self.at_once(all.min(largest))
     }
 
     fn at_once(&self, bytes: u64) -> u64 {
