@@ -46,12 +46,21 @@ impl Subject {
 /// How a header becomes a model: as what it is, or as if nobody knew its architecture.
 pub type Load = fn(&Header) -> vramfit_arch::Result<Model>;
 
-/// The models named, or all of `fixtures/gguf`.
+/// Folders of files that go beside a model, or are of another engine: other commands run them.
+const NOT_ALONE: [&str; 3] = ["drafts", "mmproj", "ollama"];
+
+/// The models named, or all of `fixtures/gguf` that are models by themselves.
 pub fn all(named: &[PathBuf], folder: &Path, load: Load) -> Result<Vec<Subject>> {
     let fixtures = models::fixtures().join("gguf");
     let paths = if named.is_empty() {
         let mut found = Vec::new();
         below(&fixtures, &mut found)?;
+        let is_alone = |path: &PathBuf| {
+            !NOT_ALONE
+                .iter()
+                .any(|no| path.starts_with(fixtures.join(no)))
+        };
+        found.retain(is_alone);
         found.sort();
         found
     } else {
