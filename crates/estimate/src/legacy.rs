@@ -236,7 +236,9 @@ impl Context<'_> {
 
     /// Whether its graphs change with what is in the context.
     fn attends(&self) -> bool {
-        self.model.hparams.layers.iter().any(|l| !l.is_recurrent)
+        // layers with both have heads of K as well
+        let mut layers = self.model.hparams.layers.iter();
+        layers.any(|l| !l.is_recurrent || l.n_head_kv > 0)
     }
 
     fn is_played(&self, prompt: &Prompt) -> bool {
