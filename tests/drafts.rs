@@ -9,10 +9,12 @@
 mod common;
 
 use common::drafts::{Pair, pair};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use vramfit_arch::Model;
 use vramfit_estimate::{
-    DraftKind, EngineProfile, Layout, LayoutDevice, RunConfig, SpeculativeConfig, SpeculativeUse,
+    DraftKind, EngineProfile, Error, Layout, LayoutDevice, RunConfig, SpeculativeConfig,
+    SpeculativeUse,
 };
 use vramfit_ggml::ComputeCapability;
 use vramfit_gguf::Header;
@@ -86,6 +88,33 @@ fn what_ends_the_engine_is_refused() {
     let draft = load("drafts/eagle3-qwen4exp.gguf");
     let untapped = why(&load("made/kimi-k3.gguf"), Some(&draft), DraftKind::Eagle3);
     assert!(untapped.contains("would abort"), "{untapped}");
+}
+
+/// A library's caller is told when the layers that are to draft were not loaded: nothing would be counted for them.
+#[test]
+fn layers_that_draft_have_to_be_loaded() {
+    let layout = Layout {
+        devices: vec![LayoutDevice::new(ComputeCapability::new(9, 0))],
+        ..Layout::host()
+    };
+    let profile = EngineProfile::LLAMA_CPP_V0_5_0;
+    let run = RunConfig::default();
+    let kind = DraftKind::Mtp;
+    let config = SpeculativeConfig::new(kind, &layout);
+    let estimate = |target: &Model, draft: Option<&Model>| {
+        SpeculativeUse::estimate(target, &run, &layout, draft, &config, &profile)
+    };
+    let plain = load("drafts/qwen35.gguf");
+    let loaded = kind.loaded(&plain);
+    assert_eq!(estimate(&plain, None).unwrap_err(), Error::WithoutMtp);
+    assert!(estimate(&loaded, None).is_ok());
+    let own = load("drafts/qwen35-alone.gguf");
+    for pair in [(&plain, kind.loaded(&own)), (&*loaded, Cow::Borrowed(&own))] {
+        let error = estimate(pair.0, Some(&pair.1)).unwrap_err();
+        assert_eq!(error, Error::WithoutMtp);
+    }
+    assert!(estimate(&loaded, Some(&kind.loaded(&own))).is_ok());
+    assert!(matches!(DraftKind::Simple.loaded(&plain), Cow::Borrowed(_)));
 }
 
 /// Every kind of draft, one GPU to four, and layers on the host are among the rows.

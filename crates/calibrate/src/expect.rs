@@ -13,8 +13,6 @@ pub struct Plan<'a> {
     pub path: &'a str,
     /// The model.
     pub model: &'a Model,
-    /// Of a draft that has a file of its own.
-    pub draft: Option<&'a Model>,
     /// Where all of it goes.
     pub placement: &'a Placement,
     /// The GPUs that it was planned for.
@@ -244,7 +242,7 @@ impl ExpectedDevice {
 fn steps(plan: &Plan<'_>, devices: &[ExpectedDevice]) -> Result<Vec<Step>, Error> {
     let buffers = plan
         .placement
-        .buffers(plan.model, plan.draft, &ENGINE)
+        .buffers(plan.model, &ENGINE)
         .map_err(Error::from)?;
     let mut steps: Vec<Step> = buffers.iter().map(Step::of).collect();
     type Bytes = fn(&ExpectedDevice) -> u64;

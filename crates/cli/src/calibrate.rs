@@ -230,7 +230,6 @@ fn one(
     let planned = Plan {
         path: &shown,
         model: &planned.model,
-        draft: planned.draft.as_deref(),
         placement: &planned.placement,
         devices: &settings.gpus.devices,
         beside: &flags_beside(settings, &planned.draft_flags),

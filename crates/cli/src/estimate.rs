@@ -2,7 +2,6 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
@@ -27,8 +26,6 @@ pub struct Planned {
     pub placement: Placement,
     /// llama-server's flags for a draft.
     pub draft_flags: Vec<String>,
-    /// The draft's model, if it has a file of its own.
-    pub draft: Option<Arc<Model>>,
     /// What to say of the files beside the model, and of a tower in its own.
     pub notes: Vec<String>,
     /// The tower in the model's own file, which llama.cpp does not take.
@@ -77,11 +74,10 @@ pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
         policy.projector = Some(plan);
         notes.extend(about);
     }
-    let (mut draft_flags, mut beside) = (Vec::new(), None);
+    let mut draft_flags = Vec::new();
     if let Some(file) = &settings.draft {
         let draft = file.resolve(&model, &settings.gpus)?;
         run.role.n_draft = draft.n_verified;
-        beside = draft.plan.as_ref().and_then(|plan| plan.model.clone());
         policy.draft = draft.plan;
         draft_flags = draft.flags;
         notes.extend(draft.notes);
@@ -91,7 +87,6 @@ pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
         model,
         placement,
         draft_flags,
-        draft: beside,
         notes,
         tower: in_file,
     })

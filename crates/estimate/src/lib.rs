@@ -45,4 +45,9 @@ pub enum Error {
     /// vramfit has no rule for these settings.
     #[error("vramfit cannot size this, though llama.cpp may start with it: {0}")]
     NotModelled(#[from] NotModelled),
+    /// A library's caller has not loaded the layers that are to draft.
+    #[error(
+        "the layers for multi-token prediction that are to draft are not loaded: take target and draft as DraftKind::loaded gives them"
+    )]
+    WithoutMtp,
 }

@@ -3,6 +3,7 @@
 
 use crate::simulate::Context;
 use crate::{Breakdown, EngineProfile, Error, Layout, Outputs, Refusal, RunConfig};
+use std::borrow::Cow;
 use vramfit_arch::{Lent, LentCaches, LentTensor, Model, Role};
 use vramfit_ggml::{BufferType, Type};
 
@@ -59,6 +60,20 @@ impl DraftKind {
             _ if model.hparams.n_layer() == 0 => DraftKind::Mtp,
             _ => DraftKind::Simple,
         }
+    }
+
+    /// `model`, target or draft, as llama.cpp loads it for this: with its layers for multi-token prediction, where
+    /// those draft.
+    pub fn loaded(self, model: &Model) -> Cow<'_, Model> {
+        match self.lacks(model) {
+            true => Cow::Owned(model.clone().with_mtp()),
+            false => Cow::Borrowed(model),
+        }
+    }
+
+    /// `model` is without the layers that draft.
+    fn lacks(self, model: &Model) -> bool {
+        self == DraftKind::Mtp && !model.loads_mtp
     }
 
     /// Drafts a block of tokens in one pass.
@@ -180,8 +195,8 @@ impl SpeculativeSettings {
 
 impl SpeculativeUse {
     /// What llama.cpp takes for `target` and the draft beside it; without a `draft`, for the target's own layers for
-    /// multi-token prediction. Both have to be loaded with those ([`Model::with_mtp`]) for
-    /// [`DraftKind::Mtp`].
+    /// multi-token prediction. For [`DraftKind::Mtp`] both have to be loaded with those ([`DraftKind::loaded`]):
+    /// else [`Error::WithoutMtp`].
     pub fn estimate(
         target: &Model,
         run: &RunConfig,
@@ -219,6 +234,13 @@ impl SpeculativeUse {
         config: &SpeculativeConfig,
         profile: &EngineProfile,
     ) -> Result<SpeculativeSettings, Error> {
+        if [Some(target), draft]
+            .into_iter()
+            .flatten()
+            .any(|model| config.kind.lacks(model))
+        {
+            return Err(Error::WithoutMtp);
+        }
         let run = config.target_run(run, target, draft);
         let context = Context::new(target, &run, layout, profile)?;
         let draft_layout = match draft {

@@ -40,6 +40,7 @@ pub(crate) fn placement(problem: &Problem, scored: Scored) -> Result<Placement, 
             .draft
             .zip(problem.policy.draft.as_ref())
             .map(|(d, plan)| DraftPlacement {
+                model: plan.model.clone(),
                 breakdown: d.breakdown,
                 devices: d.devices,
                 kind: plan.kind,

@@ -3,7 +3,7 @@
 use crate::Placement;
 use std::borrow::Cow;
 use vramfit_arch::Model;
-use vramfit_estimate::{BufferGroup, BufferUse, DraftKind, EngineProfile, Error, MemoryBytes};
+use vramfit_estimate::{BufferGroup, BufferUse, EngineProfile, Error, MemoryBytes};
 
 /// Whose a buffer is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,35 +57,29 @@ pub fn in_order(groups: &[BufferGroup], devices: &[usize], owner: Owner) -> Vec<
     buffers
 }
 
-/// With its layers for multi-token prediction, where those draft.
-fn loaded(model: &Model, is_mtp: bool) -> Cow<'_, Model> {
-    match is_mtp && !model.loads_mtp {
-        true => Cow::Owned(model.clone().with_mtp()),
-        false => Cow::Borrowed(model),
-    }
-}
-
 impl Placement {
+    /// The model that was placed, as llama.cpp loads it for the draft beside it.
+    pub fn loaded<'a>(&self, model: &'a Model) -> Cow<'a, Model> {
+        match &self.draft {
+            Some(beside) => beside.kind.loaded(model),
+            None => Cow::Borrowed(model),
+        }
+    }
+
     /// What llama-server allocates on the GPUs: the model's buffers, then the draft's, then the projector's. `model` is
-    /// the one that was placed; `draft` is the draft's model, if it has one of its own.
+    /// the one that was placed.
     pub fn buffers(
         &self,
         model: &Model,
-        draft: Option<&Model>,
         profile: &EngineProfile,
     ) -> Result<Vec<PlannedBuffer>, Error> {
-        let is_mtp = self
-            .draft
-            .as_ref()
-            .is_some_and(|d| d.kind == DraftKind::Mtp);
-        let model = loaded(model, is_mtp);
+        let model = self.loaded(model);
         let groups = self
             .breakdown
             .buffers(&model, &self.run, &self.layout, profile)?;
         let mut buffers = in_order(&groups, &self.layout_devices, Owner::Model);
         if let Some(beside) = &self.draft {
-            let own = draft.map(|draft| loaded(draft, is_mtp));
-            let own = own.as_deref().unwrap_or(&model);
+            let own = beside.model.as_deref().unwrap_or(&model);
             let groups = beside
                 .breakdown
                 .buffers(own, &beside.run, &beside.layout, profile)?;

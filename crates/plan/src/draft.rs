@@ -2,6 +2,7 @@
 
 use crate::fit::{Problem, Scored, draft_overrides, layout_device};
 use crate::{Override, flags};
+use std::borrow::Cow;
 use std::sync::Arc;
 use vramfit_arch::Model;
 use vramfit_estimate::{
@@ -43,12 +44,15 @@ pub struct DraftPlan {
 impl DraftPlan {
     /// llama-server's defaults. For multi-token prediction a file's layers for it are loaded.
     pub fn new(model: Option<Arc<Model>>, kind: DraftKind) -> DraftPlan {
-        let loaded = |model: Arc<Model>| match kind == DraftKind::Mtp && !model.loads_mtp {
-            true => Arc::new(Model::clone(&model).with_mtp()),
-            false => model,
-        };
+        let model = model.map(|model| {
+            let with_more = match kind.loaded(&model) {
+                Cow::Owned(loaded) => Some(Arc::new(loaded)),
+                Cow::Borrowed(_) => None,
+            };
+            with_more.unwrap_or(model)
+        });
         DraftPlan {
-            model: model.map(loaded),
+            model,
             kind,
             n_draft: 3,
             n_verified: 0,

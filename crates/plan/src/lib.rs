@@ -37,9 +37,10 @@ pub use policy::{
 };
 
 use fit::Problem;
+use std::borrow::Cow;
 use std::cell::Cell;
 use vramfit_arch::Model;
-use vramfit_estimate::{DraftKind, EngineProfile, Error, RunConfig};
+use vramfit_estimate::{EngineProfile, Error, RunConfig};
 
 /// GPUs that llama.cpp can use at once: its scheduler takes 16 backends (`GGML_SCHED_MAX_BACKENDS`),
 /// and the CPU is one of them.
@@ -54,11 +55,9 @@ pub fn plan(
     profile: &EngineProfile,
 ) -> Result<Placement, Error> {
     let calls = Cell::new(0);
-    let (mut loaded, mut beside) = (std::borrow::Cow::Borrowed(model), None);
+    let (mut loaded, mut beside) = (Cow::Borrowed(model), None);
     if let Some(draft) = &policy.draft {
-        if draft.kind == DraftKind::Mtp && !model.loads_mtp {
-            loaded = std::borrow::Cow::Owned(model.clone().with_mtp());
-        }
+        loaded = draft.kind.loaded(model);
         beside = Some(
             draft
                 .config()

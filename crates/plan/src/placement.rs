@@ -1,5 +1,7 @@
 //! The answer: where everything goes, what it takes, and why not otherwise.
 
+use std::sync::Arc;
+use vramfit_arch::Model;
 use vramfit_estimate::{Breakdown, DraftKind, MemoryBytes, RunConfig};
 
 /// In one word.
@@ -95,6 +97,8 @@ pub struct Rejected {
 /// Where a draft goes.
 #[derive(Clone, Debug)]
 pub struct DraftPlacement {
+    /// Its model as llama.cpp loads it; none of a second context on the model.
+    pub model: Option<Arc<Model>>,
     /// What it takes, its devices in the order llama.cpp uses them. Of a second context on the model no weights.
     pub breakdown: Breakdown,
     /// Index (into the GPUs given) of each of its devices.

@@ -436,7 +436,7 @@ pub fn plan(
 /// Which tensors make the compute buffers of a placement as large as they are.
 pub fn explain(model: &Model, placement: &Placement) -> Result<Vec<Peak>, Error> {
     Ok(Peak::explain(
-        model,
+        &placement.loaded(model),
         &placement.run,
         &placement.layout,
         &ENGINE,
@@ -449,7 +449,7 @@ pub fn explain_pools(
     placement: &Placement,
 ) -> Result<Vec<estimate::PoolPeak>, Error> {
     Ok(estimate::PoolPeak::explain(
-        model,
+        &placement.loaded(model),
         &placement.run,
         &placement.layout,
         &ENGINE,
