@@ -18,14 +18,78 @@ fn fixture(path: &str) -> PathBuf {
 
 /// What the program prints, or its error.
 fn estimate(model: &str, args: &[&str]) -> Result<Value, String> {
+    program(&[], model, args)
+}
+
+/// The same of a subcommand.
+fn program(subcommand: &[&str], model: &str, args: &[&str]) -> Result<Value, String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_estimate"));
     let model = fixture(&format!("gguf/{model}"));
-    let output = command.env_clear().arg(model).args(args).arg("--json");
-    let output = output.output().unwrap();
+    let command = command.env_clear().args(subcommand).arg(model).args(args);
+    let output = command.arg("--json").output().unwrap();
     match output.stdout.is_empty() {
         false => Ok(serde_json::from_slice(&output.stdout).unwrap()),
         true => Err(String::from_utf8(output.stderr).unwrap()),
     }
+}
+
+/// A row of the truth table with all layers on the GPUs, as the program is asked for it.
+struct Case {
+    line: String,
+    target: String,
+    gpus: Vec<String>,
+    args: Vec<String>,
+    /// The engine's figures: of the target, of the draft.
+    figures: [String; 2],
+}
+
+impl Case {
+    fn program(&self, subcommand: &[&str]) -> Value {
+        let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
+        program(subcommand, &self.target, &args).unwrap()
+    }
+}
+
+/// The first cases of every pair, and the same with `more`.
+fn cases(more: &str) -> Vec<Case> {
+    let table = fixture("truth/drafts-llama.cpp-v0.5.0.tsv");
+    let text = std::fs::read_to_string(table).unwrap();
+    let plain = format!("-ngl 99 -c 4096 -fa on -np 2 {more}");
+    let case = |line: &str| {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let [target, draft, gpus, flags, ..] = columns[..] else {
+            return None;
+        };
+        let kind = flags.strip_prefix(&format!("{plain}--n-outputs 8 --spec-type "))?;
+        let gpu = |text: &str| {
+            let (bytes, cc) = text.split_once(':').unwrap();
+            format!("{}GiB:cc={cc}", bytes.parse::<u64>().unwrap() >> 30)
+        };
+        let gpus: Vec<String> = gpus.split(',').map(gpu).collect();
+        let listed = gpus.join(",");
+        let mut args = vec!["--gpus", &listed];
+        args.extend(plain.split_whitespace().chain(["--spec-type", kind]));
+        let draft = fixture(&format!("gguf/{draft}"));
+        if draft.is_file() {
+            args.extend(["-md", draft.to_str().unwrap()]);
+        }
+        Some(Case {
+            line: line.to_string(),
+            target: target.to_string(),
+            args: args.into_iter().map(str::to_string).collect(),
+            gpus,
+            figures: [columns[12], columns[22]].map(str::to_string),
+        })
+    };
+    text.lines().filter_map(case).collect()
+}
+
+/// Those with one GPU.
+fn on_one_gpu() -> Vec<Case> {
+    let mut cases = cases("");
+    cases.retain(|case| case.gpus.len() == 1);
+    assert!(cases.len() >= 20, "{} pairs", cases.len());
+    cases
 }
 
 /// `CUDA0=1/2/3` of one context's figures in the truth table.
@@ -43,87 +107,66 @@ fn figures(cell: &str, device: &str) -> [u64; 3] {
 /// The first case of every pair: all layers on one GPU.
 #[test]
 fn the_program_says_what_the_engine_took() {
-    let table = fixture("truth/drafts-llama.cpp-v0.5.0.tsv");
-    let text = std::fs::read_to_string(table).unwrap();
-    let mut n = 0;
-    for line in text.lines() {
-        let columns: Vec<&str> = line.split('\t').collect();
-        let [target, draft, gpus, flags, ..] = columns[..] else {
-            continue;
-        };
-        let plain = "-ngl 99 -c 4096 -fa on -np 2 --n-outputs 8 --spec-type ";
-        let (Some(kind), false) = (flags.strip_prefix(plain), gpus.contains(',')) else {
-            continue;
-        };
-        let (bytes, cc) = gpus.split_once(':').unwrap();
-        let gpu = format!("{}GiB:cc={cc}", bytes.parse::<u64>().unwrap() >> 30);
-        let draft = fixture(&format!("gguf/{draft}"));
-        let mut args = vec!["--gpus", &gpu, "-ngl", "99", "-c", "4096", "-fa", "on"];
-        args.extend(["-np", "2", "--spec-type", kind]);
-        if draft.is_file() {
-            args.extend(["-md", draft.to_str().unwrap()]);
-        }
-        let json = estimate(target, &args).unwrap();
+    for case in on_one_gpu() {
+        let json = case.program(&[]);
         let device = &json["devices"][0];
         let number = |key: &str| device[key].as_u64().unwrap();
         let own = ["model_bytes", "context_bytes", "compute_bytes"].map(number);
-        assert_eq!(own, figures(columns[12], "CUDA0"), "{line}");
-        let [weights, cache, compute] = figures(columns[22], "CUDA0");
+        assert_eq!(own, figures(&case.figures[0], "CUDA0"), "{}", case.line);
+        let [weights, cache, compute] = figures(&case.figures[1], "CUDA0");
         let beside = ["draft_bytes", "draft_context_bytes", "draft_compute_bytes"].map(number);
-        assert_eq!(
-            beside,
-            [weights + cache + compute, cache, compute],
-            "{line}"
-        );
-        n += 1;
+        let all = [weights + cache + compute, cache, compute];
+        assert_eq!(beside, all, "{}", case.line);
     }
-    assert!(n >= 20, "{n} pairs");
+}
+
+/// The compute buffers that `explain` takes apart are those that the engine took, for either context.
+#[test]
+fn explain_has_the_buffers_of_both_contexts() {
+    for case in on_one_gpu() {
+        let json = case.program(&["explain"]);
+        for (is_draft, expected) in [false, true].into_iter().zip(&case.figures) {
+            let of_gpu = |entry: &&Value| entry["id"] == "CUDA0" && entry["is_draft"] == is_draft;
+            let only = |key: &str| {
+                let found: Vec<&Value> = json[key]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .filter(of_gpu)
+                    .collect();
+                assert_eq!(found.len(), 1, "{key} of {}", case.line);
+                found[0].clone()
+            };
+            let [.., compute] = figures(expected, "CUDA0");
+            assert_eq!(only("peaks")["compute_bytes"], compute, "{}", case.line);
+            only("pools");
+        }
+    }
 }
 
 /// The same with `-sm tensor`: what each of one or two GPUs was asked for by either context.
 #[test]
 fn drafts_are_shared_out_as_the_engine_does() {
-    let table = fixture("truth/drafts-llama.cpp-v0.5.0.tsv");
-    let text = std::fs::read_to_string(table).unwrap();
-    let mut n = 0;
-    for line in text.lines() {
-        let columns: Vec<&str> = line.split('\t').collect();
-        let [target, draft, gpus, flags, ..] = columns[..] else {
-            continue;
-        };
-        let plain = "-ngl 99 -c 4096 -fa on -np 2 -sm tensor --n-outputs 8 --spec-type ";
-        let Some(kind) = flags.strip_prefix(plain) else {
-            continue;
-        };
-        let gpu = |text: &str| {
-            let (bytes, cc) = text.split_once(':').unwrap();
-            format!("{}GiB:cc={cc}", bytes.parse::<u64>().unwrap() >> 30)
-        };
-        let gpus: Vec<String> = gpus.split(',').map(gpu).collect();
-        let listed = gpus.join(",");
-        let draft = fixture(&format!("gguf/{draft}"));
-        let mut args = vec!["--gpus", &listed, "-ngl", "99", "-c", "4096", "-fa", "on"];
-        args.extend(["-np", "2", "-sm", "tensor", "--spec-type", kind]);
-        if draft.is_file() {
-            args.extend(["-md", draft.to_str().unwrap()]);
-        }
-        let json = estimate(target, &args).unwrap();
+    let cases = cases("-sm tensor ");
+    assert!(cases.len() >= 30, "{} cases", cases.len());
+    for case in cases {
+        let json = case.program(&[]);
         // two GPUs of compute capability 7.0 on have a pipeline each, which is no buffer of the engine's own counting
-        let has_pipeline = gpus.len() == 2 && gpus.iter().all(|gpu| !gpu.ends_with("cc=6.1"));
+        let has_pipeline =
+            case.gpus.len() == 2 && case.gpus.iter().all(|gpu| !gpu.ends_with("cc=6.1"));
         let pipeline = if has_pipeline { 32 << 20 } else { 0 };
-        for i in 0..gpus.len() {
+        for i in 0..case.gpus.len() {
             let device = &json["devices"][i];
             let sum = |keys: &[&str]| -> u64 {
                 let numbers = keys.iter().map(|key| device[key].as_u64().unwrap());
                 numbers.sum::<u64>() + pipeline
             };
             let own = sum(&["model_bytes", "context_bytes", "compute_bytes"]);
-            assert_eq!(own, asked_for(columns[12], i), "{line}");
-            assert_eq!(sum(&["draft_bytes"]), asked_for(columns[22], i), "{line}");
+            assert_eq!(own, asked_for(&case.figures[0], i), "{}", case.line);
+            let beside = sum(&["draft_bytes"]);
+            assert_eq!(beside, asked_for(&case.figures[1], i), "{}", case.line);
         }
-        n += 1;
     }
-    assert!(n >= 30, "{n} cases");
 }
 
 /// `CUDA0:1` of one context's figures in the truth table: all that a GPU was asked for.

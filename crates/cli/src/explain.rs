@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use vramfit::ENGINE;
 use vramfit::report::{Explanation, explanation_text, one_line};
 
 use crate::estimate::{Planned, message, plan};
@@ -18,11 +17,7 @@ fn document(path: &Path, settings: &Settings) -> Result<Explanation, vramfit::Er
     let Planned {
         model, placement, ..
     } = plan(path, settings)?;
-    let peaks = vramfit::explain(&model, &placement)?;
-    let devices = &placement.layout_devices;
-    let pools = vramfit::explain_pools(&model, &placement)?;
-    let explanation = Explanation::new(path, &model, &ENGINE, &peaks, devices);
-    Ok(explanation.with_pools(&pools, devices))
+    vramfit::explanation(path, &model, &placement)
 }
 
 /// Explains one model after the other; the first error ends it.

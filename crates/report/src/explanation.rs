@@ -21,7 +21,7 @@ pub struct Explanation {
     pub engine: String,
     /// The model.
     pub model: ModelReport,
-    /// Each device that computes, the host last.
+    /// Each device that computes, the host last; then those of a draft's own context.
     pub peaks: Vec<PeakReport>,
     /// The runtime pool of each GPU. Modelled, not exact.
     #[serde(default)]
@@ -34,6 +34,9 @@ pub struct Explanation {
 pub struct PoolReport {
     /// `CUDA0` and so on.
     pub id: String,
+    /// Of a draft's own context beside the model.
+    #[serde(default)]
+    pub is_draft: bool,
     /// The pass that holds the more.
     pub pass: PassWord,
     /// ggml-cuda's pool of temporary buffers.
@@ -71,6 +74,9 @@ pub enum PassWord {
 pub struct PeakReport {
     /// `CUDA0` and so on, or `host`.
     pub id: String,
+    /// Of a draft's own context beside the model.
+    #[serde(default)]
+    pub is_draft: bool,
     /// The pass that needs the larger buffer.
     pub pass: PassWord,
     /// Size of the buffer.
@@ -108,47 +114,73 @@ impl Explanation {
         peaks: &[Peak],
         layout_devices: &[usize],
     ) -> Explanation {
-        let id = |device: Option<usize>| match device {
-            Some(i) => format!("CUDA{}", layout_devices.get(i).copied().unwrap_or(i)),
-            None => "host".to_string(),
-        };
-        let report = |peak: &Peak| PeakReport {
-            id: id(peak.device),
-            pass: word(peak.pass),
-            compute_bytes: peak.bytes,
-            unfragmented_bytes: peak.unfragmented_bytes,
-            at: peak.at.clone(),
-            alive: peak.alive.iter().map(tensor).collect(),
-        };
         Explanation {
             schema: SCHEMA_EXPLAIN.to_string(),
             engine: engine.name.to_string(),
             model: ModelReport::new(path, model),
-            peaks: peaks.iter().map(report).collect(),
+            peaks: peaks.iter().map(|p| peak(p, layout_devices)).collect(),
             pools: Vec::new(),
         }
     }
 
     /// The same with the runtime pools of GPUs.
     pub fn with_pools(mut self, pools: &[PoolPeak], layout_devices: &[usize]) -> Explanation {
-        let report = |pool: &PoolPeak| {
-            let index = layout_devices.get(pool.device).copied();
-            let at = pool.at.as_ref();
-            PoolReport {
-                id: format!("CUDA{}", index.unwrap_or(pool.device)),
-                pass: word(pool.pass),
-                pool_bytes: pool.pool_bytes,
-                is_legacy: pool.kind == PoolKind::Legacy,
-                workspace_bytes: pool.workspace_bytes,
-                is_bound: pool.is_bound,
-                op: at.map(|at| at.op.to_string()),
-                at: at.map(|at| at.name.clone()),
-                source: at.and_then(|at| at.source.as_ref()).map(tensor),
-                op_bytes: at.map_or(0, |at| at.bytes),
-            }
-        };
-        self.pools = pools.iter().map(report).collect();
+        self.pools = pools.iter().map(|p| pool(p, layout_devices)).collect();
         self
+    }
+
+    /// The same with those of a draft's own context; `draft_devices` has the index of each of its GPUs.
+    pub fn with_draft(
+        mut self,
+        peaks: &[Peak],
+        pools: &[PoolPeak],
+        draft_devices: &[usize],
+    ) -> Explanation {
+        self.peaks.extend(peaks.iter().map(|p| PeakReport {
+            is_draft: true,
+            ..peak(p, draft_devices)
+        }));
+        self.pools.extend(pools.iter().map(|p| PoolReport {
+            is_draft: true,
+            ..pool(p, draft_devices)
+        }));
+        self
+    }
+}
+
+/// `CUDA0` and so on of a device of the layout.
+fn id(device: usize, layout_devices: &[usize]) -> String {
+    let index = layout_devices.get(device).copied().unwrap_or(device);
+    format!("CUDA{index}")
+}
+
+fn peak(peak: &Peak, layout_devices: &[usize]) -> PeakReport {
+    let gpu = peak.device.map(|device| id(device, layout_devices));
+    PeakReport {
+        id: gpu.unwrap_or_else(|| "host".to_string()),
+        is_draft: false,
+        pass: word(peak.pass),
+        compute_bytes: peak.bytes,
+        unfragmented_bytes: peak.unfragmented_bytes,
+        at: peak.at.clone(),
+        alive: peak.alive.iter().map(tensor).collect(),
+    }
+}
+
+fn pool(pool: &PoolPeak, layout_devices: &[usize]) -> PoolReport {
+    let at = pool.at.as_ref();
+    PoolReport {
+        id: id(pool.device, layout_devices),
+        is_draft: false,
+        pass: word(pool.pass),
+        pool_bytes: pool.pool_bytes,
+        is_legacy: pool.kind == PoolKind::Legacy,
+        workspace_bytes: pool.workspace_bytes,
+        is_bound: pool.is_bound,
+        op: at.map(|at| at.op.to_string()),
+        at: at.map(|at| at.name.clone()),
+        source: at.and_then(|at| at.source.as_ref()).map(tensor),
+        op_bytes: at.map_or(0, |at| at.bytes),
     }
 }
 

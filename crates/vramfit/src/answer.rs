@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use vramfit_arch::Model;
+use vramfit_estimate::{Peak, PoolPeak};
 use vramfit_plan::Placement;
 use vramfit_report::{Estimate, Explanation, Subject};
 
@@ -82,7 +83,8 @@ pub fn document(
     Estimate::new(&subject, placement)
 }
 
-/// Which tensors make the compute buffers of `placement` as large as they are, as a document.
+/// Which tensors make the compute buffers of `placement` as large as they are, those of a draft's context too, as a
+/// document.
 pub fn explanation(
     path: impl AsRef<Path>,
     model: &Model,
@@ -92,5 +94,14 @@ pub fn explanation(
     let pools = crate::explain_pools(model, placement)?;
     let devices = &placement.layout_devices;
     let explanation = Explanation::new(path.as_ref(), model, &ENGINE, &peaks, devices);
-    Ok(explanation.with_pools(&pools, devices))
+    let explanation = explanation.with_pools(&pools, devices);
+    let Some(beside) = &placement.draft else {
+        return Ok(explanation);
+    };
+    let model = placement.loaded(model);
+    let own = beside.model.as_deref().unwrap_or(&model);
+    let (run, layout) = (&beside.run, &beside.layout);
+    let peaks = Peak::explain(own, run, layout, &ENGINE)?;
+    let pools = PoolPeak::explain(own, run, layout, &ENGINE)?;
+    Ok(explanation.with_draft(&peaks, &pools, &beside.devices))
 }

@@ -39,8 +39,8 @@ fn runtime(pool: &PoolReport, style: &Style) -> String {
         false => "runtime pool",
     };
     let mut text = format!(
-        "{}: {kind} {} MiB ({sure})",
-        pool.id,
+        "{} {kind} {} MiB ({sure})",
+        whose(&pool.id, pool.is_draft),
         mib(pool.pool_bytes, 2)
     );
     if let (Some(op), Some(at)) = (&pool.op, &pool.at) {
@@ -63,6 +63,13 @@ fn runtime(pool: &PoolReport, style: &Style) -> String {
     words(&format!("{text}."), "", "", style.width)
 }
 
+fn whose(id: &str, is_draft: bool) -> String {
+    match is_draft {
+        true => format!("{id}, draft:"),
+        false => format!("{id}:"),
+    }
+}
+
 fn pass_words(pass: PassWord) -> &'static str {
     match pass {
         PassWord::Prompt => "the largest prompt batch",
@@ -81,7 +88,7 @@ fn heading(peak: &PeakReport, style: &Style) -> String {
         mib(peak.unfragmented_bytes, 2),
         mib(gaps, 2),
     );
-    let id = format!("{}:", peak.id);
+    let id = whose(&peak.id, peak.is_draft);
     let text = words(&format!("{id}{rest}"), "", "", style.width);
     match text.strip_prefix(&id) {
         Some(tail) => style.paint(Ink::Strong, &id) + tail,
