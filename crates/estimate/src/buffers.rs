@@ -14,10 +14,10 @@ pub enum BufferUse {
     Lora,
     /// A part of the KV cache, or of the recurrent state.
     Cache,
-    /// Compute buffer.
-    Compute,
     /// A control vector.
     ControlVector,
+    /// Compute buffer.
+    Compute,
 }
 
 /// Buffers that are made together, at most one a device.
@@ -70,8 +70,9 @@ impl Breakdown {
         } else {
             groups.push(of(BufferUse::Cache, |m| m.context));
         }
-        groups.extend(self.compute_groups(&context)?);
+        // a control vector is given to a context that is there, whose compute buffers are then all taken anew
         groups.extend(control_vector.map(|part| on_devices(BufferUse::ControlVector, part)));
+        groups.extend(self.compute_groups(&context)?);
         groups.retain(|group| group.device_bytes.iter().any(|&bytes| bytes > 0));
         Ok(groups)
     }

@@ -48,7 +48,7 @@ pub fn adapted(
 }
 
 fn rule(random: &mut Random, model: &Model) -> Result<Rule> {
-    let mut rule = Rule {
+    let rule = Rule {
         rank: random.pick(&[8, 16, 64]),
         ty: random.pick(&[Type::F16, Type::F32]),
         targets: random.weighted(&[
@@ -58,6 +58,11 @@ fn rule(random: &mut Random, model: &Model) -> Result<Rule> {
         ]),
         every: random.weighted(&[(1, 75), (2, 15), (3, 10)]),
     };
+    shrunk(rule, model)
+}
+
+/// The same, or of fewer layers or rows where that is more than [`ADAPTER_BYTES`].
+pub fn shrunk(mut rule: Rule, model: &Model) -> Result<Rule> {
     while bytes(&rule, model)? > ADAPTER_BYTES {
         if rule.every <= model.hparams.n_layer() {
             rule.every *= 2;

@@ -5,7 +5,13 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
+use vramfit_arch::Model;
+use vramfit_ggml::Type;
+use vramfit_gguf::Header;
 
+use crate::adapters::{make_adapter, shrunk};
+use crate::case::flags_beside;
+use crate::common::adapters::{Rule, Targets};
 use crate::error::{Context, Error, Result};
 use crate::kit::Engine;
 use crate::models::{self, Entry, Set};
@@ -15,26 +21,49 @@ const CASES: [(usize, &str); 2] = [
     (2, "-ngl 99 -c 4096 -ub 256 -fa on"),
     (12, "-ngl 99 -c 1024 -np 2 -fa off"),
 ];
+/// The same with adapters, and the first layer that a control vector is for.
+const ADAPTED: [(usize, &str, &[Rule], Option<u32>); 3] = [
+    (2, "-ngl 99 -c 2048 -fa on", &[EVERY_LAYER], None),
+    (3, "-ngl 99 -c 1024 -np 2 -fa off", &[], Some(1)),
+    (
+        12,
+        "-ngl 99 -c 1024 -fa on",
+        &[ATTENTION, EVERY_LAYER],
+        Some(2),
+    ),
+];
+const EVERY_LAYER: Rule = Rule {
+    rank: 8,
+    ty: Type::F16,
+    targets: Targets::Layers,
+    every: 1,
+};
+const ATTENTION: Rule = Rule {
+    rank: 32,
+    ty: Type::F32,
+    targets: Targets::Attention,
+    every: 2,
+};
 const TOTAL_BYTES: u64 = 80 << 30;
 const CAPABILITY: &str = "8.6";
 
 /// Loads every model and writes the table.
 pub fn make(out: &Path) -> Result<()> {
-    let folder = tempfile::tempdir().context("a temporary folder")?;
     let mut text = String::from(
         "# engine: llama.cpp v0.5.0, CUDA 13 build, real loads on imaginary GPUs (crates/oracle/kit)\n\
          # made by: cargo run -p vramfit-oracle -- allocations\n\
-         # model, gpus, flags: as in llama.cpp-v0.5.0-cuda13.tsv. allocations: GPU:BYTES of every cudaMalloc that is there when the model is loaded, in order.\n\
+         # model, gpus, flags: as in llama.cpp-v0.5.0-cuda13.tsv and adapters-llama.cpp-v0.5.0.tsv. allocations: GPU:BYTES of every cudaMalloc that is there when the model is loaded, in order.\n\
          # model\tgpus\tflags\tallocations\n",
     );
     let mut n_failed = 0;
     for set in [Set::Real, Set::Made] {
-        let entries = models::index(set)?;
-        for entry in &entries {
+        for entry in &models::index(set)? {
+            // With its adapters it is gone behind each model.
+            let folder = tempfile::tempdir().context("a temporary folder")?;
             models::make_sparse(std::slice::from_ref(entry), folder.path())?;
             let model = folder.path().join(&entry.file);
-            for (n_gpus, flags) in CASES {
-                match allocations(&model, n_gpus, flags) {
+            for (n_gpus, flags) in cases(entry, &model)? {
+                match allocations(&model, n_gpus, &flags) {
                     Ok(list) => {
                         let gpus = vec![format!("{TOTAL_BYTES}:{CAPABILITY}"); n_gpus].join(",");
                         let _ = writeln!(text, "{}\t{gpus}\t{flags}\t{list}", entry.file);
@@ -45,7 +74,6 @@ pub fn make(out: &Path) -> Result<()> {
                     }
                 }
             }
-            remove(entry, folder.path())?;
         }
     }
     let _ = writeln!(
@@ -55,13 +83,30 @@ pub fn make(out: &Path) -> Result<()> {
     fs::write(out, text).context(out.display())
 }
 
-fn remove(entry: &Entry, folder: &Path) -> Result<()> {
-    let path = folder.join(&entry.file);
-    fs::remove_file(&path).context(path.display())
+/// GPUs and flags of every case of a model, whose adapters are made.
+fn cases(entry: &Entry, path: &Path) -> Result<Vec<(usize, String)>> {
+    let plain = CASES.map(|(n_gpus, flags)| (n_gpus, flags.to_owned()));
+    let mut cases = Vec::from(plain);
+    let header = Header::open(path).context(&entry.file)?;
+    let model = Model::load(&header).context(&entry.file)?;
+    for (n_gpus, flags, rules, control_vector) in ADAPTED {
+        let mut flags = flags.to_owned();
+        for rule in rules {
+            let rule = shrunk(*rule, &model)?;
+            make_adapter(&rule, &model, path)?;
+            let _ = write!(flags, " --lora {rule}");
+        }
+        if let Some(first) = control_vector {
+            let _ = write!(flags, " --control-vector {first},{}", entry.n_layer);
+        }
+        cases.push((n_gpus, flags));
+    }
+    Ok(cases)
 }
 
 fn allocations(model: &Path, n_gpus: usize, flags: &str) -> Result<String> {
     let gpus = format!("{n_gpus}*G:{TOTAL_BYTES}:{CAPABILITY}");
+    let flags = flags_beside(flags, &model.display());
     let mut words: Vec<&str> = flags.split(' ').collect();
     words.push("--real");
     let environment = [("VGPU", gpus.as_str()), ("VGPU_NO_OOM", "1")];

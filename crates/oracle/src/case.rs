@@ -31,6 +31,11 @@ pub fn gpus_text(gpus: &[Gpu]) -> String {
     gpus.iter().map(one).collect::<Vec<_>>().join(",")
 }
 
+/// `flags` with the files of adapters, which lie beside their model, under their rule.
+pub fn flags_beside(flags: &str, model: &dyn std::fmt::Display) -> String {
+    flags.replace("--lora ", &format!("--lora {model}."))
+}
+
 impl Case {
     /// The first three columns of its row; no two cases share them.
     pub fn key(&self) -> String {
@@ -41,8 +46,7 @@ impl Case {
     pub fn job_line(&self, folder: &str) -> String {
         let environment = self.environment();
         let model = format!("{folder}/{}", self.model);
-        // Adapters lie beside their model, under their rule.
-        let flags = self.flags.replace("--lora ", &format!("--lora {model}."));
+        let flags = flags_beside(&self.flags, &model);
         format!("{environment} '{model}' {flags} --real")
     }
 
