@@ -9,6 +9,7 @@ mod cohere;
 mod cohere2moe;
 mod deepseek;
 mod deepseek4;
+mod deepseek4_cells;
 mod deepseek4_draft;
 mod dflash2;
 mod diffusion;
