@@ -1,5 +1,6 @@
 //! The file of profiles: where it is, how it is read, and how it is replaced in one step.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Profile, Profiles};
+use super::{Profile, Profiles, key};
 
 /// Names a file of profiles; empty for none at all.
 pub const PROFILES_VARIABLE: &str = "VRAMFIT_PROFILES";
@@ -256,21 +257,17 @@ fn parse(path: &Path, text: &[u8]) -> Result<Profiles, ProfilesError> {
         });
     }
     let document: Document = serde_json::from_slice(text).map_err(wrong)?;
-    let mut profiles = Profiles::default();
-    for profile in document.profiles {
-        if let Some(reason) = nonsense(&profile) {
-            return Err(damaged(path, format!("{}: {reason}", profile.card)));
-        }
-        let n = profiles.entries.len();
-        profiles.learn(profile);
-        if profiles.entries.len() == n {
-            return Err(damaged(
-                path,
-                "the same card, driver and build twice".to_owned(),
-            ));
-        }
+    let entries = document.profiles;
+    let mut keys = BTreeSet::new();
+    for profile in &entries {
+        let reason = match nonsense(profile) {
+            None if keys.insert(key(profile)) => continue,
+            None => "the same card, driver and build twice",
+            Some(reason) => reason,
+        };
+        return Err(damaged(path, format!("{}: {reason}", profile.card)));
     }
-    Ok(profiles)
+    Ok(Profiles { entries })
 }
 
 fn nonsense(profile: &Profile) -> Option<&'static str> {

@@ -72,8 +72,8 @@ impl Profiles {
 
     /// Adds one more measurement: the interval of its card, driver and build grows as far as it has to.
     pub fn learn(&mut self, seen: Profile) {
-        let key = |p: &Profile| (normal(&p.card), p.driver.clone(), p.build.clone());
-        match self.entries.iter_mut().find(|p| key(p) == key(&seen)) {
+        let own = key(&seen);
+        match self.entries.iter_mut().find(|p| key(p) == own) {
             Some(known) => {
                 known.low_bytes = known.low_bytes.min(seen.low_bytes);
                 known.high_bytes = known.high_bytes.max(seen.high_bytes);
@@ -141,6 +141,11 @@ impl Profiles {
         }
         changed
     }
+}
+
+/// No two profiles have the same.
+fn key(profile: &Profile) -> (String, &str, &str) {
+    (normal(&profile.card), &profile.driver, &profile.build)
 }
 
 fn how_well(profile: &Profile, host: &Host) -> Match {
