@@ -395,6 +395,7 @@ fn requests_that_cannot_be_are_refused() {
     let alone = answer(alone.env("LD_LIBRARY_PATH", "").env("VRAMFIT_PROFILES", ""));
     assert_eq!(alone.code, Some(2));
     assert!(alone.err.contains("no NVIDIA driver"), "{}", alone.err);
+    assert!(!alone.err.contains("--gpus"), "{}", alone.err);
 }
 
 fn started(command: &mut Command) -> Child {

@@ -359,6 +359,14 @@ fn the_small_commands_answer() {
     check(&["-h"], "Exit status");
     check(&["--version"], "llama.cpp v0.5.0");
     check(&["explain", "--help"], "--all");
+    for command in ["explain", "compare", "calibrate"] {
+        check(
+            &[command, "--help"],
+            &format!("Usage: estimate {command} MODEL"),
+        );
+        check(&[command, "--help"], "-ngl, --n-gpu-layers N");
+    }
+    check(&["calibrate", "--help"], "--engine PATH ");
     check(&["strip", "--help"], "--keep-tokens");
     check(&["gpus", "k80"], "Tesla K80");
     check(&["man"], ".TH estimate");

@@ -98,8 +98,9 @@ pub fn run(matches: &ArgMatches) -> Result<Exit, String> {
     }
     let request = Request::new(matches, &low)?;
     let mut printer = Printer::new(&low, &env)?;
+    let machine = machine(None)?;
     let settings = Settings::new(&low)?;
-    let bench = Bench::new(&settings)?;
+    let bench = Bench::new(&settings, machine)?;
     let profiles = match (&low.profiles, request.learns && request.program.is_some()) {
         (Some((path, _)), true) => Some(path.as_path()),
         (None, true) => {
@@ -151,17 +152,27 @@ struct Bench {
     visible: Option<String>,
 }
 
+/// This machine's GPUs, or those of `CUDA_VISIBLE_DEVICES`.
+fn machine(visible: Option<&str>) -> Result<Machine, String> {
+    let mut probe = probe::child(DEFAULT_TIMEOUT, false)?;
+    if let Some(list) = visible {
+        probe = probe.env("CUDA_VISIBLE_DEVICES", list);
+    }
+    let machine = probe.machine();
+    machine.map_err(|error| format!("calibrate measures this machine's GPUs: {}", error.cause()))
+}
+
 impl Bench {
-    fn new(settings: &Settings) -> Result<Bench, String> {
+    /// On `whole`, or on those of its GPUs that `--gpus` picks.
+    fn new(settings: &Settings, whole: Machine) -> Result<Bench, String> {
         let picked = settings.gpus.notes.iter().find_map(|note| match note {
             Note::Picked { visible } => Some(visible.clone()),
             _ => None,
         });
-        let mut probe = probe::child(DEFAULT_TIMEOUT, false)?;
-        if let Some(list) = &picked {
-            probe = probe.env("CUDA_VISIBLE_DEVICES", list);
-        }
-        let machine = probe.machine().map_err(|error| error.to_string())?;
+        let machine = match &picked {
+            Some(list) => machine(Some(list))?,
+            None => whole,
+        };
         Ok(Bench {
             cards: cards(settings, &machine)?,
             machine,
@@ -242,11 +253,8 @@ fn one(
     let mut errors = Vec::new();
     let mut allocation = None;
     if request.allocate {
-        match allocate(
-            &expected,
-            bench.visible.as_deref(),
-            request.time.min(ALLOCATE_TIME),
-        ) {
+        let time = request.time.min(ALLOCATE_TIME);
+        match allocate(&expected, bench.visible.as_deref(), time) {
             Ok(found) => {
                 text += &allocation_text(&expected, &found);
                 results.all_right &= found.fits;
@@ -257,22 +265,13 @@ fn one(
     }
     let mut comparison = None;
     if let Some(program) = &request.program {
-        let options = Options {
-            program: program.clone(),
-            kind: request.kind.unwrap_or(EngineKind::of(program)),
-            time: request.time,
-            cards: bench.cards.clone(),
-            visible: bench.visible.clone(),
-        };
-        let driver = bench.machine.driver.as_deref().unwrap_or("unknown");
-        match measure(&expected, &options) {
-            Ok(measurement) => {
-                let found = Comparison::new(&expected, &measurement, &bench.cards, driver);
+        match compare(program, &expected, request, bench) {
+            Ok(found) => {
                 text += &comparison_text(&found);
                 results.all_right &= found.is_right();
                 comparison = Some(found);
             }
-            Err(error) => errors.push(error.to_string()),
+            Err(error) => errors.push(error),
         }
     }
     for error in &errors {
@@ -298,6 +297,30 @@ fn one(
     Ok(())
 }
 
+/// Runs the engine, and holds what NVML shows against the plan.
+fn compare(
+    program: &Path,
+    expected: &Expected,
+    request: &Request,
+    bench: &Bench,
+) -> Result<Comparison, String> {
+    let options = Options {
+        program: program.to_path_buf(),
+        kind: request.kind.unwrap_or(EngineKind::of(program)),
+        time: request.time,
+        cards: bench.cards.clone(),
+        visible: bench.visible.clone(),
+    };
+    let measurement = measure(expected, &options).map_err(|error| error.to_string())?;
+    let driver = bench.machine.driver.as_deref().unwrap_or("unknown");
+    Ok(Comparison::new(
+        expected,
+        &measurement,
+        &bench.cards,
+        driver,
+    ))
+}
+
 /// Puts what is left over into the file of profiles, and says so.
 fn learned(comparisons: &[Comparison], path: &Path) -> Result<String, String> {
     let (profiles, refusals) = learn(comparisons);
@@ -316,10 +339,7 @@ fn learned(comparisons: &[Comparison], path: &Path) -> Result<String, String> {
     });
     let all = all.map_err(|error| error.to_string())?;
     for seen in &profiles {
-        let same = |p: &&vramfit::devices::Profile| {
-            (&p.card, &p.driver, &p.build) == (&seen.card, &seen.driver, &seen.build)
-        };
-        let now = all.entries().iter().find(same).unwrap_or(seen);
+        let now = all.known_as(seen).unwrap_or(seen);
         text += &format!(
             "learned: CUDA takes {} to {} on {}, driver {}, {} ({} measured), in {}\n",
             format_bytes(now.low_bytes),

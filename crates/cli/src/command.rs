@@ -9,9 +9,13 @@ use crate::help;
 
 /// What a command line may say, with the help.
 pub fn command() -> Command {
-    let explain = |explain: Command| explain.override_help(help::explain());
     let main = command_without_help().override_help(help::main());
-    main.mut_subcommand("explain", explain)
+    help::SUBS.iter().fold(main, |main, sub| {
+        main.mut_subcommand(sub.name, |command| {
+            let text = help::sub(sub, &command);
+            command.override_help(text)
+        })
+    })
 }
 
 /// The same without its help, which most calls have no use for.
@@ -49,72 +53,82 @@ pub fn command_without_help() -> Command {
                 .about("Show what Ollama's classic estimator, its fixed form and llama.cpp's exact bytes say, and where they part"),
         )
         .subcommand(calibrate(models(Command::new("calibrate"))))
-        .subcommand(
-            Command::new("strip")
-                .about("Write a header-only copy of a model: enough for every estimate, some KiB")
-                .arg(file("MODEL", "the model; any part of a split one").required(true))
-                .arg(
-                    file("output", "the copy")
-                        .long("output")
-                        .short('o')
-                        .value_name("FILE")
-                        .required(true),
-                )
-                .arg(
-                    Arg::new("keep-tokens")
-                        .long("keep-tokens")
-                        .action(ArgAction::SetTrue)
-                        .help("keep the vocabulary"),
-                )
-                .arg(switch(
-                    "full",
-                    "as long as the model, the weights being a hole: an engine loads it, as zeros, and takes the same memory",
-                )),
-        )
-        .subcommand(
-            Command::new("gpus")
-                .about("Show this machine's GPUs, and those that --gpus knows by name")
-                .arg(
-                    Arg::new("FILTER")
-                        .help("any part of a name or generation: those of the catalogue alone")
-                        .conflicts_with_all(["here", "probe-timeout", "probe-context"]),
-                )
-                .arg(switch("here", "this machine's alone; no GPU is an error").conflicts_with("catalogue"))
-                .arg(switch("catalogue", "the catalogue alone"))
-                .arg(switch("json", "as JSON (`estimate schema gpus` describes it)"))
-                .arg(
-                    Arg::new("probe-timeout")
-                        .long("probe-timeout")
-                        .value_name("SECONDS")
-                        .allow_negative_numbers(true)
-                        .help("how long the driver may take to answer (default 20)"),
-                )
-                .arg(switch(
-                    "probe-context",
-                    "where NVML cannot say what is free, ask from inside a short-lived CUDA context, which takes memory meanwhile",
-                )),
-        )
+        .subcommand(strip())
+        .subcommand(gpus())
         .subcommand(crate::serve::command())
-        .subcommand(
-            Command::new("schema")
-                .about("Print the JSON Schema of what --json prints")
-                .arg(
-                    Arg::new("OF")
-                        .help("the estimate, explain's, compare's or gpus' output, or a failed model's line")
-                        .default_value("estimate")
-                        .value_parser(["estimate", "explain", "compare", "gpus", "error"]),
-                ),
-        )
-        .subcommand(
-            Command::new("completions")
-                .about("Print completions for a shell")
-                .arg(
-                    Arg::new("SHELL")
-                        .required(true)
-                        .value_parser(value_parser!(clap_complete::Shell)),
-                ),
-        )
+        .subcommand(schema())
+        .subcommand(completions())
         .subcommand(Command::new("man").about("Print the man page (roff)"))
+}
+
+fn strip() -> Command {
+    Command::new("strip")
+        .about("Write a header-only copy of a model: enough for every estimate, some KiB")
+        .arg(file("MODEL", "the model; any part of a split one").required(true))
+        .arg(
+            file("output", "the copy")
+                .long("output")
+                .short('o')
+                .value_name("FILE")
+                .required(true),
+        )
+        .arg(
+            Arg::new("keep-tokens")
+                .long("keep-tokens")
+                .action(ArgAction::SetTrue)
+                .help("keep the vocabulary"),
+        )
+        .arg(switch(
+            "full",
+            "as long as the model, the weights being a hole: an engine loads it, as zeros, and takes the same memory",
+        ))
+}
+
+fn gpus() -> Command {
+    Command::new("gpus")
+        .about("Show this machine's GPUs, and those that --gpus knows by name")
+        .arg(
+            Arg::new("FILTER")
+                .help("any part of a name or generation: those of the catalogue alone")
+                .conflicts_with_all(["here", "probe-timeout", "probe-context"]),
+        )
+        .arg(switch("here", "this machine's alone; no GPU is an error").conflicts_with("catalogue"))
+        .arg(switch("catalogue", "the catalogue alone"))
+        .arg(switch("json", "as JSON (`estimate schema gpus` describes it)"))
+        .arg(
+            Arg::new("probe-timeout")
+                .long("probe-timeout")
+                .value_name("SECONDS")
+                .allow_negative_numbers(true)
+                .help("how long the driver may take to answer (default 20)"),
+        )
+        .arg(switch(
+            "probe-context",
+            "where NVML cannot say what is free, ask from inside a short-lived CUDA context, which takes memory meanwhile",
+        ))
+}
+
+fn schema() -> Command {
+    Command::new("schema")
+        .about("Print the JSON Schema of what --json prints")
+        .arg(
+            Arg::new("OF")
+                .help(
+                    "the estimate, explain's, compare's or gpus' output, or a failed model's line",
+                )
+                .default_value("estimate")
+                .value_parser(["estimate", "explain", "compare", "gpus", "error"]),
+        )
+}
+
+fn completions() -> Command {
+    Command::new("completions")
+        .about("Print completions for a shell")
+        .arg(
+            Arg::new("SHELL")
+                .required(true)
+                .value_parser(value_parser!(clap_complete::Shell)),
+        )
 }
 
 fn switch(name: &'static str, help: &'static str) -> Arg {
@@ -144,7 +158,7 @@ fn calibrate(command: Command) -> Command {
                 .long("engine-kind")
                 .value_name("KIND")
                 .value_parser(PossibleValuesParser::new(["llama-server", "oracle"]))
-                .help("what PATH is (default: by its name): oracle is the maintainers' kit, for header-only models"),
+                .help("what PATH is: llama-server, or oracle, the maintainers' kit, for header-only models (default: by its name)"),
         )
         .arg(
             Arg::new("time-limit")

@@ -184,7 +184,7 @@ pub const FLAGS: &[Flag] = &[
     Flag { long: "--tensor-split", aliases: &["-ts"], env: "LLAMA_ARG_TENSOR_SPLIT", takes: One("N,N,.."), group: Placement,
         help: "shares of the GPUs", ..NO },
     Flag { long: "--split-mode", aliases: &["-sm"], env: "LLAMA_ARG_SPLIT_MODE", takes: One("MODE"), choices: &["none", "layer", "row", "tensor"], group: Placement,
-        help: "one GPU (none) or layers over all (layer); row is refused", ..NO },
+        help: "one GPU (none), layers over all (layer), or a part of every layer on each (tensor); row is refused", ..NO },
     Flag { long: "--main-gpu", aliases: &["-mg"], env: "LLAMA_ARG_MAIN_GPU", takes: One("INDEX"), group: Placement,
         help: "the GPU of -sm none", ..NO },
     Flag { long: "--device", aliases: &["-dev"], env: "LLAMA_ARG_DEVICE", takes: One("CUDA0,.."), group: Placement,

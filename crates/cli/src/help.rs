@@ -1,5 +1,6 @@
 //! The help: the flag table, laid out so that llama.cpp's own short names are seen.
 
+use clap::{Arg, Command};
 use vramfit::devices::GPUS_HELP;
 use vramfit::report::words;
 
@@ -20,7 +21,7 @@ Usage: estimate MODEL.. [FLAGS]            one model, several, or a folder
        estimate compare MODEL [FLAGS]      Ollama's old estimates and llama.cpp's bytes
        estimate calibrate MODEL --engine PATH   measure a plan on this machine's GPUs
        estimate strip MODEL -o FILE        a copy of the header, enough for this
-       estimate gpus [FILTER]              GPUs that --gpus knows by name
+       estimate gpus [FILTER]              this machine's GPUs, and those known by name
        estimate serve [FLAGS]              the same over HTTP, with a ledger
        estimate schema [OF]                JSON Schema of what --json prints
        estimate completions SHELL, estimate man
@@ -64,7 +65,7 @@ pub fn main() -> String {
     let mut text = format!("{ABOUT}\n{USAGE}\n");
     text += "Flags are llama.cpp's, with its environment variables (in brackets).\n";
     for group in GROUPS {
-        text += &flags(group);
+        text += &flags(group, &[]);
     }
     text += &line("-h, --help", "this text");
     text += &line(
@@ -78,21 +79,77 @@ pub fn main() -> String {
     format!("{text}\n{EXIT}\n{EXAMPLES}")
 }
 
-/// `estimate explain --help`.
-pub fn explain() -> String {
-    let mut text = "\
-Shows which tensors are alive when each compute buffer is fullest, the largest
-first, and what the buffer would be without gaps between them.
+/// A subcommand that takes a model, for its help.
+pub struct Sub {
+    /// What it is called.
+    pub name: &'static str,
+    /// Behind the name.
+    usage: &'static str,
+    /// What it has beside the flags, or for one of them.
+    own: &'static [&'static str],
+    /// Flags that it has no use for.
+    left_out: &'static [&'static str],
+}
 
-Usage: estimate explain MODEL.. [FLAGS]
+/// All of them.
+pub const SUBS: [Sub; 3] = [
+    Sub {
+        name: "explain",
+        usage: "MODEL.. [FLAGS]",
+        own: &["all"],
+        left_out: &["engine", "fixed", "ollama-rules"],
+    },
+    Sub {
+        name: "compare",
+        usage: "MODEL [FLAGS]",
+        own: &[],
+        left_out: &["engine", "fixed"],
+    },
+    Sub {
+        name: "calibrate",
+        usage: "MODEL.. --engine PATH [FLAGS]",
+        own: &[
+            "engine",
+            "engine-kind",
+            "time-limit",
+            "allocate",
+            "report",
+            "rows",
+            "no-learn",
+        ],
+        left_out: &["fixed", "ollama-rules"],
+    },
+];
 
-  --all                         show every tensor, not the 12 largest
-"
-    .to_string();
-    for group in GROUPS {
-        text += &flags(group);
+/// `estimate explain --help` and its like: `command` as clap knows it, and the flags as in the main help.
+pub fn sub(sub: &Sub, command: &Command) -> String {
+    let width = terminal_width().map_or(MOST_WIDTH, |width| width.min(MOST_WIDTH));
+    let about = command.get_about().map(ToString::to_string);
+    let about = words(&format!("{}.", about.unwrap_or_default()), "", "", width);
+    let mut text = format!("{about}\nUsage: estimate {} {}\n", sub.name, sub.usage);
+    if !sub.own.is_empty() {
+        text.push('\n');
     }
-    text
+    for id in sub.own {
+        let arg = command.get_arguments().find(|arg| arg.get_id() == id);
+        text += &arg.map_or_else(String::new, own);
+    }
+    for group in GROUPS {
+        text += &flags(group, &[sub.own, sub.left_out].concat());
+    }
+    format!("{text}\nSPEC of --gpus: see `estimate --help`.\n")
+}
+
+fn own(arg: &Arg) -> String {
+    let values = arg.get_value_names().unwrap_or_default();
+    let names: Vec<String> = arg
+        .get_long()
+        .map(|long| format!("--{long}"))
+        .into_iter()
+        .chain(values.iter().map(ToString::to_string))
+        .collect();
+    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    line(&names.join(" "), &help)
 }
 
 /// What follows the flags in the man page.
@@ -100,9 +157,10 @@ pub fn after() -> String {
     format!("SPEC of --gpus:\n{GPUS_HELP}\n\n{EXIT}\n{EXAMPLES}")
 }
 
-fn flags(group: Group) -> String {
+fn flags(group: Group, left_out: &[&str]) -> String {
     let mut text = format!("\n{}:\n", heading(group));
-    for flag in FLAGS.iter().filter(|flag| flag.group == group) {
+    let is_shown = |flag: &&Flag| flag.group == group && !left_out.contains(&flag.id());
+    for flag in FLAGS.iter().filter(is_shown) {
         let env = match flag.env {
             "" => String::new(),
             env => format!(" [{env}]"),

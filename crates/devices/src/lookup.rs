@@ -41,6 +41,10 @@ pub struct UnknownCard {
 
 impl UnknownCard {
     fn hint(&self) -> String {
+        // no card has so short a number for a name
+        if self.name.len() < 4 && self.name.parse::<f64>().is_ok() {
+            return format!("; a card by its size has a unit: {}GiB", self.name);
+        }
         match self.closest.split_last() {
             None => "; `estimate gpus` lists the names, and any card can be given by its size, as in 24GiB:cc=8.6"
                 .to_owned(),
@@ -337,6 +341,10 @@ mod tests {
             "unknown GPU 'rtx306'; did you mean rtx3060, rtx3060-8g or rtx3060ti?",
         );
         check("k08", "unknown GPU 'k08'; did you mean k80?");
+        check(
+            "24",
+            "unknown GPU '24'; a card by its size has a unit: 24GiB",
+        );
         check(
             "rtx5090tii",
             "unknown GPU 'rtx5090tii'; did you mean rtx3090ti, rtx5060ti or rtx5070ti?",

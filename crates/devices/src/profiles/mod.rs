@@ -70,6 +70,12 @@ impl Profiles {
         self.entries.is_empty()
     }
 
+    /// What is known of the card, driver and build of `seen`.
+    pub fn known_as(&self, seen: &Profile) -> Option<&Profile> {
+        let own = key(seen);
+        self.entries.iter().find(|p| key(p) == own)
+    }
+
     /// Adds one more measurement: the interval of its card, driver and build grows as far as it has to.
     pub fn learn(&mut self, seen: Profile) {
         let own = key(&seen);
