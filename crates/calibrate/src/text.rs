@@ -2,12 +2,19 @@
 
 use std::fmt::Write as _;
 
-use crate::{Allocation, Comparison, DeviceComparison, EngineKind, Expected, MeasuredBy, Of, What};
+use crate::{
+    Allocation, Comparison, DeviceAllocation, DeviceComparison, EngineKind, Expected, MeasuredBy,
+    Of, Taken, What,
+};
 
 const MIB: f64 = (1 << 20) as f64;
 
 fn mib(bytes: u64) -> String {
     format!("{:.2}", bytes as f64 / MIB)
+}
+
+fn dash() -> String {
+    "-".to_string()
 }
 
 fn signed(bytes: i64) -> String {
@@ -48,15 +55,43 @@ fn line(cells: [String; 7]) -> String {
 }
 
 fn device_text(d: &DeviceComparison) -> String {
-    let p = &d.predicted;
-    let dash = || "-".to_string();
-    if !p.is_used {
+    if !d.predicted.is_used {
         let seen = d
             .measured
             .map_or("nothing".to_string(), |m| mib(m.peak_bytes));
         return format!("{} {}: not planned for; measured {seen}\n", d.id, d.card);
     }
-    let mut text = format!("{} {}\n", d.id, d.card);
+    let mut text = format!("{} {}\n{}", d.id, d.card, predicted_text(d));
+    if let Some(said) = d.said {
+        text += &line([
+            "  the engine says".to_string(),
+            mib(said.model_bytes),
+            mib(said.context_bytes),
+            mib(said.compute_bytes),
+            dash(),
+            dash(),
+            dash(),
+        ]);
+    }
+    let Some(seen) = d.measured else {
+        return text + "  measured: NVML showed nothing of the engine here\n";
+    };
+    text += &line([
+        "  measured".to_string(),
+        dash(),
+        dash(),
+        dash(),
+        dash(),
+        d.residual_bytes.map_or_else(dash, signed),
+        mib(seen.peak_bytes),
+    ]);
+    text + &verdict_text(d, seen.by)
+}
+
+/// The terms of the plan, and what of them this run does not call for.
+fn predicted_text(d: &DeviceComparison) -> String {
+    let p = &d.predicted;
+    let mut text = String::new();
     let [model, context, compute] = p.named();
     let of_projector = p
         .projector
@@ -86,30 +121,12 @@ fn device_text(d: &DeviceComparison) -> String {
             "  {idle} more are planned that this run does not call for"
         );
     }
-    if let Some(said) = d.said {
-        text += &line([
-            "  the engine says".to_string(),
-            mib(said.model_bytes),
-            mib(said.context_bytes),
-            mib(said.compute_bytes),
-            dash(),
-            dash(),
-            dash(),
-        ]);
-    }
-    let Some(seen) = d.measured else {
-        return text + "  measured: NVML showed nothing of the engine here\n";
-    };
-    text += &line([
-        "  measured".to_string(),
-        dash(),
-        dash(),
-        dash(),
-        dash(),
-        d.residual_bytes.map_or_else(dash, signed),
-        mib(seen.peak_bytes),
-    ]);
-    let by = match seen.by {
+    text
+}
+
+/// How far off it is, and how that is known.
+fn verdict_text(d: &DeviceComparison, by: MeasuredBy) -> String {
+    let by = match by {
         MeasuredBy::Process => "of its processes",
         MeasuredBy::NewProcess => "of the one process that is new there",
         MeasuredBy::Growth => "by what the card's memory in use grew",
@@ -119,17 +136,15 @@ fn device_text(d: &DeviceComparison) -> String {
         Some(false) => "BUFFERS ARE NOT THE PREDICTED ONES",
         None => "the engine does not say its buffers",
     };
-    let _ = writeln!(
-        text,
-        "  predicted at most {} MiB from it: {}; {agree}; measured {by}",
+    format!(
+        "  predicted at most {} MiB from it: {}; {agree}; measured {by}\n",
         d.error_bytes.map_or_else(dash, signed),
         match (d.outside_bytes, d.within_tolerance) {
             (Some(0), _) => "within the interval",
             (_, Some(true)) => "within 1 % or 64 MiB of the interval",
             _ => "MORE THAN 1 % AND 64 MiB OUTSIDE OF THE INTERVAL",
         }
-    );
-    text
+    )
 }
 
 /// What the driver gave.
@@ -143,71 +158,79 @@ pub fn allocation_text(expected: &Expected, allocation: &Allocation) -> String {
         }
     );
     for d in &allocation.devices {
-        let _ = writeln!(
-            text,
-            "\nCUDA{} {}: {} MiB, {} free once a context is there",
-            d.device,
-            d.name,
-            mib(d.total_bytes),
-            mib(d.free_with_context_bytes)
-        );
-        let (mut asked, mut had) = (0u64, 0u64);
-        for taken in allocation
-            .steps
-            .iter()
-            .filter(|t| t.step.device == d.device)
-        {
-            let what = match taken.step.what {
-                What::Weights => "weights",
-                What::Adapter => "adapter",
-                What::Cache => "cache",
-                What::Compute => "compute buffer",
-                What::Workspace => "cuBLAS workspace",
-                What::Reduce => "adding up",
-                What::Pool => "runtime pool",
-            };
-            let what = match taken.step.of {
-                Of::Model => what.to_string(),
-                Of::Draft => format!("draft's {what}"),
-                Of::Projector => format!("projector's {what}"),
-            };
-            let bytes = mib(taken.step.bytes);
-            if let Some(reason) = &taken.refused {
-                let free = mib(taken.free_before_bytes);
-                let _ = writeln!(text, "  {what:<26}{bytes:>12}: {reason}, {free} are free");
-                continue;
-            }
-            asked = asked.saturating_add(taken.step.bytes);
-            had = had.saturating_add(taken.taken_bytes());
-            let _ = writeln!(
-                text,
-                "  {what:<26}{bytes:>12}, taken {:>12}",
-                mib(taken.taken_bytes())
-            );
-        }
-        let _ = writeln!(
-            text,
-            "  {:<26}{:>12}, taken {:>12}",
-            "together",
-            mib(asked),
-            mib(had)
-        );
-        if let (Some(before), Some(after)) = (d.nvml_before_bytes, d.nvml_after_bytes) {
-            let context = d.nvml_with_context_bytes.unwrap_or(before);
-            let _ = writeln!(
-                text,
-                "  NVML: in use {} before, {} with a bare context, {} with everything{}",
-                mib(before),
-                mib(context),
-                mib(after),
-                match d.nvml_process_bytes {
-                    Some(own) => format!("; {} of this process", mib(own)),
-                    None => String::new(),
-                }
-            );
-        } else {
-            text += "  NVML shows nothing of this GPU: its figures are missing\n";
-        }
+        let own = |t: &&Taken| t.step.device == d.device;
+        let steps: Vec<&Taken> = allocation.steps.iter().filter(own).collect();
+        text += &given_text(d, &steps);
     }
     text
+}
+
+fn given_text(d: &DeviceAllocation, steps: &[&Taken]) -> String {
+    let mut text = format!(
+        "\nCUDA{} {}: {} MiB, {} free once a context is there\n",
+        d.device,
+        d.name,
+        mib(d.total_bytes),
+        mib(d.free_with_context_bytes)
+    );
+    let (mut asked, mut had) = (0u64, 0u64);
+    for taken in steps {
+        text += &step_text(taken);
+        if taken.refused.is_none() {
+            asked = asked.saturating_add(taken.step.bytes);
+            had = had.saturating_add(taken.taken_bytes());
+        }
+    }
+    let _ = writeln!(
+        text,
+        "  {:<26}{:>12}, taken {:>12}",
+        "together",
+        mib(asked),
+        mib(had)
+    );
+    if let (Some(before), Some(after)) = (d.nvml_before_bytes, d.nvml_after_bytes) {
+        let context = d.nvml_with_context_bytes.unwrap_or(before);
+        let _ = writeln!(
+            text,
+            "  NVML: in use {} before, {} with a bare context, {} with everything{}",
+            mib(before),
+            mib(context),
+            mib(after),
+            match d.nvml_process_bytes {
+                Some(own) => format!("; {} of this process", mib(own)),
+                None => String::new(),
+            }
+        );
+    } else {
+        text += "  NVML shows nothing of this GPU: its figures are missing\n";
+    }
+    text
+}
+
+fn step_text(taken: &Taken) -> String {
+    let what = match taken.step.what {
+        What::Weights => "weights",
+        What::Adapter => "adapter",
+        What::Cache => "cache",
+        What::Compute => "compute buffer",
+        What::Workspace => "cuBLAS workspace",
+        What::Reduce => "adding up",
+        What::Pool => "runtime pool",
+    };
+    let what = match taken.step.of {
+        Of::Model => what.to_string(),
+        Of::Draft => format!("draft's {what}"),
+        Of::Projector => format!("projector's {what}"),
+    };
+    let bytes = mib(taken.step.bytes);
+    match &taken.refused {
+        Some(reason) => {
+            let free = mib(taken.free_before_bytes);
+            format!("  {what:<26}{bytes:>12}: {reason}, {free} are free\n")
+        }
+        None => {
+            let taken = mib(taken.taken_bytes());
+            format!("  {what:<26}{bytes:>12}, taken {taken:>12}\n")
+        }
+    }
 }
