@@ -149,6 +149,19 @@ impl Pair {
         }
     }
 
+    /// The settings of both contexts, and where the target goes.
+    pub fn contexts(
+        &self,
+        target: &Model,
+        draft: Option<&Model>,
+    ) -> Result<(SpeculativeSettings, Layout), String> {
+        let (run, layout, config) = self.config(target, draft)?;
+        let profile = EngineProfile::LLAMA_CPP_V0_5_0;
+        SpeculativeUse::settings(target, &run, &layout, draft, &config, &profile)
+            .map(|settings| (settings, layout))
+            .map_err(|e| e.to_string())
+    }
+
     /// Our node lists of both contexts.
     pub fn node_lists(
         &self,
@@ -156,11 +169,8 @@ impl Pair {
         draft: Option<&Model>,
         pass: Pass,
     ) -> Result<[Vec<NodeRow>; 2], String> {
-        let (run, layout, config) = self.config(target, draft)?;
+        let (settings, layout) = self.contexts(target, draft)?;
         let profile = EngineProfile::LLAMA_CPP_V0_5_0;
-        let settings: SpeculativeSettings =
-            SpeculativeUse::settings(target, &run, &layout, draft, &config, &profile)
-                .map_err(|e| e.to_string())?;
         let own = draft.unwrap_or(target);
         let lists = [
             node_list(target, &settings.target, &layout, &profile, pass),

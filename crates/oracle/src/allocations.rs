@@ -12,6 +12,7 @@ use vramfit_gguf::Header;
 use crate::adapters::{make_adapter, shrunk};
 use crate::case::flags_beside;
 use crate::common::adapters::{Rule, Targets};
+use crate::drafts::{pairs, sparse};
 use crate::error::{Context, Error, Result};
 use crate::kit::Engine;
 use crate::models::{self, Entry, Set};
@@ -47,7 +48,36 @@ const ATTENTION: Rule = Rule {
 const TOTAL_BYTES: u64 = 80 << 30;
 const CAPABILITY: &str = "8.6";
 
-/// Loads every model and writes the table.
+/// The same with a draft beside the model.
+const DRAFTED: [(usize, &str); 2] = [
+    (2, "-ngl 99 -c 4096 -fa on -np 2 --n-outputs 8"),
+    (12, "-ngl 99 -c 2048 -fa on --n-outputs 4"),
+];
+const DRAFT: &str = "-md";
+
+/// Rows, and how many loads have none.
+#[derive(Default)]
+struct Table {
+    text: String,
+    n_failed: usize,
+}
+
+impl Table {
+    fn add(&mut self, folder: &Path, file: &str, n_gpus: usize, flags: &str) {
+        match allocations(folder, file, n_gpus, flags) {
+            Ok(list) => {
+                let gpus = vec![format!("{TOTAL_BYTES}:{CAPABILITY}"); n_gpus].join(",");
+                let _ = writeln!(self.text, "{file}\t{gpus}\t{flags}\t{list}");
+            }
+            Err(error) => {
+                self.n_failed += 1;
+                eprintln!("{file} on {n_gpus} GPUs, {flags}: {error}");
+            }
+        }
+    }
+}
+
+/// Loads every model, and every pair of a target and its draft, and writes the table.
 pub fn make(out: &Path) -> Result<()> {
     let mut text = String::from(
         "# engine: llama.cpp v0.5.0, CUDA 13 build, real loads on imaginary GPUs (crates/oracle/kit)\n\
@@ -55,27 +85,36 @@ pub fn make(out: &Path) -> Result<()> {
          # model, gpus, flags: as in llama.cpp-v0.5.0-cuda13.tsv and adapters-llama.cpp-v0.5.0.tsv. allocations: GPU:BYTES of every cudaMalloc that is there when the model is loaded, in order.\n\
          # model\tgpus\tflags\tallocations\n",
     );
-    let mut n_failed = 0;
+    let mut table = Table::default();
     for set in [Set::Real, Set::Made] {
         for entry in &models::index(set)? {
             // With its adapters it is gone behind each model.
             let folder = tempfile::tempdir().context("a temporary folder")?;
             models::make_sparse(std::slice::from_ref(entry), folder.path())?;
-            let model = folder.path().join(&entry.file);
-            for (n_gpus, flags) in cases(entry, &model)? {
-                match allocations(&model, n_gpus, &flags) {
-                    Ok(list) => {
-                        let gpus = vec![format!("{TOTAL_BYTES}:{CAPABILITY}"); n_gpus].join(",");
-                        let _ = writeln!(text, "{}\t{gpus}\t{flags}\t{list}", entry.file);
-                    }
-                    Err(error) => {
-                        n_failed += 1;
-                        eprintln!("{} on {n_gpus} GPUs, {flags}: {error}", entry.file);
-                    }
-                }
+            for (n_gpus, flags) in cases(entry, &folder.path().join(&entry.file))? {
+                table.add(folder.path(), &entry.file, n_gpus, &flags);
             }
         }
     }
+    let folder = tempfile::tempdir().context("a temporary folder")?;
+    for pair in pairs()?.iter().filter(|pair| !pair.shared_out) {
+        let beside = match &pair.draft {
+            Some(draft) => format!(" {DRAFT} {draft}"),
+            None => String::new(),
+        };
+        for file in [Some(&pair.target), pair.draft.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            sparse(file, folder.path())?;
+        }
+        for (n_gpus, flags) in DRAFTED {
+            let flags = format!("{flags} --spec-type {}{beside}", pair.kind);
+            table.add(folder.path(), &pair.target, n_gpus, &flags);
+        }
+    }
+    text += &table.text;
+    let n_failed = table.n_failed;
     let _ = writeln!(
         text,
         "# {n_failed} more loads were refused or crashed in the engine."
@@ -104,9 +143,14 @@ fn cases(entry: &Entry, path: &Path) -> Result<Vec<(usize, String)>> {
     Ok(cases)
 }
 
-fn allocations(model: &Path, n_gpus: usize, flags: &str) -> Result<String> {
+fn allocations(folder: &Path, file: &str, n_gpus: usize, flags: &str) -> Result<String> {
     let gpus = format!("{n_gpus}*G:{TOTAL_BYTES}:{CAPABILITY}");
+    let model = &folder.join(file);
     let flags = flags_beside(flags, &model.display());
+    let flags = flags.replace(
+        &format!("{DRAFT} "),
+        &format!("{DRAFT} {}/", folder.display()),
+    );
     let mut words: Vec<&str> = flags.split(' ').collect();
     words.push("--real");
     let environment = [("VGPU", gpus.as_str()), ("VGPU_NO_OOM", "1")];
@@ -133,19 +177,21 @@ fn live_after_load(trace: &str, json: &Value) -> Result<Vec<(usize, u64)>> {
         .iter()
         .rposition(|event| event.is_taken)
         .context("no allocation")?;
-    let mut live: Vec<(usize, u64)> = Vec::new();
+    let mut live: Vec<&Event> = Vec::new();
     for (i, event) in events.iter().enumerate() {
-        let pair = (event.gpu, event.bytes);
         match event.is_taken {
-            true => live.push(pair),
+            true => live.push(event),
             false => {
-                let at = live.iter().rposition(|&held| held == pair);
+                let at = live.iter().position(|held| held.address == event.address);
                 live.remove(at.context("what was never taken is given back")?);
             }
         }
-        let sum = |gpu: usize| -> u64 { live.iter().filter(|l| l.0 == gpu).map(|l| l.1).sum() };
+        let sum = |gpu: usize| -> u64 {
+            let own = live.iter().filter(|held| held.gpu == gpu);
+            own.map(|held| held.bytes).sum()
+        };
         if i >= last && (0..counted.len()).all(|gpu| sum(gpu) == counted[gpu]) {
-            return Ok(live);
+            return Ok(live.iter().map(|held| (held.gpu, held.bytes)).collect());
         }
     }
     Err(Error::new(
@@ -153,15 +199,16 @@ fn live_after_load(trace: &str, json: &Value) -> Result<Vec<(usize, u64)>> {
     ))
 }
 
-/// `vgpu[0] cudaMalloc 133337856 -> ..` or `vgpu[0] cudaFree 133337856 ..`.
-struct Event {
+/// `vgpu[0] cudaMalloc 133337856 -> 0x7f52.. ..`, or the same of `cudaFree`.
+struct Event<'a> {
     gpu: usize,
     bytes: u64,
+    address: &'a str,
     is_taken: bool,
 }
 
-impl Event {
-    fn read(line: &str) -> Option<Event> {
+impl<'a> Event<'a> {
+    fn read(line: &'a str) -> Option<Event<'a>> {
         let (gpu, rest) = line.strip_prefix("vgpu[")?.split_once("] ")?;
         let mut words = rest.split(' ');
         let is_taken = match words.next()? {
@@ -172,6 +219,7 @@ impl Event {
         Some(Event {
             gpu: gpu.parse().ok()?,
             bytes: words.next()?.parse().ok()?,
+            address: words.nth(1)?,
             is_taken,
         })
     }

@@ -30,14 +30,17 @@ struct Pairs {
 /// A target, its draft (none: its own layers for multi-token prediction), and how it drafts.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Named {
-    target: String,
-    draft: Option<String>,
+pub struct Named {
+    /// The target's file.
+    pub target: String,
+    /// The draft's.
+    pub draft: Option<String>,
+    /// `--spec-type`.
     #[serde(rename = "type")]
-    kind: String,
+    pub kind: String,
     /// With `-sm tensor`.
     #[serde(default)]
-    shared_out: bool,
+    pub shared_out: bool,
 }
 
 impl Named {
@@ -63,9 +66,7 @@ pub struct Request {
 
 /// Runs the cases and writes the table; 1 where anything differs.
 pub fn make(request: &Request) -> Result<i32> {
-    let path = fixtures().join("specs/drafts/pairs.toml");
-    let text = std::fs::read_to_string(&path).context(path.display())?;
-    let mut pairs = toml::from_str::<Pairs>(&text).context(path.display())?.pair;
+    let mut pairs = pairs()?;
     let is_named = |file: &str| request.only.iter().any(|name| file.contains(name.as_str()));
     if !request.only.is_empty() {
         pairs.retain(|p| is_named(&p.target) || p.draft.as_deref().is_some_and(is_named));
@@ -115,7 +116,15 @@ pub fn make(request: &Request) -> Result<i32> {
     Ok(i32::from(differ > 0))
 }
 
-fn sparse(file: &str, folder: &Path) -> Result<()> {
+/// The pairs of `fixtures/specs/drafts/pairs.toml`.
+pub fn pairs() -> Result<Vec<Named>> {
+    let path = fixtures().join("specs/drafts/pairs.toml");
+    let text = std::fs::read_to_string(&path).context(path.display())?;
+    Ok(toml::from_str::<Pairs>(&text).context(path.display())?.pair)
+}
+
+/// Makes a file of `fixtures/gguf` loadable, in `folder`.
+pub fn sparse(file: &str, folder: &Path) -> Result<()> {
     let (from, to) = (fixtures().join("gguf").join(file), folder.join(file));
     if to.exists() {
         return Ok(());

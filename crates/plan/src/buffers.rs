@@ -3,7 +3,7 @@
 use crate::Placement;
 use std::borrow::Cow;
 use vramfit_arch::Model;
-use vramfit_estimate::{BufferGroup, BufferUse, EngineProfile, Error, MemoryBytes};
+use vramfit_estimate::{BufferGroup, BufferUse, EngineProfile, Error, MemoryBytes, RunConfig};
 
 /// Whose a buffer is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +57,21 @@ pub fn in_order(groups: &[BufferGroup], devices: &[usize], owner: Owner) -> Vec<
     buffers
 }
 
+/// The draft's buffers behind the model's. Where the draft reads states of the model's layers, the model's graphs are
+/// then reserved again and its compute buffers all taken anew.
+pub fn with_draft(
+    model: Vec<PlannedBuffer>,
+    draft: Vec<PlannedBuffer>,
+    model_run: &RunConfig,
+) -> Vec<PlannedBuffer> {
+    let is_reserved_again = !model_run.role.tapped.is_empty();
+    let is_last = |b: &PlannedBuffer| is_reserved_again && b.used_for == BufferUse::Compute;
+    let (last, mut buffers): (Vec<_>, Vec<_>) = model.into_iter().partition(is_last);
+    buffers.extend(draft);
+    buffers.extend(last);
+    buffers
+}
+
 impl Placement {
     /// The model that was placed, as llama.cpp loads it for the draft beside it.
     pub fn loaded<'a>(&self, model: &'a Model) -> Cow<'a, Model> {
@@ -66,7 +81,7 @@ impl Placement {
         }
     }
 
-    /// What llama-server allocates on the GPUs: the model's buffers, then the draft's, then the projector's. `model` is
+    /// What llama-server allocates on the GPUs: the model's buffers, the draft's ([`with_draft`]), then the projector's. `model` is
     /// the one that was placed.
     pub fn buffers(
         &self,
@@ -83,7 +98,8 @@ impl Placement {
             let groups = beside
                 .breakdown
                 .buffers(own, &beside.run, &beside.layout, profile)?;
-            buffers.extend(in_order(&groups, &beside.devices, Owner::Draft));
+            let draft = in_order(&groups, &beside.devices, Owner::Draft);
+            buffers = with_draft(buffers, draft, &self.run);
         }
         for placed in &self.devices {
             let MemoryBytes { model, compute, .. } = placed.projector;

@@ -25,7 +25,7 @@ mod subsets;
 mod tensor;
 mod words;
 
-pub use buffers::{Owner, PlannedBuffer, in_order};
+pub use buffers::{Owner, PlannedBuffer, in_order, with_draft};
 pub use device::{Allowance, Device};
 pub use draft::DraftPlan;
 pub use placement::{

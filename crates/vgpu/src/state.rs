@@ -205,7 +205,10 @@ impl Live {
             device.asked -= block.bytes;
             device.rounded -= round_up(block.bytes, BLOCK);
             world().trace(Some(place), || {
-                format!("cudaFree {} (live {})", block.bytes, device.asked)
+                format!(
+                    "cudaFree {} -> {address:#x} (live {})",
+                    block.bytes, device.asked
+                )
             });
         }
         Ok(())
