@@ -129,7 +129,7 @@ pub enum Error {
         what: &'static str,
     },
     /// Shapes that do not fit together: ggml would abort.
-    #[error("the tensors do not fit together: {0}")]
+    #[error("no graph can be made of these tensors and settings: {0}")]
     Graph(#[from] GraphError),
 }
 

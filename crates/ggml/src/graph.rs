@@ -271,7 +271,9 @@ pub enum GraphError {
         b: Type,
     },
     /// A tensor of more than 2^62 bytes.
-    #[error("{op}: a tensor of shape {ne:?} is larger than any memory")]
+    #[error(
+        "{op}: a tensor of shape {ne:?} is larger than any memory (a smaller -c or -ub makes smaller ones)"
+    )]
     TooLarge {
         /// The operation.
         op: Op,
