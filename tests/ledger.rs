@@ -13,6 +13,8 @@ mod journal;
 mod placing;
 #[path = "ledger/plans.rs"]
 mod plans;
+#[path = "ledger/unsaid.rs"]
+mod unsaid;
 
 use vramfit_ledger::{
     Adopt, Error, Event, GpuId, Grant, Held, Journal, Ledger, Memory, Phase, Probe, Request,

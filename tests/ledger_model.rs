@@ -27,6 +27,7 @@ struct Slot {
     active: u64,
     requests: u32,
     lease: Option<(u64, u64)>,
+    stays: bool,
 }
 
 /// What the driver said is free, and which reservations explain how much of the rest.
@@ -34,12 +35,15 @@ struct Slot {
 struct Figure {
     free: u64,
     explained: BTreeMap<ReservationId, u64>,
+    /// What others are thought to hold.
+    others: i128,
 }
 
-/// A question to the driver that is not answered yet: the ledger then, what ran of it, and what the driver
-/// will say.
+/// A question to the driver that is not answered yet: the ledger then, what was held and ran of it, and what the
+/// driver will say.
 struct Asked {
     before: State,
+    held: BTreeMap<ReservationId, u64>,
     ran: BTreeMap<ReservationId, u64>,
     probe: Probe,
 }
@@ -72,9 +76,60 @@ impl Naive {
         let Some(figure) = self.figures.get(gpu) else {
             return 0;
         };
+        self.unexplained(gpu, figure).max(figure.others).max(0)
+    }
+
+    fn unexplained(&self, gpu: &GpuId, figure: &Figure) -> i128 {
         let used = i128::from(self.capacity[gpu]) - i128::from(figure.free);
-        let explained: i128 = figure.explained.values().map(|&b| i128::from(b)).sum();
-        (used.max(0) - explained).max(0)
+        used - figure
+            .explained
+            .values()
+            .copied()
+            .map(i128::from)
+            .sum::<i128>()
+    }
+
+    /// What anybody has there, loaded or not.
+    fn held(&self, gpu: &GpuId) -> BTreeMap<ReservationId, u64> {
+        let bytes = (0..self.slots.len()).map(|i| (self.slots[i].id, self.bytes(i, gpu)));
+        bytes.collect()
+    }
+
+    /// The driver has counted, after the moment at which this was held and ran. Others hold what they held, as long as
+    /// that can be: if nobody has loaded but those who never unload unasked, they have the rest; if everybody has
+    /// loaded everything, they have what is left.
+    fn note(
+        &mut self,
+        probe: &Probe,
+        mut held: BTreeMap<ReservationId, u64>,
+        ran: &BTreeMap<ReservationId, u64>,
+    ) {
+        let gpu = &probe.gpu;
+        let mut figure = Figure {
+            free: probe.free_bytes,
+            explained: self.running(gpu),
+            others: 0,
+        };
+        figure.explained.retain(|id, bytes| {
+            *bytes = ran.get(id).map_or(0, |ran| *ran.min(bytes));
+            *bytes > 0
+        });
+        let used = i128::from(self.capacity[gpu]) - i128::from(figure.free);
+        for (id, bytes) in self.held(gpu) {
+            let most = held.entry(id).or_default();
+            *most = bytes.max(*most);
+        }
+        let all: i128 = held.values().copied().map(i128::from).sum();
+        let stays = |id| self.slots.iter().any(|s| s.id == id && s.stays);
+        let sure = figure.explained.iter().filter(|&(&id, _)| stays(id));
+        let sure: i128 = sure.map(|(_, &bytes)| i128::from(bytes)).sum();
+        figure.others = match self.figures.get(gpu) {
+            None => self.unexplained(gpu, &figure),
+            Some(last) if last.others > used - sure => used - sure,
+            Some(last) if last.others < used - all => used - all,
+            Some(last) => last.others,
+        };
+        self.figures.insert(gpu.clone(), figure);
     }
 
     /// What runs of it.
@@ -86,9 +141,16 @@ impl Naive {
 
     /// What has left by a plan was there; what else is gone may not have been.
     fn gone(&mut self, id: ReservationId, phase: Phase) {
-        for figure in self.figures.values_mut() {
-            if phase != Phase::Leaving {
-                figure.explained.remove(&id);
+        let capacity = &self.capacity;
+        for (gpu, figure) in &mut self.figures {
+            let was = figure.explained.remove(&id).unwrap_or(0);
+            if phase == Phase::Leaving {
+                // But what others hold is not given back with it.
+                let others: u64 = figure.explained.values().sum();
+                let used = i128::from(capacity[gpu]) - i128::from(figure.free);
+                let least = (used - i128::from(others + was)).max(figure.others);
+                let left = (used - i128::from(was)).max(least).min(used);
+                figure.free += u64::try_from(used - left).unwrap();
             }
         }
     }
@@ -289,6 +351,7 @@ impl Game {
         }
         let lease = self.rng.bool().then(|| self.rng.u64(1..300));
         request.lease_ms = lease;
+        request.stays = self.rng.bool();
         let expected = self.naive.best(&model, &ways, evict, self.now);
         let answer = match self.rng.bool() {
             true => self.ledger.reserve(&request, self.now),
@@ -337,6 +400,7 @@ impl Game {
             active: self.now,
             requests: 0,
             lease: lease.map(|ms| (ms, self.now + ms)),
+            stays: request.stays,
         });
     }
 
@@ -439,11 +503,8 @@ impl Game {
     }
 
     fn note(&mut self, probe: &Probe) {
-        let figure = Figure {
-            free: probe.free_bytes,
-            explained: self.naive.running(&probe.gpu),
-        };
-        self.naive.figures.insert(probe.gpu.clone(), figure);
+        let (held, ran) = (self.naive.held(&probe.gpu), self.naive.running(&probe.gpu));
+        self.naive.note(probe, held, &ran);
     }
 
     fn probe(&mut self) {
@@ -460,8 +521,18 @@ impl Game {
         let views = self.ledger.gpus().unwrap();
         let view = views.iter().find(|v| v.gpu == gpu).unwrap();
         let free = i128::from(view.free_bytes);
-        assert_eq!(free, by_driver.min(by_ledger).max(0));
+        let both = by_driver.min(by_ledger);
+        assert!(free <= both.max(0));
         assert_eq!(view.unconfirmed_bytes, 0);
+        // Less only by what somebody may have unloaded who is not known to stay.
+        let may_sleep = |s: &Slot| s.phase == Phase::Running && !s.stays;
+        let held_back = both - free;
+        assert!(held_back <= n.on(&gpu, may_sleep).max(0) || both < 0);
+        let missing = view.missing_bytes > 0 && free < both;
+        self.saw(match missing {
+            true => "held back",
+            false => "all that is free",
+        });
     }
 
     /// The driver takes its time, and the ledger goes on.
@@ -470,26 +541,25 @@ impl Game {
             let gpu = self.rng.choice(&self.gpus).unwrap().clone();
             self.asked = Some(Asked {
                 before: self.ledger.state().unwrap(),
+                held: self.naive.held(&gpu),
                 ran: self.naive.running(&gpu),
                 probe: self.driver(&gpu),
             });
             return;
         };
-        let Asked { before, ran, probe } = asked;
+        let Asked {
+            before,
+            held,
+            ran,
+            probe,
+        } = asked;
         let probes = std::slice::from_ref(&probe);
         self.ledger.probe_since(&before, probes).unwrap();
-        let mut explained = self.naive.running(&probe.gpu);
-        explained.retain(|id, bytes| {
-            *bytes = ran.get(id).map_or(0, |ran| *ran.min(bytes));
-            *bytes > 0
-        });
-        self.saw(match explained == ran {
+        self.naive.note(&probe, held, &ran);
+        self.saw(match self.naive.figures[&probe.gpu].explained == ran {
             true => "answered",
             false => "answered late",
         });
-        let free = probe.free_bytes;
-        let figure = Figure { free, explained };
-        self.naive.figures.insert(probe.gpu, figure);
     }
 
     fn reap(&mut self) {
@@ -500,6 +570,7 @@ impl Game {
             .cloned()
             .collect();
         let probes: Vec<_> = gpus.iter().map(|gpu| self.driver(gpu)).collect();
+        let held: Vec<_> = gpus.iter().map(|gpu| self.naive.held(gpu)).collect();
         let reaped = self.ledger.reap(&probes, self.now).unwrap();
         let mut released = Vec::new();
         let now = self.now;
@@ -519,7 +590,10 @@ impl Game {
         for id in &released {
             self.naive.gone(*id, Phase::Running);
         }
-        probes.iter().for_each(|probe| self.note(probe));
+        for (probe, held) in probes.iter().zip(held) {
+            let ran = self.naive.running(&probe.gpu);
+            self.naive.note(probe, held, &ran);
+        }
         if !released.is_empty() {
             self.saw("reaped");
         }
@@ -566,13 +640,14 @@ impl Game {
         let gpu = self.rng.choice(&self.gpus).unwrap().clone();
         let shares = vec![(gpu, self.rng.u64(1..=20))];
         let (model, holder) = (Name::from("adopted"), Name::from("h0"));
-        let id = self
-            .ledger
-            .adopt(
-                &Adopt::new(model.clone(), holder.clone(), exact(&shares)),
-                self.now,
-            )
-            .unwrap();
+        let mut found = Adopt::new(model.clone(), holder.clone(), exact(&shares));
+        found.stays = self.rng.bool();
+        let id = self.ledger.adopt(&found, self.now).unwrap();
+        for (gpu, bytes) in &shares {
+            if let Some(figure) = self.naive.figures.get_mut(gpu) {
+                figure.others -= i128::from(*bytes);
+            }
+        }
         self.naive.facts = true;
         let (created, active) = (self.now, self.now);
         let (phase, requests, lease) = (Phase::Running, 0, None);
@@ -586,15 +661,20 @@ impl Game {
             active,
             requests,
             lease,
+            stays: found.stays,
         });
     }
 
     fn capacity(&mut self) {
         let gpu = self.rng.choice(&self.gpus).unwrap().clone();
-        let bytes = self.naive.capacity[&gpu] + self.rng.u64(..2);
+        let more = self.rng.u64(..2);
+        let bytes = self.naive.capacity[&gpu] + more;
         self.ledger
             .set_gpus(&[(gpu.clone(), size(bytes).unwrap())])
             .unwrap();
+        if let Some(figure) = self.naive.figures.get_mut(&gpu) {
+            figure.others += i128::from(more);
+        }
         self.naive.capacity.insert(gpu, bytes);
     }
 
@@ -611,6 +691,10 @@ impl Game {
                 n.on(&view.gpu, |s| s.phase == Phase::Leaving)
             );
             assert_eq!(i128::from(view.foreign_bytes), n.foreign(&view.gpu));
+            let figure = n.figures.get(&view.gpu);
+            let unexplained = figure.map_or(0, |figure| n.unexplained(&view.gpu, figure));
+            let missing = n.foreign(&view.gpu) - unexplained;
+            assert_eq!(i128::from(view.missing_bytes), missing);
             assert_eq!(i128::from(view.free_bytes), n.room(&view.gpu).max(0));
             if promised.max(there) > i128::from(view.capacity_bytes) {
                 over.push(view.gpu);
@@ -665,6 +749,8 @@ fn random_operations_never_differ_from_the_naive_model() {
         "reaped",
         "answered",
         "answered late",
+        "held back",
+        "all that is free",
         "full now",
         "never",
     ];

@@ -29,6 +29,7 @@ const (
 	TookTooMuch        Status = C.VRAMFIT_STATUS_TOOK_TOO_MUCH
 	WrongPhase         Status = C.VRAMFIT_STATUS_PHASE
 	NoGPU              Status = C.VRAMFIT_STATUS_NO_GPU
+	KeyTaken           Status = C.VRAMFIT_STATUS_KEY_TAKEN
 	StoreFailed        Status = C.VRAMFIT_STATUS_STORE
 	Internal           Status = C.VRAMFIT_STATUS_INTERNAL
 )

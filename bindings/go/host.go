@@ -101,7 +101,8 @@ func (h *Host) GPUs() (*GPUs, error) {
 
 // Observe says what the driver says is free of each GPU, just now: since it was asked nothing was committed or released
 // by anybody (else ObserveWith). Never more than that is promised from now on, and what is released later is promised on
-// with the next figures: observe again behind a Release.
+// with the next figures: observe again behind a Release. What others hold is remembered where an engine may have unloaded
+// without a word, and may load again: Load.Stays.
 func (h *Host) Observe(freeBytes []uint64) error {
 	return h.observe(nil, freeBytes)
 }
@@ -148,13 +149,22 @@ type Load struct {
 	Lease   time.Duration // to be renewed at least this often, a millisecond or more; 0 for none
 	Stale   *Stale        // which reservations may be evicted; nil for none
 	Partial bool          // layers or experts on the host will do, too
+
+	// Its engine never unloads it by its own wish, as llama-server does when it sleeps. Unless that is said, memory that
+	// becomes free beside it may still be its, and is not promised on where others held it before.
+	Stays bool
+	// A name under which nothing is reserved twice, so that asking again is safe where an answer was lost; "" for none.
+	Key string
 }
 
 // Stale is when a reservation may be evicted: idle for longer than Idle, or not started within Start.
 type Stale struct{ Idle, Start time.Duration }
 
 func (l Load) json() (string, error) {
-	load := map[string]any{"model": l.Model, "holder": l.Holder, "partial": l.Partial}
+	load := map[string]any{"model": l.Model, "holder": l.Holder, "partial": l.Partial, "stays": l.Stays}
+	if l.Key != "" {
+		load["key"] = l.Key
+	}
 	if l.Lease != 0 {
 		load["lease_ms"] = l.Lease.Milliseconds()
 	}
@@ -260,9 +270,6 @@ func (h *Host) Release(id uint64) error {
 }
 
 // BeginRequest says that a request to the loaded model begins: until it ends, the model is not evicted.
-// An engine that is to unload by its own wish says so first, by this or by Release: a model
-// that is gone without a word can still be evicted for another, and the driver's figures then hide what others hold:
-// more is promised than there is.
 func (h *Host) BeginRequest(id uint64) error {
 	var failed *C.vramfit_error
 	status := C.vramfit_host_begin_request(h.c, C.uint64_t(id), h.now(), &failed)
@@ -280,8 +287,8 @@ func (h *Host) EndRequest(id uint64) error {
 
 // Adopt takes over something that is already loaded. A fact: it is not checked, and the audit shows where it is too much.
 // Figures of before it count it as taken by others, too: observe again behind it.
-// The lease is to be renewed at least this often, a millisecond or more; 0 for none.
-func (h *Host) Adopt(model, holder string, shares []Share, lease time.Duration) (uint64, error) {
+// The lease is to be renewed at least this often, a millisecond or more; 0 for none. For stays see Load.
+func (h *Host) Adopt(model, holder string, shares []Share, lease time.Duration, stays bool) (uint64, error) {
 	if lease != 0 && lease < time.Millisecond {
 		return 0, errors.New("vramfit: a lease of less than a millisecond")
 	}
@@ -292,10 +299,14 @@ func (h *Host) Adopt(model, holder string, shares []Share, lease time.Duration) 
 	for i, share := range shares {
 		cshares[i] = C.vramfit_share{gpu: C.uint32_t(share.GPU), bytes: C.uint64_t(share.Bytes)}
 	}
+	var cstays C.int32_t
+	if stays {
+		cstays = 1
+	}
 	var id C.uint64_t
 	var failed *C.vramfit_error
 	status := C.vramfit_host_adopt(h.c, cmodel, cholder, unsafe.SliceData(cshares), C.size_t(len(cshares)),
-		C.uint64_t(lease.Milliseconds()), h.now(), &id, &failed)
+		C.uint64_t(lease.Milliseconds()), cstays, h.now(), &id, &failed)
 	runtime.KeepAlive(h)
 	return uint64(id), failure(status, failed)
 }
@@ -402,6 +413,16 @@ func (h *Host) ReapWith(ask func() ([]uint64, error)) (json.RawMessage, error) {
 		return nil, err
 	}
 	return h.reap(mark, freeBytes)
+}
+
+// Expire is to be called instead of Reap where no driver can be asked: what a dead holder's engine still holds is not known
+// then, and is promised on (but for what earlier figures of its GPU leave).
+func (h *Host) Expire() (json.RawMessage, error) {
+	var text *C.char
+	var failed *C.vramfit_error
+	status := C.vramfit_host_expire(h.c, h.now(), &text, &failed)
+	runtime.KeepAlive(h)
+	return json.RawMessage(taken(text)), failure(status, failed)
 }
 
 func (h *Host) reap(mark *C.vramfit_mark, freeBytes []uint64) (json.RawMessage, error) {

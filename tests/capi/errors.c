@@ -122,7 +122,7 @@ int main(int argc, char **argv) {
     size_t violations = 0;
     char *json = NULL;
     vramfit_share much = {0, 3ull << 30};
-    CHECK(vramfit_host_adopt(host, "m", "h", &much, 1, 0, 0, &id, &error) == VRAMFIT_STATUS_OK);
+    CHECK(vramfit_host_adopt(host, "m", "h", &much, 1, 0, 0, 0, &id, &error) == VRAMFIT_STATUS_OK);
     CHECK(vramfit_host_audit(host, &violations, &json, &error) == VRAMFIT_STATUS_OK && violations == 1);
     CHECK(json && strstr(json, "3221225472"));
     vramfit_string_free(json);
@@ -159,7 +159,7 @@ int main(int argc, char **argv) {
     uint64_t capacity = vramfit_gpus_free_bytes(small, 0), half = capacity / 2;
     vramfit_gpus_free(now);
     vramfit_share quarter = {0, capacity / 4};
-    CHECK(vramfit_host_adopt(host, "m", "h", &quarter, 1, 1000, 5, &id, &error) == VRAMFIT_STATUS_OK);
+    CHECK(vramfit_host_adopt(host, "m", "h", &quarter, 1, 1000, 1, 5, &id, &error) == VRAMFIT_STATUS_OK);
     CHECK(vramfit_host_observe(host, mark, &half, 1, &error) == VRAMFIT_STATUS_OK);
     CHECK(vramfit_host_gpus(host, &now, &error) == VRAMFIT_STATUS_OK);
     CHECK(vramfit_gpus_free_bytes(now, 0) == half - capacity / 4);
@@ -168,8 +168,21 @@ int main(int argc, char **argv) {
     CHECK(vramfit_host_reap(host, NULL, &capacity, 1, 1006, &json, &error) == VRAMFIT_STATUS_OK);
     CHECK(json && !strstr(json, "\"released\":[]"));
     vramfit_string_free(json);
+    vramfit_host *other = NULL;
+    CHECK(vramfit_host_open("h", small, NULL, NULL, &other, &error) == VRAMFIT_STATUS_OK);
+    EXPECT(vramfit_host_observe(other, mark, &half, 1, &error), INVALID_ARGUMENT, "mark is another host's");
+    EXPECT(vramfit_host_reap(other, mark, &half, 1, 0, NULL, &error), INVALID_ARGUMENT, "mark is another host's");
+    vramfit_host_free(other);
     vramfit_mark_free(mark);
     vramfit_mark_free(NULL);
+    // And where nobody can be asked.
+    CHECK(vramfit_host_adopt(host, "m", "h", &quarter, 1, 1000, 1, 5, &id, &error) == VRAMFIT_STATUS_OK);
+    CHECK(vramfit_host_expire(host, 1005, &json, &error) == VRAMFIT_STATUS_OK && json && strcmp(json, "[]") == 0);
+    vramfit_string_free(json);
+    CHECK(vramfit_host_expire(host, 1006, &json, &error) == VRAMFIT_STATUS_OK);
+    CHECK(json && strstr(json, "\"lease_ms\":1000") && strstr(json, "\"stays\":true"));
+    vramfit_string_free(json);
+    EXPECT(vramfit_host_release(host, id, &error), UNKNOWN_RESERVATION, "#");
     CHECK(vramfit_settings_schema(&json, &error) == VRAMFIT_STATUS_OK && strstr(json, "n_gpu_layers"));
     vramfit_string_free(json);
 

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn free_is_the_less_of_driver_and_ledger() {
     let ledger = hosts(&[("a", &[80])]);
-    let running = load(&ledger, &ask("a", &[&[30 * GIB]]), 0);
+    let running = load(&ledger, &ask("a", &[&[30 * GIB]]).staying(), 0);
     let probe = |gib: u64| {
         ledger
             .probe(&[Probe {

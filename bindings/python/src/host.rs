@@ -153,7 +153,7 @@ impl Host {
     }
 
     /// Finds a placement of `model` on what is free by the ledger and reserves what it takes, in one step.
-    #[pyo3(signature = (model, *, name, holder, lease_ms = None, stale_ms = None, partial = false, now_ms = None, **settings))]
+    #[pyo3(signature = (model, *, name, holder, lease_ms = None, stale_ms = None, partial = false, stays = false, key = None, now_ms = None, **settings))]
     #[expect(clippy::too_many_arguments, reason = "keywords")]
     fn reserve(
         &self,
@@ -164,6 +164,8 @@ impl Host {
         lease_ms: Option<u64>,
         stale_ms: Option<(u64, u64)>,
         partial: bool,
+        stays: bool,
+        key: Option<String>,
         now_ms: Option<u64>,
         settings: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Reserved> {
@@ -174,6 +176,8 @@ impl Host {
         load.lease_ms = lease_ms;
         load.stale = stale_ms.map(|(idle, start)| Stale::after(idle, start));
         load.partial = partial;
+        load.stays = stays;
+        load.key = key.map(Into::into);
         let host = Arc::clone(&self.host);
         let now_ms = time(now_ms);
         let reserve = || {
@@ -250,9 +254,6 @@ impl Host {
     }
 
     /// A request to the loaded model begins: until it ends, the model is not evicted.
-    /// An engine that is to unload by its own wish says so first, by this or by `release`: a model
-    /// that is gone without a word can still be evicted for another, and the driver's figures then hide what others hold:
-    /// more is promised than there is.
     #[pyo3(signature = (reservation, *, now_ms = None))]
     fn begin_request(
         &self,
@@ -278,7 +279,8 @@ impl Host {
 
     /// Something that is already loaded. A fact: it is not checked, and the audit shows where it is too much.
     /// Figures of before it count it as taken by others, too: observe again behind it.
-    #[pyo3(signature = (name, holder, shares, *, lease_ms = None, now_ms = None))]
+    #[pyo3(signature = (name, holder, shares, *, lease_ms = None, stays = false, key = None, now_ms = None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords")]
     fn adopt(
         &self,
         py: Python<'_>,
@@ -286,11 +288,15 @@ impl Host {
         holder: &str,
         shares: Vec<(usize, u64)>,
         lease_ms: Option<u64>,
+        stays: bool,
+        key: Option<String>,
         now_ms: Option<u64>,
     ) -> Result<u64, Failure> {
         check_lease(lease_ms)?;
         let mut found = Adopt::new(name, holder, self.host.shares(&shares)?);
         found.lease_ms = lease_ms;
+        found.stays = stays;
+        found.key = key.map(Into::into);
         let ledger = self.host.ledger();
         Ok(py.detach(|| ledger.adopt(&found, time(now_ms)))?.0)
     }
@@ -345,6 +351,13 @@ impl Host {
         let ledger = self.host.ledger();
         let reaped = py.detach(|| ledger.reap_since(&before, &probes, &[], time(now_ms)));
         Ok(pythonize::pythonize(py, &reaped.map_err(Failure::from)?)?)
+    }
+
+    /// Drops reservations whose lease has run out, where no driver can be asked what is left of them.
+    #[pyo3(signature = (*, now_ms = None))]
+    fn expire<'py>(&self, py: Python<'py>, now_ms: Option<u64>) -> PyResult<Bound<'py, PyAny>> {
+        let released = py.detach(|| self.host.ledger().expire(time(now_ms)));
+        Ok(pythonize::pythonize(py, &released.map_err(Failure::from)?)?)
     }
 
     fn __repr__(&self) -> String {

@@ -69,6 +69,8 @@ enum vramfit_status
   VRAMFIT_STATUS_PHASE = 28,
   // No GPU is needed with these settings: there is nothing to reserve.
   VRAMFIT_STATUS_NO_GPU = 29,
+  // A reservation was made under this key before, and is still held: `reservation` in the error's JSON.
+  VRAMFIT_STATUS_KEY_TAKEN = 31,
   // The journal did not take it, or cannot be read. It is not known whether it was stored; the ledger reads the journal
   // again before it decides anything else.
   VRAMFIT_STATUS_STORE = 30,
@@ -293,8 +295,10 @@ vramfit_status vramfit_host_gpus(const vramfit_host *host, vramfit_gpus **gpus, 
 // Finds a placement of `model` on what is free by the ledger and reserves what it takes, in one step. `settings_json` is
 // that of `vramfit_plan`. `load_json` says who asks: {"model": "qwen3:8b", "holder": "loader-1"}, and where wanted
 // "lease_ms" (a lease to renew at least this often), "stale": {"idle_ms", "start_ms"} (which reservations may be
-// evicted) and "partial": true (layers or experts on the host will do, too). Times are milliseconds of one clock that
-// all holders share.
+// evicted), "partial": true (layers or experts on the host will do, too), "stays": true (its engine never unloads it by
+// its own wish, as llama-server does when it sleeps: unless that is said, memory that becomes free beside it may still be
+// its, and is not promised on where others held it before) and "key": "load-1" (under which nothing is reserved twice, so
+// that asking again is safe where an answer was lost). Times are milliseconds of one clock that all holders share.
 vramfit_status vramfit_host_reserve(const vramfit_host *host,
                                     const vramfit_model *model,
                                     const char *settings_json,
@@ -346,9 +350,6 @@ vramfit_status vramfit_host_renew(const vramfit_host *host,
 vramfit_status vramfit_host_release(const vramfit_host *host, uint64_t id, vramfit_error **error);
 
 // A request to the loaded model begins: until it ends, the model is not evicted.
-// An engine that is to unload by its own wish says so first, by this or by `vramfit_host_release`: a model
-// that is gone without a word can still be evicted for another, and the driver's figures then hide what others hold:
-// more is promised than there is.
 vramfit_status vramfit_host_begin_request(const vramfit_host *host,
                                           uint64_t id,
                                           uint64_t now_ms,
@@ -373,6 +374,8 @@ void vramfit_mark_free(vramfit_mark *mark);
 // released later is promised on with the next figures: observe again behind a release. The figures are of any moment since
 // `mark`; NULL says that nothing was committed or released since the driver was asked. `count` is that of the host's
 // GPUs; a list of another length changes nothing.
+// An engine may unload without a word, and load again: what others hold is remembered, see "stays" of
+// `vramfit_host_reserve`.
 vramfit_status vramfit_host_observe(const vramfit_host *host,
                                     const vramfit_mark *mark,
                                     const uint64_t *free_bytes,
@@ -390,6 +393,14 @@ vramfit_status vramfit_host_reap(const vramfit_host *host,
                                  char **reaped_json,
                                  vramfit_error **error);
 
+// As `vramfit_host_reap` where no driver can be asked: what a dead holder's engine still holds is not known then, and is
+// promised on (but for what earlier figures of its GPU leave). `released_json` may be NULL; else it is an array of what
+// was dropped, to be freed with `vramfit_string_free`.
+vramfit_status vramfit_host_expire(const vramfit_host *host,
+                                   uint64_t now_ms,
+                                   char **released_json,
+                                   vramfit_error **error);
+
 // Every GPU with more promised on it than it has, as a JSON array, and how many there are: none, unless sizes were taken
 // over as facts or a GPU has gone. `violations_json` may be NULL; else free it with `vramfit_string_free`.
 vramfit_status vramfit_host_audit(const vramfit_host *host,
@@ -397,14 +408,16 @@ vramfit_status vramfit_host_audit(const vramfit_host *host,
                                   char **violations_json,
                                   vramfit_error **error);
 
-// The ledger as of now, as a JSON object: `gpus` with what is reserved, leaving, foreign, unconfirmed (released since the
-// driver was asked) and free on each, and `reservations`. Free it with `vramfit_string_free`.
+// The ledger as of now, as a JSON object: `gpus` with what is reserved, leaving, foreign, missing (loaded by the ledger,
+// but not by the driver if others hold what is foreign), unconfirmed (released since the driver was asked) and free on
+// each, and `reservations`. Free it with `vramfit_string_free`.
 vramfit_status vramfit_host_state_json(const vramfit_host *host,
                                        char **state_json,
                                        vramfit_error **error);
 
 // Something that is already loaded, as when a server starts beside running engines. A fact: it is not checked, and the
-// audit shows where it is too much. `lease_ms` is a lease to renew at least this often; 0 for none.
+// audit shows where it is too much. `lease_ms` is a lease to renew at least this often; 0 for none. `stays`, if not 0, says that its
+// engine never unloads it by its own wish, see `vramfit_host_reserve`.
 // Figures of before it count it as taken by others, too: observe again behind it.
 vramfit_status vramfit_host_adopt(const vramfit_host *host,
                                   const char *model_name,
@@ -412,6 +425,7 @@ vramfit_status vramfit_host_adopt(const vramfit_host *host,
                                   const vramfit_share *shares,
                                   size_t count,
                                   uint64_t lease_ms,
+                                  int32_t stays,
                                   uint64_t now_ms,
                                   uint64_t *id,
                                   vramfit_error **error);

@@ -49,6 +49,8 @@ pub enum vramfit_status {
     Phase = 28,
     /// No GPU is needed with these settings: there is nothing to reserve.
     NoGpu = 29,
+    /// A reservation was made under this key before, and is still held: `reservation` in the error's JSON.
+    KeyTaken = 31,
     /// The journal did not take it, or cannot be read. It is not known whether it was stored; the ledger reads the journal
     /// again before it decides anything else.
     Store = 30,
@@ -76,6 +78,7 @@ impl From<Status> for vramfit_status {
             Status::TookTooMuch => vramfit_status::TookTooMuch,
             Status::Phase => vramfit_status::Phase,
             Status::NoGpu => vramfit_status::NoGpu,
+            Status::KeyTaken => vramfit_status::KeyTaken,
             Status::Store => vramfit_status::Store,
             _ => vramfit_status::Internal,
         }

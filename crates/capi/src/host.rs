@@ -3,6 +3,7 @@
 use std::ffi::{CString, c_char};
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Deserialize;
 use serde_json::json;
@@ -22,7 +23,12 @@ use crate::unclaimed::Unclaimed;
 /// whichever thread asks.
 pub struct vramfit_host {
     pub(crate) host: Host<Box<dyn Store + Send>>,
+    /// Which of this process it is: a mark is of one.
+    pub(crate) number: u64,
 }
+
+/// How many hosts have been opened.
+static OPENED: AtomicU64 = AtomicU64::new(0);
 
 /// Bytes on one GPU of a host.
 #[repr(C)]
@@ -55,6 +61,10 @@ struct Load {
     stale: Option<LoadStale>,
     #[serde(default)]
     partial: bool,
+    #[serde(default)]
+    stays: bool,
+    #[serde(default)]
+    key: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -77,6 +87,8 @@ impl Load {
         request.stale = load.stale.map(|s| Stale::after(s.idle_ms, s.start_ms));
         request.lease_ms = load.lease_ms;
         request.partial = load.partial;
+        request.stays = load.stays;
+        request.key = load.key.map(Into::into);
         Ok(request)
     }
 }
@@ -176,7 +188,8 @@ pub unsafe extern "C" fn vramfit_host_open(
             }
         };
         let host = Host::with_ids(store, name, gpus, ids)?;
-        out.hand_over(vramfit_host { host });
+        let number = OPENED.fetch_add(1, Ordering::Relaxed);
+        out.hand_over(vramfit_host { host, number });
         Ok(())
     })
 }
@@ -198,8 +211,10 @@ pub unsafe extern "C" fn vramfit_host_gpus(
 /// Finds a placement of `model` on what is free by the ledger and reserves what it takes, in one step. `settings_json` is
 /// that of `vramfit_plan`. `load_json` says who asks: {"model": "qwen3:8b", "holder": "loader-1"}, and where wanted
 /// "lease_ms" (a lease to renew at least this often), "stale": {"idle_ms", "start_ms"} (which reservations may be
-/// evicted) and "partial": true (layers or experts on the host will do, too). Times are milliseconds of one clock that
-/// all holders share.
+/// evicted), "partial": true (layers or experts on the host will do, too), "stays": true (its engine never unloads it by
+/// its own wish, as llama-server does when it sleeps: unless that is said, memory that becomes free beside it may still be
+/// its, and is not promised on where others held it before) and "key": "load-1" (under which nothing is reserved twice, so
+/// that asking again is safe where an answer was lost). Times are milliseconds of one clock that all holders share.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_reserve(
     host: *const vramfit_host,

@@ -14,6 +14,7 @@ use crate::text::{Out, handle, set, text, text_or_null, values, write_json};
 /// The ledger as it was at one moment: taken before the driver is asked, it says what was loaded then.
 pub struct vramfit_mark {
     state: State,
+    host: u64,
 }
 
 /// `held_json`: GPUs by index, or by their names in the ledger.
@@ -86,9 +87,6 @@ pub unsafe extern "C" fn vramfit_host_release(
 }
 
 /// A request to the loaded model begins: until it ends, the model is not evicted.
-/// An engine that is to unload by its own wish says so first, by this or by `vramfit_host_release`: a model
-/// that is gone without a word can still be evicted for another, and the driver's figures then hide what others hold:
-/// more is promised than there is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_begin_request(
     host: *const vramfit_host,
@@ -125,7 +123,8 @@ pub unsafe extern "C" fn vramfit_host_mark(
     on(host, error, |h| {
         let out = Out::new(mark, "mark")?;
         let state = h.host.ledger().state()?;
-        out.hand_over(vramfit_mark { state });
+        let host = h.number;
+        out.hand_over(vramfit_mark { state, host });
         Ok(())
     })
 }
@@ -140,7 +139,10 @@ pub unsafe extern "C" fn vramfit_mark_free(mark: *mut vramfit_mark) {
 fn before(host: &vramfit_host, mark: *const vramfit_mark) -> Result<State, Failure> {
     match mark.is_null() {
         true => Ok(host.host.ledger().state()?),
-        false => Ok(handle(mark, "mark")?.state.clone()),
+        false => match handle(mark, "mark")? {
+            mark if mark.host == host.number => Ok(mark.state.clone()),
+            _ => Err(Failure::argument("mark is another host's")),
+        },
     }
 }
 
@@ -148,6 +150,8 @@ fn before(host: &vramfit_host, mark: *const vramfit_mark) -> Result<State, Failu
 /// released later is promised on with the next figures: observe again behind a release. The figures are of any moment since
 /// `mark`; NULL says that nothing was committed or released since the driver was asked. `count` is that of the host's
 /// GPUs; a list of another length changes nothing.
+/// An engine may unload without a word, and load again: what others hold is remembered, see "stays" of
+/// `vramfit_host_reserve`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_observe(
     host: *const vramfit_host,
@@ -183,6 +187,22 @@ pub unsafe extern "C" fn vramfit_host_reap(
     })
 }
 
+/// As `vramfit_host_reap` where no driver can be asked: what a dead holder's engine still holds is not known then, and is
+/// promised on (but for what earlier figures of its GPU leave). `released_json` may be NULL; else it is an array of what
+/// was dropped, to be freed with `vramfit_string_free`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vramfit_host_expire(
+    host: *const vramfit_host,
+    now_ms: u64,
+    released_json: *mut *mut c_char,
+    error: *mut *mut vramfit_error,
+) -> vramfit_status {
+    on(host, error, |h| {
+        let released = h.host.ledger().expire(now_ms)?;
+        write_json(released_json, "released_json", &released)
+    })
+}
+
 /// Every GPU with more promised on it than it has, as a JSON array, and how many there are: none, unless sizes were taken
 /// over as facts or a GPU has gone. `violations_json` may be NULL; else free it with `vramfit_string_free`.
 #[unsafe(no_mangle)]
@@ -201,8 +221,9 @@ pub unsafe extern "C" fn vramfit_host_audit(
     })
 }
 
-/// The ledger as of now, as a JSON object: `gpus` with what is reserved, leaving, foreign, unconfirmed (released since the
-/// driver was asked) and free on each, and `reservations`. Free it with `vramfit_string_free`.
+/// The ledger as of now, as a JSON object: `gpus` with what is reserved, leaving, foreign, missing (loaded by the ledger,
+/// but not by the driver if others hold what is foreign), unconfirmed (released since the driver was asked) and free on
+/// each, and `reservations`. Free it with `vramfit_string_free`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_state_json(
     host: *const vramfit_host,
@@ -220,7 +241,8 @@ pub unsafe extern "C" fn vramfit_host_state_json(
 }
 
 /// Something that is already loaded, as when a server starts beside running engines. A fact: it is not checked, and the
-/// audit shows where it is too much. `lease_ms` is a lease to renew at least this often; 0 for none.
+/// audit shows where it is too much. `lease_ms` is a lease to renew at least this often; 0 for none. `stays`, if not 0, says that its
+/// engine never unloads it by its own wish, see `vramfit_host_reserve`.
 /// Figures of before it count it as taken by others, too: observe again behind it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_adopt(
@@ -230,6 +252,7 @@ pub unsafe extern "C" fn vramfit_host_adopt(
     shares: *const vramfit_share,
     count: usize,
     lease_ms: u64,
+    stays: i32,
     now_ms: u64,
     id: *mut u64,
     error: *mut *mut vramfit_error,
@@ -241,6 +264,7 @@ pub unsafe extern "C" fn vramfit_host_adopt(
         let shares = h.shares(values(shares, count, "shares")?)?;
         let mut found = Adopt::new(model, holder, shares);
         found.lease_ms = Some(lease_ms).filter(|&ms| ms > 0);
+        found.stays = stays != 0;
         set(id, h.host.ledger().adopt(&found, now_ms)?.0);
         Ok(())
     })

@@ -19,6 +19,9 @@ pub struct Seen {
 /// So what is promised later is not in the figure and has to find room in it, and what is released later gives
 /// nothing back before the next one: an engine unloads before it says so, and the driver may have counted in
 /// between. What leaves for another is told to only after the figure, and gives back what it had in it.
+///
+/// A total does not tell an engine that has unloaded without a word, and may load again, from others that have
+/// gone. So what others held is remembered from figure to figure, see [`believed`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Figure {
     /// Free then, and what has left since.
@@ -30,18 +33,45 @@ pub(crate) struct Figure {
     /// The bytes by which those have become fewer since. Nobody knows whether they were still in the figure:
     /// an engine unloads before it says so.
     pub unconfirmed: u64,
+    /// What others are believed to hold of the capacity at least, see [`believed`]. Below zero where they hold
+    /// less than is set aside for them (a capacity below what the GPU has), or reservations are larger
+    /// than what is loaded.
+    pub others: i64,
 }
 
 impl Figure {
-    pub fn new(free: u64, seen: Vec<Seen>, unconfirmed: u64) -> Figure {
+    pub fn new(free: u64, seen: Vec<Seen>) -> Figure {
         let seen: BTreeMap<_, _> = seen.into_iter().map(|s| (s.id, s.bytes)).collect();
         let bytes = seen.values().map(|&bytes| u128::from(bytes));
         Figure {
             free,
             known: bytes.fold(0, u128::saturating_add),
             seen,
-            unconfirmed,
+            unconfirmed: 0,
+            others: 0,
         }
+    }
+
+    /// Taken of `capacity`, by whomever; below zero where more is free than it.
+    pub fn used(&self, capacity: u64) -> i128 {
+        i128::from(capacity).saturating_sub(self.free.into())
+    }
+
+    /// Taken of `capacity`, but by none of those in the figure; below zero where they are not all there.
+    pub fn unexplained(&self, capacity: u64) -> i128 {
+        self.used(capacity).saturating_sub(signed(self.known))
+    }
+
+    /// Taken of `capacity` by what is not in the ledger.
+    pub fn foreign(&self, capacity: u64) -> u64 {
+        let foreign = self.unexplained(capacity).max(self.others.into());
+        clamped(foreign)
+    }
+
+    /// Loaded by the ledger, but not in the figure, if others hold what [`Figure::foreign`] says.
+    pub fn missing(&self, capacity: u64) -> u64 {
+        let foreign = i128::from(self.foreign(capacity));
+        clamped(foreign.saturating_sub(self.unexplained(capacity)))
     }
 
     /// What leads here: for snapshots.
@@ -52,6 +82,7 @@ impl Figure {
             free_bytes: self.free,
             seen: seen.map(|(&id, &bytes)| Seen { id, bytes }).collect(),
             unconfirmed_bytes: self.unconfirmed,
+            others_bytes: Some(self.others),
         }
     }
 
@@ -67,9 +98,13 @@ impl Figure {
         self.unconfirmed = self.unconfirmed.saturating_add(less);
     }
 
-    /// The reservation was in the figure, and has been unloaded since.
-    fn leave(&mut self, id: ReservationId) {
-        self.free = self.free.saturating_add(self.forget(id));
+    /// The reservation was in the figure, and has been unloaded since. What others are believed to hold stays
+    /// taken: so much of what leaves was missing already.
+    fn leave(&mut self, id: ReservationId, capacity: u64) {
+        let others = self.unexplained(capacity).max(self.others.into());
+        let beside = self.used(capacity).saturating_sub(others);
+        let back = self.forget(id).min(clamped(beside));
+        self.free = self.free.saturating_add(back);
     }
 
     fn forget(&mut self, id: ReservationId) -> u64 {
@@ -106,17 +141,27 @@ impl Account {
 
     /// Taken by what is not in the ledger, as far as the driver's last figure says.
     pub fn foreign(&self) -> u64 {
-        self.figure.as_ref().map_or(0, |figure| {
-            let used = u128::from(self.capacity.saturating_sub(figure.free));
-            let foreign = used.saturating_sub(figure.known);
-            u64::try_from(foreign).unwrap_or(u64::MAX)
-        })
+        let figure = self.figure.as_ref();
+        figure.map_or(0, |figure| figure.foreign(self.capacity))
+    }
+
+    /// Loaded by the ledger, but not in the driver's last figure, if others hold what [`Account::foreign`] says.
+    pub fn missing(&self) -> u64 {
+        let figure = self.figure.as_ref();
+        figure.map_or(0, |figure| figure.missing(self.capacity))
     }
 
     /// Of [`Account::foreign`]: what may only count as taken because it was released after the figure.
     pub fn unconfirmed(&self) -> u64 {
         let since = self.figure.as_ref().map_or(0, |figure| figure.unconfirmed);
         self.foreign().min(since)
+    }
+
+    /// The driver has counted. Where nobody says what others hold, it is what the figure says.
+    pub fn takes(&mut self, mut figure: Figure, others: Option<i64>) {
+        let unexplained = figure.unexplained(self.capacity);
+        figure.others = others.unwrap_or_else(|| narrow(unexplained));
+        self.figure = Some(figure);
     }
 
     /// The reservation has, or had when the driver counted, no more than `bytes`.
@@ -129,7 +174,7 @@ impl Account {
     /// A reservation is gone.
     pub fn released(&mut self, r: &Reservation) {
         match (&mut self.figure, r.phase) {
-            (Some(figure), Phase::Leaving) => figure.leave(r.id),
+            (Some(figure), Phase::Leaving) => figure.leave(r.id, self.capacity),
             (Some(figure), _) => figure.limit(r.id, 0),
             (None, _) => {}
         }
@@ -156,6 +201,25 @@ impl Account {
             }
         }
     }
+}
+
+/// What others hold after a figure in which `used` bytes are taken: as much as before, unless the figure rules that
+/// out. Of what is taken, reservations have at most all that they may (`held`) and at least what does not
+/// unload without a word (`staying`), and others the rest.
+pub(crate) fn believed(before: i64, used: i128, held: u128, staying: u128) -> i64 {
+    let least = used.saturating_sub(signed(held));
+    let most = used.saturating_sub(signed(staying)).max(least);
+    narrow(i128::from(before).clamp(least, most))
+}
+
+pub(crate) fn narrow(bytes: i128) -> i64 {
+    let end = if bytes < 0 { i64::MIN } else { i64::MAX };
+    i64::try_from(bytes).unwrap_or(end)
+}
+
+/// At least 0.
+fn clamped(bytes: i128) -> u64 {
+    u64::try_from(bytes.max(0)).unwrap_or(u64::MAX)
 }
 
 pub(crate) fn signed(bytes: u128) -> i128 {

@@ -83,19 +83,15 @@ impl State {
 
     fn grant(&self, request: &Request, choice: Choice, now_ms: u64) -> (Vec<Event>, Grant) {
         let evict = choice.evict.iter().map(|e| e.id).collect();
-        let reservation = Reservation {
-            id: ReservationId(self.next_id),
+        let what = Adopt {
             model: request.model.clone(),
             holder: request.holder.clone(),
             shares: choice.shares.clone(),
-            phase: Phase::Pending,
-            created_ms: now_ms,
-            active_ms: now_ms,
-            requests: 0,
             lease_ms: request.lease_ms,
-            lease_until_ms: request.lease_ms.map(|ms| now_ms.saturating_add(ms)),
             key: request.key.clone(),
+            stays: request.stays,
         };
+        let reservation = self.new_one(what, Phase::Pending, now_ms);
         let grant = Grant {
             id: reservation.id,
             waits_for: self.in_the_way(&choice.shares),
@@ -191,21 +187,36 @@ impl State {
         if let Some(share) = shares.iter().find(|s| !self.gpus.contains_key(&s.gpu)) {
             return Err(Error::UnknownGpu(share.gpu.clone()));
         }
-        let reservation = Reservation {
+        let reservation = self.new_one(found.clone(), Phase::Running, now_ms);
+        let id = reservation.id;
+        let evict = Vec::new();
+        let mut events = vec![Event::Reserved { reservation, evict }];
+        // Until now it was one of the others.
+        for share in shares {
+            let account = self.gpus.get(&share.gpu);
+            if let Some(mut figure) = account.and_then(|account| account.figure.clone()) {
+                figure.others = figure.others.saturating_sub_unsigned(share.bytes.get());
+                events.push(figure.as_event(&share.gpu));
+            }
+        }
+        Ok((events, id))
+    }
+
+    /// The next reservation of all.
+    fn new_one(&self, what: Adopt, phase: Phase, now_ms: u64) -> Reservation {
+        Reservation {
             id: ReservationId(self.next_id),
-            model: found.model.clone(),
-            holder: found.holder.clone(),
-            shares: shares.clone(),
-            phase: Phase::Running,
+            model: what.model,
+            holder: what.holder,
+            shares: what.shares,
+            phase,
             created_ms: now_ms,
             active_ms: now_ms,
             requests: 0,
-            lease_ms: found.lease_ms,
-            lease_until_ms: found.lease_ms.map(|ms| now_ms.saturating_add(ms)),
-            key: found.key.clone(),
-        };
-        let id = reservation.id;
-        let evict = Vec::new();
-        Ok((vec![Event::Reserved { reservation, evict }], id))
+            lease_ms: what.lease_ms,
+            lease_until_ms: what.lease_ms.map(|ms| now_ms.saturating_add(ms)),
+            key: what.key,
+            stays: what.stays,
+        }
     }
 }

@@ -121,10 +121,6 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
 
     /// A request begins: until it ends the reservation is not evicted. [`Error::Phase`] where it is
     /// already leaving.
-    ///
-    /// An engine that is to unload by its own wish says so first, by this or by [`Ledger::release`]: a model that is gone
-    /// without a word can still be evicted for another, and a figure of the driver in which its bytes are missing
-    /// hides as many of what others hold. More is promised then than there is.
     pub fn begin_request(&self, id: ReservationId, now_ms: u64) -> Result<(), Error> {
         self.transact(|state| state.requests(id, 1, 0, now_ms))
     }
@@ -175,7 +171,7 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
 
     /// Something that is already loaded, as when a server starts beside running engines. A fact: it is
     /// not checked, and the audit shows where it is too much. A figure of before it counts it as taken by others,
-    /// too: probe again behind it.
+    /// too, so that less is promised until the next: probe again behind it.
     pub fn adopt(&self, found: &Adopt, now_ms: u64) -> Result<ReservationId, Error> {
         self.transact(|state| state.adopt(found, now_ms))
     }
@@ -190,8 +186,14 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     /// something was released. Only what leaves by a plan, which is told to after the figure, gives its bytes back
     /// at once.
     ///
-    /// All this holds as long as what runs by the ledger is there when the driver counts, see
-    /// [`Ledger::begin_request`] for engines that unload by their own wish, and [`Drift::missing_bytes`].
+    /// An engine may unload without a word, and load again with its next request (llama-server does when it sleeps).
+    /// The driver gives totals: it does not say whether it is that, or others that have gone. So where less is taken
+    /// than before, others are believed to hold what they held, as far as reservations that are not said to stay
+    /// ([`Request::stays`]) may be what is missing ([`GpuView::missing_bytes`]). That ends when those are
+    /// released, or when no such reservation is left beside the others' bytes. What totals cannot tell at all: others
+    /// that take more while an engine has unloaded without a word, or just as it does, by no more than that; what an
+    /// engine had unloaded before the first figure; and a larger share than the reservation's, which counts as
+    /// others'. [`Ledger::reconcile`] with what engines say they hold makes reservations as large as they are.
     pub fn probe(&self, probes: &[Probe]) -> Result<Vec<Drift>, Error> {
         self.transact(|state| state.probe(state, probes))
     }

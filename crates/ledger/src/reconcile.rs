@@ -1,7 +1,7 @@
 //! The ledger against the world: what the driver says is free, what an engine says it holds, and
 //! holders that are no longer there.
 
-use crate::account::{Figure, Seen};
+use crate::account::{Figure, Seen, believed, narrow};
 use crate::hold::Decided;
 use crate::ids::check_shares;
 use crate::{Error, Event, GpuId, Name, Phase, Reservation, ReservationId, Share, State};
@@ -24,11 +24,12 @@ pub struct Drift {
     /// Which GPU.
     pub gpu: GpuId,
     /// Taken, but by nothing in the ledger that runs. What a reservation that starts or leaves has in memory
-    /// is in here too, until the next probe: too little is promised rather than too much.
+    /// is in here too, until the next probe: too little is promised rather than too much. So is what others had
+    /// before and is not taken any more, as far as an engine that need not stay ([`crate::Request::stays`]) may have
+    /// unloaded as much without a word: it may load again.
     pub foreign_bytes: u64,
-    /// In the ledger as running, but free by the driver: models that are larger in the ledger than in memory, or an
-    /// engine that has unloaded one without a word. Then others may hold more than `foreign_bytes` by what it held,
-    /// and evicting it frees nothing: release it. Where others hold as much as it did, nothing is missing.
+    /// In the ledger as running, but not in the driver's figure if others hold `foreign_bytes`: models that are larger
+    /// in the ledger than in memory, or an engine that has unloaded one without a word; or others have less by now.
     pub missing_bytes: u64,
 }
 
@@ -88,26 +89,50 @@ impl State {
     ) -> Result<(Drift, Option<Event>), Error> {
         let account = self.gpus.get(&probe.gpu);
         let account = account.ok_or_else(|| Error::UnknownGpu(probe.gpu.clone()))?;
-        let stays = self
+        let here = self
             .held
             .values()
             .filter(|r| !gone.iter().any(|g| g.id == r.id));
-        let seen = stays.filter_map(|r| {
+        let mut staying = 0u128;
+        let seen = here.filter_map(|r| {
             let then = before.held.get(&r.id)?;
             let bytes = loaded(then, &probe.gpu).min(loaded(r, &probe.gpu));
+            staying = staying.saturating_add(if r.stays { bytes.into() } else { 0 });
             (bytes > 0).then_some(Seen { id: r.id, bytes })
         });
-        let figure = Figure::new(probe.free_bytes, seen.collect(), 0);
-        let used = account.capacity.saturating_sub(probe.free_bytes);
-        let known = u64::try_from(figure.known).unwrap_or(u64::MAX);
+        let mut figure = Figure::new(probe.free_bytes, seen.collect());
+        let capacity = account.capacity;
+        figure.others = match &account.figure {
+            Some(last) => {
+                let held = self.may_have_held(before, &probe.gpu);
+                believed(last.others, figure.used(capacity), held, staying)
+            }
+            None => narrow(figure.unexplained(capacity)),
+        };
         let drift = Drift {
             gpu: probe.gpu.clone(),
-            foreign_bytes: used.saturating_sub(known),
-            missing_bytes: known.saturating_sub(used),
+            foreign_bytes: figure.foreign(capacity),
+            missing_bytes: figure.missing(capacity),
         };
         let event = figure.as_event(&probe.gpu);
         let is_news = account.figure.as_ref() != Some(&figure);
         Ok((drift, is_news.then_some(event)))
+    }
+
+    /// The most that reservations may have had in a GPU's memory at some moment since `before`: those that start or
+    /// leave all that is theirs, those that are released by now what they had.
+    fn may_have_held(&self, before: &State, gpu: &GpuId) -> u128 {
+        let then = |id| before.held.get(id).map_or(0, |r| r.bytes_on(gpu));
+        let here = self
+            .held
+            .iter()
+            .map(|(id, r)| r.bytes_on(gpu).max(then(id)));
+        let gone = before
+            .held
+            .iter()
+            .filter(|(id, _)| !self.held.contains_key(id));
+        let all = here.chain(gone.map(|(_, r)| r.bytes_on(gpu)));
+        all.map(u128::from).fold(0, u128::saturating_add)
     }
 
     /// Drops reservations whose lease has run out, together with a probe taken just before: a dead
@@ -143,11 +168,9 @@ impl State {
 
     /// Drops reservations whose lease has run out, where nobody can be asked what is still on the GPUs.
     pub(crate) fn expire(&self, now_ms: u64) -> Decided<Vec<Reservation>> {
-        let lapsed = self.held.values().filter(|r| r.lapsed(now_ms));
-        let gone: Vec<_> = lapsed.collect();
-        let mut events = self.abandoned(&gone, |_| true);
-        events.extend(gone.iter().map(|r| Event::Released { id: r.id }));
-        Ok((events, gone.into_iter().cloned().collect()))
+        let blind: Vec<GpuId> = self.gpus.keys().cloned().collect();
+        let (events, reaped) = self.reap(self, &[], &blind, now_ms)?;
+        Ok((events, reaped.released))
     }
 
     /// Before reservations of dead holders are dropped, on GPUs without a new figure. A holder that died may

@@ -74,6 +74,12 @@ pub struct Request {
     /// with it, so that asking again after an answer was lost reserves nothing twice.
     #[serde(default)]
     pub key: Option<Name>,
+    /// Once loaded it stays so until it is told to leave, or is unloaded and released at once: its engine never
+    /// unloads it by its own wish (as llama-server does when it sleeps, to load it again with the next request), and
+    /// holds what was committed. Unless that is said, memory that becomes free beside it may still be its, and is not
+    /// promised on where others were believed to hold it.
+    #[serde(default)]
+    pub stays: bool,
 }
 
 impl Request {
@@ -87,6 +93,7 @@ impl Request {
             stale: None,
             lease_ms: None,
             key: None,
+            stays: false,
         }
     }
 
@@ -113,6 +120,12 @@ impl Request {
         self.key = Some(key.into());
         self
     }
+
+    /// Its engine never unloads it by its own wish, see [`Request::stays`].
+    pub fn staying(mut self) -> Self {
+        self.stays = true;
+        self
+    }
 }
 
 /// Something that is already loaded.
@@ -129,6 +142,9 @@ pub struct Adopt {
     pub lease_ms: Option<u64>,
     /// What the holder calls it: as with [`Request::key`] nothing is adopted twice.
     pub key: Option<Name>,
+    /// Its engine never unloads it by its own wish, see [`Request::stays`].
+    #[serde(default)]
+    pub stays: bool,
 }
 
 impl Adopt {
@@ -140,6 +156,7 @@ impl Adopt {
             shares,
             lease_ms: None,
             key: None,
+            stays: false,
         }
     }
 
@@ -152,6 +169,12 @@ impl Adopt {
     /// With a name of its own, under which nothing is adopted twice.
     pub fn keyed(mut self, key: impl Into<Name>) -> Self {
         self.key = Some(key.into());
+        self
+    }
+
+    /// Its engine never unloads it by its own wish, see [`Request::stays`].
+    pub fn staying(mut self) -> Self {
+        self.stays = true;
         self
     }
 }

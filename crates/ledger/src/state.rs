@@ -1,6 +1,6 @@
 //! What is held where: a state that only events change, so that a journal of them is the ledger.
 
-use crate::account::{Account, Figure, Seen};
+use crate::account::{Account, Figure, Seen, narrow};
 use crate::ids::check_shares;
 use crate::{GpuId, Name, ReservationId, Share, Shortfall, StoreError};
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,9 @@ pub struct Reservation {
     /// What the holder called the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Name>,
+    /// Once loaded it stays so until it is told to leave or released, see [`crate::Request::stays`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stays: bool,
 }
 
 impl Reservation {
@@ -99,6 +102,10 @@ pub enum Event {
         /// By how much those have become fewer since (in snapshots).
         #[serde(default)]
         unconfirmed_bytes: u64,
+        /// What others are believed to hold of the capacity: no less than this. Not in journals of before,
+        /// where they hold what the figure says.
+        #[serde(default)]
+        others_bytes: Option<i64>,
     },
     /// As [`Event::Figure`] in journals of before: how much of a GPU is taken by what is not in the ledger,
     /// whatever is released later.
@@ -200,16 +207,18 @@ impl State {
                 free_bytes,
                 seen,
                 unconfirmed_bytes,
+                others_bytes,
             } => {
-                let figure = Figure::new(free_bytes, seen, unconfirmed_bytes);
+                let mut figure = Figure::new(free_bytes, seen);
+                figure.unconfirmed = unconfirmed_bytes;
                 let account = self.gpus.get_mut(&gpu).ok_or("no such GPU");
-                account.map(|account| account.figure = Some(figure))
+                account.map(|account| account.takes(figure, others_bytes))
             }
             Event::Probed { gpu, foreign_bytes } => {
                 let account = self.gpus.get_mut(&gpu).ok_or("no such GPU");
                 account.map(|account| {
                     let free = account.capacity.saturating_sub(foreign_bytes);
-                    account.figure = Some(Figure::new(free, Vec::new(), 0));
+                    account.takes(Figure::new(free, Vec::new()), None);
                 })
             }
             Event::Reserved { reservation, evict } => self.enter(reservation, &evict),
@@ -294,12 +303,18 @@ impl State {
     }
 
     fn open_account(&mut self, gpu: GpuId, capacity: u64) {
-        let known = self.gpus.remove(&gpu);
         let mut account = Account {
             capacity,
-            figure: known.and_then(|account| account.figure),
             ..Account::default()
         };
+        if let Some(known) = self.gpus.remove(&gpu) {
+            account.figure = known.figure;
+            // What others hold is the same; how much of it lies beyond the capacity is not.
+            let more = i128::from(capacity).saturating_sub(known.capacity.into());
+            if let Some(figure) = &mut account.figure {
+                figure.others = narrow(more.saturating_add(figure.others.into()));
+            }
+        }
         for r in self.held.values() {
             account.count(r.phase, r.bytes_on(&gpu), true);
         }
@@ -369,8 +384,14 @@ pub struct GpuView {
     pub reserved_bytes: u64,
     /// Reservations that are to leave: promised on, not yet free.
     pub leaving_bytes: u64,
-    /// Taken by what is not in the ledger, as of the driver's last figure.
+    /// Taken by what is not in the ledger, as of the driver's last figure: what is in it beside the reservations, or,
+    /// where less is, what others held before: an engine that has unloaded without a word may load again
+    /// ([`crate::Request::stays`]).
     pub foreign_bytes: u64,
+    /// Loaded by the ledger, but not in the driver's figure if others hold `foreign_bytes`: unloaded without a word,
+    /// or larger in the ledger than in memory; or others have less by now.
+    #[serde(default)]
+    pub missing_bytes: u64,
     /// Of `foreign_bytes`: the bytes of reservations that were released since. The next figure shows whether
     /// they are free.
     #[serde(default)]
@@ -403,6 +424,7 @@ impl State {
             reserved_bytes: clamp(account.promised),
             leaving_bytes: clamp(account.leaving),
             foreign_bytes: account.foreign(),
+            missing_bytes: account.missing(),
             unconfirmed_bytes: account.unconfirmed(),
             free_bytes: u64::try_from(account.room()).unwrap_or(0),
         };

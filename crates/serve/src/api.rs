@@ -70,6 +70,9 @@ pub struct ReservationReport {
     pub lease_until_ms: Option<u64>,
     /// The Idempotency-Key that it was made with.
     pub key: Option<String>,
+    /// Whether its engine is said never to unload it by its own wish.
+    #[serde(default)]
+    pub stays: bool,
 }
 
 impl From<&Reservation> for ReservationReport {
@@ -90,6 +93,7 @@ impl From<&Reservation> for ReservationReport {
             lease_ms: r.lease_ms,
             lease_until_ms: r.lease_until_ms,
             key: r.key.as_ref().map(ToString::to_string),
+            stays: r.stays,
         }
     }
 }
@@ -126,6 +130,12 @@ pub struct GpuSums {
     pub leaving_bytes: u64,
     /// Taken by what is not in the ledger.
     pub foreign_bytes: u64,
+    /// Loaded by the ledger, but not there by the driver if others hold `foreign_bytes`.
+    #[serde(default)]
+    pub missing_bytes: u64,
+    /// Of `foreign_bytes`: released since the driver was asked.
+    #[serde(default)]
+    pub unconfirmed_bytes: u64,
     /// What can be promised.
     pub free_bytes: u64,
 }
@@ -138,6 +148,8 @@ impl From<&ledger::GpuView> for GpuSums {
             reserved_bytes: view.reserved_bytes,
             leaving_bytes: view.leaving_bytes,
             foreign_bytes: view.foreign_bytes,
+            missing_bytes: view.missing_bytes,
+            unconfirmed_bytes: view.unconfirmed_bytes,
             free_bytes: view.free_bytes,
         }
     }
@@ -305,8 +317,13 @@ pub struct GpuReport {
     pub reserved_bytes: u64,
     /// Promised on, but held until what is to leave has left.
     pub leaving_bytes: u64,
-    /// Taken by what is not in the ledger.
+    /// Taken by what is not in the ledger: by the driver's last figure, or, where less is taken now, what was so
+    /// before, as an engine may have unloaded without a word and may load again (`stays`).
     pub foreign_bytes: u64,
+    /// Loaded by the ledger, but not there by the driver if others hold `foreign_bytes`: unloaded without a word, or
+    /// larger in the ledger than in memory; or others have less by now.
+    #[serde(default)]
+    pub missing_bytes: u64,
     /// Of `foreign_bytes`: released since the driver was asked, which has yet to say that they are free.
     pub unconfirmed_bytes: u64,
     /// What can be promised.

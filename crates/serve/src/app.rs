@@ -230,6 +230,7 @@ impl App {
                 reserved_bytes: of(|view| view.reserved_bytes),
                 leaving_bytes: of(|view| view.leaving_bytes),
                 foreign_bytes: of(|view| view.foreign_bytes),
+                missing_bytes: of(|view| view.missing_bytes),
                 unconfirmed_bytes: of(|view| view.unconfirmed_bytes),
                 free_bytes: of(|view| view.free_bytes),
                 free_known: self.is_free_known(id),

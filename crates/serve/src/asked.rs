@@ -74,6 +74,11 @@ pub struct ReserveRequest {
     /// A placement with layers or experts on the host will do, too.
     #[serde(default)]
     pub partial: bool,
+    /// Its engine never unloads it by its own wish, as llama-server does when it sleeps: it stays loaded until it is
+    /// evicted, or is unloaded and released at once. Unless that is said, memory that becomes free beside it may still
+    /// be its, and is not promised on where others held it before.
+    #[serde(default)]
+    pub stays: bool,
 }
 
 /// When a reservation may be evicted.
@@ -138,6 +143,11 @@ pub struct AdoptRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub lease_ms: Option<u64>,
+    /// Its engine never unloads it by its own wish, as llama-server does when it sleeps: it stays loaded until it is
+    /// evicted, or is unloaded and released at once. Unless that is said, memory that becomes free beside it may still
+    /// be its, and is not promised on where others held it before.
+    #[serde(default)]
+    pub stays: bool,
 }
 
 /// What a holder's engines say they hold.
@@ -236,6 +246,7 @@ impl ReserveRequest {
             .map(|evict| Stale::after(evict.idle_ms, evict.start_ms));
         load.lease_ms = self.lease_ms;
         load.partial = self.partial;
+        load.stays = self.stays;
         load.key = key.map(Into::into);
         lease(self.lease_ms)?;
         Ok(load)
@@ -270,6 +281,7 @@ impl AdoptRequest {
         let shares = on_host(host, &self.shares)?;
         let mut found = ledger::Adopt::new(self.name.as_str(), self.holder.as_str(), shares);
         found.lease_ms = self.lease_ms;
+        found.stays = self.stays;
         found.key = key.map(Into::into);
         Ok(found)
     }

@@ -54,7 +54,7 @@ pub struct Metrics {
     probes_failed: Counter,
     /// Of GPUs of which the driver has said it.
     probe_ages: Family<Gpu, Bytes>,
-    gpus: [OfGpus; 6],
+    gpus: [OfGpus; 7],
     reservations: Bytes,
     violations: Bytes,
 }
@@ -76,6 +76,7 @@ impl Default for Metrics {
                 (|view| view.reserved_bytes, Family::default()),
                 (|view| view.leaving_bytes, Family::default()),
                 (|view| view.foreign_bytes, Family::default()),
+                (|view| view.missing_bytes, Family::default()),
                 (|view| view.unconfirmed_bytes, Family::default()),
                 (|view| view.free_bytes, Family::default()),
             ],
@@ -125,6 +126,7 @@ impl Default for Metrics {
             ("gpu_reserved", "Promised to reservations that start or run"),
             ("gpu_leaving", "Held until what is to leave has left"),
             ("gpu_foreign", "Taken by what is not in the ledger"),
+            ("gpu_missing", "Loaded by the ledger, but not by the driver"),
             ("gpu_unconfirmed", "Released since the driver was asked"),
             ("gpu_free", "What can be promised"),
         ];

@@ -128,9 +128,7 @@ const OPERATIONS: &[Operation] = &[
         method: "post",
         path: "/v1/reservations/{id}/begin",
         id: "begin",
-        summary: "A request to the model begins: it is not evicted until that ends. An engine that is to unload by its \
-                  own wish says so first, by this or by the release: a model that is gone without a word can still be \
-                  evicted for another, and what the driver says then hides what others hold",
+        summary: "A request to the model begins: it is not evicted until that ends",
         sends: Sends::Nothing,
         gets: (200, "The reservation", Some(of::<ReservationReport>)),
         refused: &[400, 403, 404, 409],

@@ -23,6 +23,8 @@ pub struct LoadRequest {
     pub partial: bool,
     /// What the holder calls this request: nothing is reserved twice under one key.
     pub key: Option<Name>,
+    /// Its engine never unloads it by its own wish, see [`ledger::Request::stays`].
+    pub stays: bool,
 }
 
 impl LoadRequest {
@@ -35,6 +37,7 @@ impl LoadRequest {
             lease_ms: None,
             partial: false,
             key: None,
+            stays: false,
         }
     }
 
@@ -53,6 +56,12 @@ impl LoadRequest {
     /// With a name of its own, under which nothing is reserved twice.
     pub fn keyed(mut self, key: impl Into<Name>) -> LoadRequest {
         self.key = Some(key.into());
+        self
+    }
+
+    /// Its engine never unloads it by its own wish, see [`ledger::Request::stays`].
+    pub fn staying(mut self) -> LoadRequest {
+        self.stays = true;
         self
     }
 
@@ -189,8 +198,8 @@ impl<S: Store> Host<S> {
     ///
     /// Never more than that is promised from now on; what is reserved later comes out of it. What is released
     /// later is free with the next figure, see [`Ledger::probe`]: observe again after a release. Where only some
-    /// GPUs' are known, [`Ledger::probe_since`] takes those. An engine that is to unload by its own wish says so
-    /// first, see [`Ledger::begin_request`].
+    /// GPUs' are known, [`Ledger::probe_since`] takes those. What others hold is remembered where an engine may have
+    /// unloaded without a word, and may load again: [`ledger::Request::stays`].
     pub fn observe(&self, free_bytes: &[u64]) -> Result<(), Error> {
         self.ledger.probe(&self.probes(free_bytes)?)?;
         Ok(())

@@ -301,6 +301,7 @@ impl<S: Store> Asked<'_, S> {
         request.stale = load.stale.filter(|_| evict);
         request.lease_ms = load.lease_ms;
         request.key = load.key.clone();
+        request.stays = load.stays;
         let grant = self.host.ledger().reserve(&request, self.now_ms)?;
         let placement = self.placement(choices, &grant);
         if placement.is_err() {

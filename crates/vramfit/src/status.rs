@@ -42,6 +42,8 @@ pub enum Status {
     Phase,
     /// No GPU is needed with these settings: there is nothing to reserve.
     NoGpu,
+    /// A reservation was made under this key before, and is still held.
+    KeyTaken,
     /// The journal did not take it, or cannot be read.
     Store,
     /// Something else.
@@ -69,6 +71,7 @@ impl Status {
             Status::TookTooMuch => "took_too_much",
             Status::Phase => "phase",
             Status::NoGpu => "no_gpu",
+            Status::KeyTaken => "key_taken",
             Status::Store => "store",
             Status::Other => "other",
         }
@@ -82,6 +85,7 @@ impl Status {
             Error::NeverFits(_) => Status::NeverFits,
             Error::UnknownGpu(_) | Error::UnknownHost(_) => Status::UnknownGpu,
             Error::UnknownReservation(_) => Status::UnknownReservation,
+            Error::KeyTaken(_) => Status::KeyTaken,
             Error::StalePlan { .. } => Status::StalePlan,
             Error::Waits { .. } => Status::Waits,
             Error::TookTooMuch { .. } => Status::TookTooMuch,
@@ -117,7 +121,7 @@ impl Error {
     }
 
     /// What else is known, as an object: the `decision` that refused a reservation, those that are `pending` or
-    /// `leaving`, what is `short`.
+    /// `leaving`, what is `short`, the `reservation` that has the key.
     pub fn details(&self) -> Value {
         use ledger::Error as Ledger;
         let Error::Ledger(error) = self else {
@@ -132,6 +136,7 @@ impl Error {
             }
             Ledger::Waits { leaving, .. } => json!({ "leaving": leaving }),
             Ledger::TookTooMuch { short, .. } => json!({ "short": short }),
+            Ledger::KeyTaken(id) => json!({ "reservation": id }),
             _ => json!({}),
         }
     }

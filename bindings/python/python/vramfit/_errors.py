@@ -130,6 +130,12 @@ class NoGpu(LedgerError):
     status = "no_gpu"
 
 
+class KeyTaken(LedgerError):
+    """A reservation was made under this key before, and is still held: ``details["reservation"]``."""
+
+    status = "key_taken"
+
+
 class StoreError(LedgerError):
     """The journal did not take it, or cannot be read."""
 

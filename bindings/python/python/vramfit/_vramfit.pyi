@@ -228,9 +228,8 @@ class Host:
     def observe(self, free_bytes: _Free) -> None:
         """What the driver says is free of each GPU: figures that were taken just now, nothing having been committed or
         released since, or a function that asks for them. Never more is promised from now on, and what is released
-        later, or adopted, is known with the next figures: observe again behind it. An engine that is to unload by its
-        own wish says so first, by `begin_request` or `release`: a model that is gone without a word can still be
-        evicted for another, and the figures then hide what others hold."""
+        later, or adopted, is known with the next figures: observe again behind it. What others hold is remembered
+        where an engine may have unloaded without a word, and may load again: ``stays``."""
 
     def reserve(
         self,
@@ -241,9 +240,16 @@ class Host:
         lease_ms: int | None = None,
         stale_ms: tuple[int, int] | None = None,
         partial: bool = False,
+        stays: bool = False,
+        key: str | None = None,
         now_ms: int | None = None,
         **settings: Unpack[_Settings],
-    ) -> Reserved: ...
+    ) -> Reserved:
+        """Finds a placement and reserves what it takes, in one step. ``stays``: its engine never unloads it by its own
+        wish, as llama-server does when it sleeps; unless that is said, memory that becomes free beside it may still be
+        its, and is not promised on where others held it before. Under one ``key`` nothing is reserved twice
+        (:class:`KeyTaken`), so that asking again is safe."""
+
     def commit(
         self,
         reservation: _Reservation,
@@ -262,6 +268,8 @@ class Host:
         shares: Sequence[tuple[int, int]],
         *,
         lease_ms: int | None = None,
+        stays: bool = False,
+        key: str | None = None,
         now_ms: int | None = None,
     ) -> int: ...
     def reconcile(self, holder: str, held: dict[int, Sequence[tuple[int, int]]]) -> dict[str, list[int]]:
@@ -271,6 +279,8 @@ class Host:
     def audit(self) -> list[dict[str, Any]]: ...
     def state(self) -> dict[str, Any]: ...
     def reap(self, free_bytes: _Free, *, now_ms: int | None = None) -> dict[str, Any]: ...
+    def expire(self, *, now_ms: int | None = None) -> list[dict[str, Any]]:
+        """As ``reap`` where no driver can be asked: what a dead holder's engine still holds is not known then."""
 
 @final
 class Reserved:
