@@ -37,6 +37,8 @@ struct Figure {
     explained: BTreeMap<ReservationId, u64>,
     /// What others are thought to hold.
     others: i128,
+    /// What is no longer explained since.
+    gone: u64,
 }
 
 /// A question to the driver that is not answered yet: the ledger then, what was held and ran of it, and what the
@@ -109,6 +111,7 @@ impl Naive {
             free: probe.free_bytes,
             explained: self.running(gpu),
             others: 0,
+            gone: 0,
         };
         figure.explained.retain(|id, bytes| {
             *bytes = ran.get(id).map_or(0, |ran| *ran.min(bytes));
@@ -119,7 +122,9 @@ impl Naive {
             let most = held.entry(id).or_default();
             *most = bytes.max(*most);
         }
+        let gone = self.figures.get(gpu).map_or(0, |last| last.gone);
         let all: i128 = held.values().copied().map(i128::from).sum();
+        let all = all + i128::from(gone); // it may only be about to go
         let stays = |id| self.slots.iter().any(|s| s.id == id && s.stays);
         let sure = figure.explained.iter().filter(|&(&id, _)| stays(id));
         let sure: i128 = sure.map(|(_, &bytes)| i128::from(bytes)).sum();
@@ -144,6 +149,7 @@ impl Naive {
         let capacity = &self.capacity;
         for (gpu, figure) in &mut self.figures {
             let was = figure.explained.remove(&id).unwrap_or(0);
+            figure.gone += was;
             if phase == Phase::Leaving {
                 // But what others hold is not given back with it.
                 let others: u64 = figure.explained.values().sum();
@@ -587,10 +593,18 @@ impl Game {
             reaped.released.iter().map(|r| r.id).collect::<Vec<_>>(),
             released
         );
+        let gone = |n: &Naive| -> Vec<_> {
+            let gone = gpus.iter().map(|gpu| n.figures.get(gpu).map(|f| f.gone));
+            gone.collect()
+        };
+        let before = gone(&self.naive);
         for id in &released {
             self.naive.gone(*id, Phase::Running);
         }
-        for (probe, held) in probes.iter().zip(held) {
+        for ((probe, held), gone) in probes.iter().zip(held).zip(before) {
+            if let (Some(figure), Some(gone)) = (self.naive.figures.get_mut(&probe.gpu), gone) {
+                figure.gone = gone; // those are in `held`
+            }
             let ran = self.naive.running(&probe.gpu);
             self.naive.note(probe, held, &ran);
         }
@@ -621,8 +635,12 @@ impl Game {
                     self.naive.facts |= draw == 1;
                     for (gpu, bytes) in &slot.shares {
                         let figure = self.naive.figures.get_mut(gpu);
-                        let explained = figure.and_then(|f| f.explained.get_mut(&slot.id));
-                        explained.into_iter().for_each(|b| *b = (*b).min(*bytes));
+                        if let Some(figure) = figure
+                            && let Some(explained) = figure.explained.get_mut(&slot.id)
+                        {
+                            figure.gone += explained.saturating_sub(*bytes);
+                            *explained = (*explained).min(*bytes);
+                        }
                     }
                     report.push(Held {
                         id: slot.id,

@@ -58,6 +58,8 @@ struct World {
     shown: BTreeMap<GpuId, u64>,
     /// Reservations are larger than what is loaded.
     generous: bool,
+    /// Released since the last answer, on each GPU.
+    released: BTreeMap<GpuId, u64>,
     /// Something was loaded when the driver counted that was not reserved before nor after.
     hidden: bool,
     engines: Vec<Engine>,
@@ -92,6 +94,7 @@ impl World {
             moves: moves[rng.usize(..3)],
             generous: rng.u8(..3) == 0,
             hidden: false,
+            released: BTreeMap::new(),
             engines: Vec::new(),
             asked: None,
             rng,
@@ -203,10 +206,7 @@ impl World {
         } = &mut self.engines[at];
         let left = there.iter().map(|(gpu, there)| most[gpu] - there);
         match (*going, there.values().sum::<u64>(), left.sum::<u64>()) {
-            (true, 0, _) => {
-                ledger.release(grant.id).unwrap();
-                self.engines.remove(at);
-            }
+            (true, 0, _) => self.release(at),
             (true, ..) => {
                 for bytes in there.values_mut() {
                     *bytes -= rng.u64(0..=*bytes).max(1).min(*bytes);
@@ -229,6 +229,14 @@ impl World {
         }
     }
 
+    fn release(&mut self, at: usize) {
+        let gone = self.engines.remove(at);
+        self.ledger.release(gone.grant.id).unwrap();
+        for share in &gone.grant.shares {
+            *self.released.entry(share.gpu.clone()).or_default() += share.bytes.get();
+        }
+    }
+
     /// One leaves by its own wish, and may say that it is in use before it unloads: nobody plans with its bytes.
     /// What is known to stay is unloaded and released at once.
     fn leave(&mut self) {
@@ -238,9 +246,7 @@ impl World {
         if let Some(&i) = self.rng.choice(&here) {
             let engine = &mut self.engines[i];
             if engine.committed && state.reservation(engine.grant.id).unwrap().stays {
-                self.ledger.release(engine.grant.id).unwrap();
-                self.engines.remove(i);
-                return;
+                return self.release(i);
             }
             if engine.committed && self.rng.bool() {
                 self.ledger
@@ -335,10 +341,12 @@ impl World {
             ids.dedup();
             let held = ids.iter().map(|&id| bytes(before, id).max(bytes(&now, id)));
             let used = self.capacity[&probe.gpu] - probe.free_bytes;
-            let surely = used.saturating_sub(held.sum());
+            let released = self.released.remove(&probe.gpu).unwrap_or(0);
+            let beyond = used.saturating_sub(held.sum());
+            let surely = beyond.saturating_sub(released);
             let (then, least) = counted.others[&probe.gpu];
             // Unless something came and went while the driver was asked: then that counts as others', for longer.
-            self.hidden |= surely > then;
+            self.hidden |= beyond > then;
             let shown = self.shown.get_mut(&probe.gpu).unwrap();
             *shown = (*shown).max(surely.min(least));
         }

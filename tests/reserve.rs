@@ -330,6 +330,57 @@ fn free_is_the_less_of_driver_and_ledger() {
     check(&host, &reserved);
 }
 
+/// llama-server unloads what is idle without a word and loads it again with the next request.
+#[test]
+fn what_sleeps_may_load_again_and_evicting_it_frees_nothing_of_others() {
+    for (others, asleep) in [(20 * GIB, 30 * GIB), (30 * GIB, 20 * GIB)] {
+        let host = host("80GiB");
+        let capacity = free(&host)[0];
+        let observe = |free_bytes| host.observe(&[free_bytes]).unwrap();
+        observe(capacity - others);
+        let shares = host.shares(&[(0, asleep)]).unwrap();
+        let found = ledger::Adopt::new("old", "engine", shares);
+        // One of those that take something, until then.
+        observe(capacity - others - asleep);
+        let old = host.ledger().adopt(&found, 0).unwrap();
+        observe(capacity - others - asleep);
+        let room = capacity - others - asleep;
+        assert_eq!(free(&host), [room]);
+        observe(capacity - others);
+        assert_eq!(free(&host), [room]);
+        let shown = host.ledger().gpus().unwrap();
+        assert_eq!(
+            (shown[0].foreign_bytes, shown[0].missing_bytes),
+            (others, asleep)
+        );
+        // All of it and no more is granted by evicting it; then what it would have taken is.
+        let reserve = |n_ctx| {
+            let run = RunConfig::builder().n_ctx(n_ctx).build();
+            let stale = Stale::after(MINUTE, 10 * MINUTE);
+            let load = LoadRequest::new("new", "loader").evicting(stale);
+            host.reserve(&small(), &run, &Policy::default(), &load, 2 * MINUTE)
+        };
+        let all: Vec<u64> = (1..=20)
+            .filter_map(|i| reserve(i * 32_768).ok())
+            .map(|reserved| {
+                let bytes = reserved.grant.shares[0].bytes.get();
+                let is_evicted = reserved.grant.evict.iter().any(|e| e.id == old);
+                if is_evicted {
+                    host.release(old).unwrap();
+                }
+                host.release(reserved.id()).unwrap();
+                assert_eq!(is_evicted, bytes > room);
+                assert!(bytes <= capacity - others);
+                bytes
+            })
+            .take_while(|&bytes| bytes <= room)
+            .collect();
+        assert!(!all.is_empty());
+        assert_eq!(host.ledger().state().unwrap().reservations().count(), 0);
+        assert_eq!(free(&host), [capacity - others]);
+    }
+}
+
 #[test]
 fn a_restart_finds_the_reservations_and_misses_the_gpus_that_are_gone() {
     let folder = tempfile::tempdir().unwrap();

@@ -325,8 +325,8 @@ func TestErrors(t *testing.T) {
 	check(second(vramfit.Plan(unknown(t), gpus, vramfit.Settings{SplitMode: "tensor"})), vramfit.NotModelled, "'lxama', which is not known: use -sm layer")
 	check(second(host.Reserve(model, vramfit.Load{Model: "m", Holder: "h"}, vramfit.Settings{})), vramfit.NeverFits, "does not fit")
 	check(host.Commit(7, nil), vramfit.UnknownReservation, "#7")
-	check(second(host.Adopt("m", "h", []vramfit.Share{{GPU: 1, Bytes: 1}}, 0)), vramfit.UnknownGPU, "CUDA1")
-	id := must[uint64](t)(host.Adopt("m", "h", []vramfit.Share{{GPU: 0, Bytes: 3 << 30}}, 0))
+	check(second(host.Adopt("m", "h", []vramfit.Share{{GPU: 1, Bytes: 1}}, 0, false)), vramfit.UnknownGPU, "CUDA1")
+	id := must[uint64](t)(host.Adopt("m", "h", []vramfit.Share{{GPU: 0, Bytes: 3 << 30}}, 0, false))
 	violations := must[[]vramfit.Violation](t)(host.Audit())
 	if len(violations) != 1 || violations[0].ReservedBytes != 3<<30 || violations[0].Reservations[0] != id {
 		t.Errorf("%+v", violations)
@@ -357,13 +357,13 @@ func TestFacts(t *testing.T) {
 	var a, b uint64
 	// While the driver is asked, of which others have 2 GiB, 4 GiB are loaded that are not in its answer.
 	err := host.ObserveWith(func() ([]uint64, error) {
-		a = must[uint64](t)(host.Adopt("a", "loader", []vramfit.Share{{GPU: 0, Bytes: 4 * gib}}, 0))
+		a = must[uint64](t)(host.Adopt("a", "loader", []vramfit.Share{{GPU: 0, Bytes: 4 * gib}}, 0, false))
 		return []uint64{capacity - 2*gib}, nil
 	})
 	if err != nil || free() != capacity-6*gib {
 		t.Fatalf("%v, %d free of %d", err, free(), capacity)
 	}
-	b = must[uint64](t)(host.Adopt("b", "loader", []vramfit.Share{{GPU: 0, Bytes: gib}}, time.Second))
+	b = must[uint64](t)(host.Adopt("b", "loader", []vramfit.Share{{GPU: 0, Bytes: gib}}, time.Second, false))
 	held := []vramfit.Held{{ID: a, Shares: []vramfit.Share{{GPU: 0, Bytes: 5 * gib}}}, {ID: 99, Shares: []vramfit.Share{{GPU: 0, Bytes: 1}}}}
 	found := must[vramfit.Differences](t)(host.Reconcile("loader", held))
 	expected := vramfit.Differences{Resized: []uint64{a}, Unknown: []uint64{99}, Missing: []uint64{b}}
@@ -387,7 +387,7 @@ func TestFacts(t *testing.T) {
 	if err := errors.Join(host.Release(a), host.Observe([]uint64{capacity - 2*gib})); err != nil || free() != capacity-2*gib {
 		t.Fatalf("%v, %d free of %d", err, free(), capacity)
 	}
-	if _, err := host.Adopt("m", "h", []vramfit.Share{{GPU: 0, Bytes: 1}}, time.Microsecond); err == nil {
+	if _, err := host.Adopt("m", "h", []vramfit.Share{{GPU: 0, Bytes: 1}}, time.Microsecond, false); err == nil {
 		t.Fatal("a lease that ends before it begins")
 	}
 }
@@ -450,5 +450,45 @@ func TestGoroutinesShareAHost(t *testing.T) {
 	empty := must[*vramfit.GPUs](t)(fresh.GPUs())
 	if now.FreeBytes(0) != empty.FreeBytes(0) || now.FreeBytes(1) != empty.FreeBytes(1) {
 		t.Errorf("%d and %d are free", now.FreeBytes(0), now.FreeBytes(1))
+	}
+}
+
+// Less is taken: others have gone, or the engine sleeps and may load again.
+func TestSleepers(t *testing.T) {
+	const gib = 1 << 30
+	model := must[*vramfit.Model](t)(vramfit.Open(fixture("qwen3-8b.Q4_K_M.gguf")))
+	for _, stays := range []bool{false, true} {
+		gpus := must[*vramfit.GPUs](t)(vramfit.ParseGPUs("80GiB"))
+		host := must[*vramfit.Host](t)(vramfit.OpenHost("box", gpus, vramfit.HostOptions{}))
+		now := time.UnixMilli(1000)
+		host.Now = func() time.Time { return now }
+		free := func() uint64 { return must[*vramfit.GPUs](t)(host.GPUs()).FreeBytes(0) }
+		capacity := free()
+		observe := func(taken uint64) {
+			if err := host.Observe([]uint64{capacity - taken}); err != nil {
+				t.Error(err)
+			}
+		}
+		observe(20 * gib)
+		must[uint64](t)(host.Adopt("old", "engine", []vramfit.Share{{GPU: 0, Bytes: 10 * gib}}, time.Second, stays))
+		observe(20 * gib)
+		observe(10 * gib)
+		held := map[bool]uint64{false: 20 * gib, true: 10 * gib}[stays]
+		if free() != capacity-held {
+			t.Errorf("%d free", free())
+		}
+		load := vramfit.Load{Model: "m", Holder: "h", Stays: stays, Key: "load"}
+		settings := vramfit.Settings{NCtx: vramfit.Ptr[uint32](4096)}
+		must[*vramfit.Reserved](t)(host.Reserve(model, load, settings))
+		if _, err := host.Reserve(model, load, settings); !errors.Is(err, vramfit.KeyTaken) {
+			t.Error(err)
+		}
+		if gone := must[json.RawMessage](t)(host.Expire()); string(gone) != "[]" {
+			t.Error(string(gone))
+		}
+		now = now.Add(time.Second + time.Millisecond)
+		if gone := must[json.RawMessage](t)(host.Expire()); !strings.Contains(string(gone), `"model":"old"`) {
+			t.Error(string(gone))
+		}
 	}
 }

@@ -164,6 +164,25 @@ fn what_loads_or_leaves_is_not_taken_for_others_for_long() {
 }
 
 #[test]
+fn a_process_that_takes_its_time_to_end_is_not_one_of_the_others() {
+    // Released, and told to leave and released: it is still there at the next figure, and not at the one after.
+    for evicted in [false, true] {
+        let (ledger, old) = beside(20, 20);
+        let next = ledger.reserve(&ask("next", &[&[10 * GIB]]), 1).unwrap();
+        ledger.commit(next.id, &next.shares, MINUTE).unwrap();
+        figure(&ledger, 30);
+        let asked = ask("new", &[&[50 * GIB]]).evicting(stale());
+        let new = evicted.then(|| ledger.reserve(&asked, 90_000).unwrap());
+        ledger.release(old.id).unwrap();
+        figure(&ledger, 30);
+        figure(&ledger, 50);
+        new.into_iter()
+            .for_each(|new| ledger.release(new.id).unwrap());
+        assert_eq!(shown(&ledger), (20, 0, 50));
+    }
+}
+
+#[test]
 fn what_is_adopted_was_one_of_the_others() {
     let ledger = hosts(&[("a", &[80])]);
     figure(&ledger, 30);

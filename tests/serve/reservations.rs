@@ -109,13 +109,13 @@ fn what_is_loaded_already_is_adopted_and_reconciled() {
     let server = Server::start(&[]);
     let before = free(&server);
     let adopt = |body: &Value| server.post("/v1/ledger/adopt", &body.to_string());
-    let found = json!({ "name": "old", "holder": "engine", "lease_ms": 600_000,
+    let found = json!({ "name": "old", "holder": "engine", "lease_ms": 600_000, "stays": true,
         "shares": [{ "gpu": "CUDA1", "bytes": 30u64 << 30 }] });
     let answer = adopt(&found);
     let adopted = answer.ok(201);
     assert_eq!(
-        (&adopted["phase"], &adopted["model"]),
-        (&json!("running"), &json!("old"))
+        (&adopted["phase"], &adopted["model"], &adopted["stays"]),
+        (&json!("running"), &json!("old"), &json!(true))
     );
     let one = format!("/v1/reservations/{}", adopted["id"]);
     assert_eq!(answer.header("location"), Some(one.as_str()));
@@ -199,6 +199,10 @@ fn what_is_loaded_already_is_adopted_and_reconciled() {
             json!({ "holder": "engine", "held": [held("CUDA0", 0)] }),
             "invalid",
         ),
+        (
+            json!({ "holder": "engine", "held": [held("CUDA0", 1), held("CUDA0", 2)] }),
+            "invalid",
+        ),
         (json!({ "holder": "", "held": [] }), "invalid"),
         (json!({ "held": [] }), "invalid"),
     ] {
@@ -216,7 +220,7 @@ fn each_decision_says_what_was_looked_at_and_what_came_of_it() {
     let capacity = free(&server)[0];
     let sums = |gpu: &str, reserved: u64| {
         json!({ "gpu": gpu, "capacity_bytes": capacity, "reserved_bytes": reserved, "leaving_bytes": 0,
-            "foreign_bytes": 0, "free_bytes": capacity - reserved })
+            "foreign_bytes": 0, "missing_bytes": 0, "unconfirmed_bytes": 0, "free_bytes": capacity - reserved })
     };
     let first = reserve(&server, &ask(LARGE, "a")).ok(201);
     let bytes = first["reservation"]["shares"][0]["bytes"].as_u64().unwrap();

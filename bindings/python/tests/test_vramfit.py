@@ -263,6 +263,30 @@ def test_the_ledger_against_the_driver_and_the_engines() -> None:
     assert free() == capacity - 2 * GIB
 
 
+def test_engines_that_sleep_and_those_that_stay(small: vramfit.Model) -> None:
+    for stays in (False, True):
+        host = vramfit.Host("h", "80GiB")
+        capacity = host.gpus[0].free_bytes
+        host.observe([capacity - 20 * GIB])
+        old = host.adopt("old", "engine", [(0, 10 * GIB)], stays=stays, lease_ms=1000, key="found", now_ms=0)
+        with pytest.raises(vramfit.KeyTaken) as taken:
+            host.adopt("old", "engine", [(0, 10 * GIB)], key="found", now_ms=0)
+        assert taken.value.details == {"reservation": old}
+        host.observe([capacity - 20 * GIB])
+        # 10 GiB less are taken: others have gone, or the engine sleeps and may load again.
+        host.observe([capacity - 10 * GIB])
+        (gpu,) = host.state()["gpus"]
+        assert gpu["missing_bytes"] == (0 if stays else 10 * GIB)
+        assert host.gpus[0].free_bytes == capacity - (10 if stays else 20) * GIB
+        new = host.reserve(small, name="m", holder="h", key="load", stays=stays, n_ctx=4096)
+        with pytest.raises(vramfit.KeyTaken):
+            host.reserve(small, name="m", holder="h", key="load", n_ctx=4096)
+        assert [r.get("stays", False) for r in host.state()["reservations"]] == [stays, stays]
+        host.release(new)
+        assert host.expire(now_ms=1000) == []
+        assert [r["id"] for r in host.expire(now_ms=1001)] == [old]
+
+
 def test_threads_share_a_host() -> None:
     model = vramfit.open(fixture("qwen2.5-0.5b.Q4_K_M.gguf"))
     host = vramfit.Host("h", "8GiB")

@@ -33,6 +33,8 @@ pub(crate) struct Figure {
     /// The bytes by which those have become fewer since. Nobody knows whether they were still in the figure:
     /// an engine unloads before it says so.
     pub unconfirmed: u64,
+    /// The bytes of those that have left since, and have given them back.
+    pub left: u64,
     /// What others are believed to hold of the capacity at least, see [`believed`]. Below zero where they hold
     /// less than is set aside for them (a capacity below what the GPU has), or reservations are larger
     /// than what is loaded.
@@ -48,6 +50,7 @@ impl Figure {
             known: bytes.fold(0, u128::saturating_add),
             seen,
             unconfirmed: 0,
+            left: 0,
             others: 0,
         }
     }
@@ -82,6 +85,7 @@ impl Figure {
             free_bytes: self.free,
             seen: seen.map(|(&id, &bytes)| Seen { id, bytes }).collect(),
             unconfirmed_bytes: self.unconfirmed,
+            left_bytes: self.left,
             others_bytes: Some(self.others),
         }
     }
@@ -103,7 +107,9 @@ impl Figure {
     fn leave(&mut self, id: ReservationId, capacity: u64) {
         let others = self.unexplained(capacity).max(self.others.into());
         let beside = self.used(capacity).saturating_sub(others);
-        let back = self.forget(id).min(clamped(beside));
+        let left = self.forget(id);
+        self.left = self.left.saturating_add(left);
+        let back = left.min(clamped(beside));
         self.free = self.free.saturating_add(back);
     }
 
@@ -204,8 +210,8 @@ impl Account {
 }
 
 /// What others hold after a figure in which `used` bytes are taken: as much as before, unless the figure rules that
-/// out. Of what is taken, reservations have at most all that they may (`held`) and at least what does not
-/// unload without a word (`staying`), and others the rest.
+/// out. Of what is taken, reservations have at most all that they may (`held`, with what was just released: a process
+/// may take its time to end) and at least what does not unload without a word (`staying`), and others the rest.
 pub(crate) fn believed(before: i64, used: i128, held: u128, staying: u128) -> i64 {
     let least = used.saturating_sub(signed(held));
     let most = used.saturating_sub(signed(staying)).max(least);

@@ -105,6 +105,8 @@ impl State {
         figure.others = match &account.figure {
             Some(last) => {
                 let held = self.may_have_held(before, &probe.gpu);
+                let gone = last.unconfirmed.saturating_add(last.left);
+                let held = held.saturating_add(gone.into());
                 believed(last.others, figure.used(capacity), held, staying)
             }
             None => narrow(figure.unexplained(capacity)),

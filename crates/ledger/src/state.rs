@@ -102,6 +102,9 @@ pub enum Event {
         /// By how much those have become fewer since (in snapshots).
         #[serde(default)]
         unconfirmed_bytes: u64,
+        /// What of them has left and given its bytes back since (in snapshots).
+        #[serde(default)]
+        left_bytes: u64,
         /// What others are believed to hold of the capacity: no less than this. Not in journals of before,
         /// where they hold what the figure says.
         #[serde(default)]
@@ -207,10 +210,12 @@ impl State {
                 free_bytes,
                 seen,
                 unconfirmed_bytes,
+                left_bytes,
                 others_bytes,
             } => {
                 let mut figure = Figure::new(free_bytes, seen);
                 figure.unconfirmed = unconfirmed_bytes;
+                figure.left = left_bytes;
                 let account = self.gpus.get_mut(&gpu).ok_or("no such GPU");
                 account.map(|account| account.takes(figure, others_bytes))
             }

@@ -20,6 +20,7 @@ pub async fn adopt(State(app): State<Arc<App>>, headers: HeaderMap, request: Req
         let found = asked.found(app.host.name(), key.as_deref())?;
         once(&app, key, body, || {
             let id = app.host.ledger().adopt(&found, app.clock.now_ms())?;
+            app.asked.has_moved();
             let report: ReservationReport = shown(&app, id)?;
             Ok((id, json(&report)?))
         })
@@ -34,7 +35,11 @@ pub async fn reconcile(State(app): State<Arc<App>>, request: Request) -> Answer 
     let found = quick(move || {
         let held = asked.held(app.host.name())?;
         let holder = asked.holder.as_str().into();
-        Ok(app.host.ledger().reconcile(&holder, &held)?)
+        let found = app.host.ledger().reconcile(&holder, &held)?;
+        if !found.resized.is_empty() {
+            app.asked.has_moved();
+        }
+        Ok(found)
     });
     ok(&DifferencesReport::from(&found.await?))
 }

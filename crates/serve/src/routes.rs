@@ -303,6 +303,7 @@ async fn commit(State(app): Shared, Path(id): Path<String>, request: Request) ->
             Some(_) => ledger.commit(id, &shares, app.clock.now_ms())?,
             None => return Err(vramfit::ledger::Error::UnknownReservation(id).into()),
         }
+        app.asked.has_moved();
         shown(&app, id)
     });
     ok(&committed.await?)
@@ -345,7 +346,12 @@ async fn end(State(app): Shared, Path(id): Path<String>) -> Answer {
 
 async fn release(State(app): Shared, Path(id): Path<String>) -> Answer {
     let id = number(&id)?;
-    quick(move || Ok(app.host.release(id)?)).await?;
+    let released = move || {
+        app.host.release(id)?;
+        app.asked.has_moved();
+        Ok(())
+    };
+    quick(released).await?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)

@@ -16,7 +16,8 @@ use vramfit::ledger::{GpuId, Probe as Probed, Reaped};
 const LEASES: Duration = Duration::from_millis(500);
 /// How often the driver is asked what is free.
 const PROBES: Duration = Duration::from_secs(15);
-/// How soon it is asked again after something was released: until then that is not promised on.
+/// How soon it is asked again after something was loaded, released or found: until then its figure counts that for others',
+/// too, and as much less is promised.
 const CONFIRM: Duration = Duration::from_secs(1);
 
 /// What came of asking the driver.
@@ -35,6 +36,8 @@ struct Answers {
     not_before: Option<Instant>,
     /// When it was asked last, by whomever.
     asked: Option<Instant>,
+    /// Since then something was loaded, released or found, or an engine has said what it holds.
+    has_moved: bool,
 }
 
 impl Asked {
@@ -53,6 +56,11 @@ impl Asked {
     /// How long ago the driver said what is free of `gpu`.
     pub fn age(&self, gpu: &GpuId) -> Option<Duration> {
         self.now().free.get(gpu).map(Instant::elapsed)
+    }
+
+    /// What the driver said last does not show what is loaded now.
+    pub fn has_moved(&self) {
+        self.change(|asked| asked.has_moved = true);
     }
 
     /// For clients.
@@ -108,9 +116,10 @@ impl App {
     /// and what was loaded in the meantime may be in it or not.
     fn ask(&self, probe: &dyn Probe, now_ms: u64) -> Result<Reaped, Problem> {
         let ledger = self.host.ledger();
-        let before = ledger.state()?;
         let now = Instant::now();
-        self.asked.change(|asked| asked.asked = Some(now));
+        self.asked
+            .change(|asked| (asked.asked, asked.has_moved) = (Some(now), false));
+        let before = ledger.state()?;
         let machine = probe.machine().map_err(|error| {
             let error = error.to_string();
             self.metrics.probe_failed();
@@ -134,11 +143,12 @@ impl App {
         Ok(ledger.reap_since(&before, &probes, &blind, now_ms)?)
     }
 
-    /// Whether something was released of which the driver may say by now that it is free.
+    /// Whether the driver may say by now that more is free than it said last.
     fn may_confirm(&self) -> bool {
         let now = self.asked.now();
         let is_soon = now.asked.is_some_and(|at| at.elapsed() < CONFIRM);
-        self.probe.is_some() && now.error.is_none() && !is_soon && self.is_unconfirmed()
+        let is_news = || now.has_moved || self.is_unconfirmed();
+        self.probe.is_some() && now.error.is_none() && !is_soon && is_news()
     }
 
     fn is_unconfirmed(&self) -> bool {
@@ -146,7 +156,7 @@ impl App {
         views.iter().any(|view| view.unconfirmed_bytes > 0)
     }
 
-    /// Tries; where that is refused only for now, and something was released that the driver has not been asked
+    /// Tries; where that is refused only for now, and something has happened that the driver has not been asked
     /// about, asks it and tries again.
     pub fn with_fresh_figures<T>(
         &self,
