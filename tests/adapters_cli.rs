@@ -51,6 +51,24 @@ fn json_says_what_adapters_take() {
     assert_eq!(bytes, 16 * 16 * 2 * (2 * (2048 + 2048) + 2 * (2048 + 512)));
 }
 
+/// llama-server loads them in the order of its command line, whichever flag names them.
+#[test]
+fn adapters_stay_in_their_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = adapter(folder.path());
+    let scaled = format!("{}:0.5", path.display());
+    let again = format!("{0},{0}", path.display());
+    let flags = ["--lora-scaled", &scaled, "--lora", &again, "--json"];
+    let answer = estimate(LLAMA, &path, &flags);
+    let json: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap();
+    let words = json["command"].as_array().unwrap().iter();
+    let words: Vec<&str> = words.filter_map(serde_json::Value::as_str).collect();
+    let at = words.iter().position(|word| *word == "--lora").unwrap();
+    let first = path.to_str().unwrap();
+    let expected = ["--lora", first, "--lora-scaled", &scaled, "--lora", &again];
+    assert_eq!(words[at..at + 6], expected);
+}
+
 #[test]
 fn an_adapter_of_another_model_is_one_clear_error() {
     let folder = tempfile::tempdir().unwrap();

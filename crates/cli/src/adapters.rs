@@ -20,12 +20,8 @@ pub struct AdapterFiles {
 }
 
 /// Entries of a list by comma.
-fn entries<'a>(low: &'a LowArgs, id: &str) -> impl Iterator<Item = (&'a Said, &'a str)> {
-    let entries = |said: &'a Said| said.text.split(',').map(move |entry| (said, entry));
-    low.all(id)
-        .iter()
-        .flat_map(entries)
-        .filter(|(_, entry)| !entry.is_empty())
+fn entries(said: &Said) -> impl Iterator<Item = &str> {
+    said.text.split(',').filter(|entry| !entry.is_empty())
 }
 
 /// `FILE:SCALE`.
@@ -48,18 +44,24 @@ impl AdapterFiles {
     pub fn new(low: &LowArgs) -> Result<AdapterFiles, String> {
         let mut files = AdapterFiles::default();
         let apply = !low.is_on("lora-init-without-apply");
-        for (_, entry) in entries(low, "lora") {
-            files.loras.push((entry.into(), apply));
+        // the order of several counts: llama.cpp takes their buffers in it
+        for (id, said) in low.all_in_order(&["lora", "lora-scaled"]) {
+            for entry in entries(said) {
+                let (file, scale) = match id {
+                    "lora" => (entry, 1.0),
+                    _ => scaled(said, entry)?,
+                };
+                files.loras.push((file.into(), apply && scale != 0.0));
+            }
         }
-        for (said, entry) in entries(low, "lora-scaled") {
-            let (file, scale) = scaled(said, entry)?;
-            files.loras.push((file.into(), apply && scale != 0.0));
-        }
-        for (_, entry) in entries(low, "control-vector") {
-            files.control_vectors.push(entry.into());
-        }
-        for (said, entry) in entries(low, "control-vector-scaled") {
-            files.control_vectors.push(scaled(said, entry)?.0.into());
+        for (id, said) in low.all_in_order(&["control-vector", "control-vector-scaled"]) {
+            for entry in entries(said) {
+                let file = match id {
+                    "control-vector" => entry,
+                    _ => scaled(said, entry)?.0,
+                };
+                files.control_vectors.push(file.into());
+            }
         }
         let range = low.all("control-vector-layer-range");
         if let [.., first, last] = range {
@@ -68,15 +70,14 @@ impl AdapterFiles {
             files.flags.push("--control-vector-layer-range".to_string());
             files.flags.extend(range);
         }
-        for id in [
+        let all = [
             "lora",
             "lora-scaled",
             "control-vector",
             "control-vector-scaled",
-        ] {
-            for said in low.all(id) {
-                files.flags.extend([format!("--{id}"), said.text.clone()]);
-            }
+        ];
+        for (id, said) in low.all_in_order(&all) {
+            files.flags.extend([format!("--{id}"), said.text.clone()]);
         }
         if !apply {
             files.flags.push("--lora-init-without-apply".to_string());

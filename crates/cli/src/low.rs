@@ -25,6 +25,8 @@ pub struct Said {
 pub struct LowArgs {
     values: BTreeMap<&'static str, Vec<Said>>,
     switches: BTreeMap<&'static str, bool>,
+    /// Where on the command line each of `values` stands.
+    places: BTreeMap<&'static str, Vec<usize>>,
     /// The models, in order.
     pub models: Vec<PathBuf>,
     /// Where profiles of what CUDA takes are kept, and whether somebody named the file.
@@ -116,6 +118,8 @@ impl LowArgs {
         }
         if !said.is_empty() {
             self.values.insert(flag.id(), said);
+            let places = matches.indices_of(flag.id()).into_iter().flatten();
+            self.places.insert(flag.id(), places.collect());
         }
         Ok(())
     }
@@ -182,6 +186,19 @@ impl LowArgs {
     /// All values that were said, in order.
     pub fn all(&self, id: &str) -> &[Said] {
         self.values.get(id).map_or(&[], Vec::as_slice)
+    }
+
+    /// All values of several flags, in the order of the command line; those that were added later come last.
+    pub fn all_in_order(&self, ids: &[&'static str]) -> Vec<(&'static str, &Said)> {
+        let mut all = Vec::new();
+        for &id in ids {
+            let places = self.places.get(id).map_or(&[][..], Vec::as_slice);
+            for (i, said) in self.all(id).iter().enumerate() {
+                all.push((places.get(i).copied().unwrap_or(usize::MAX), id, said));
+            }
+        }
+        all.sort_by_key(|&(place, ..)| place);
+        all.into_iter().map(|(_, id, said)| (id, said)).collect()
     }
 
     /// The names by which flags of `ids` were said.

@@ -84,7 +84,7 @@ fn split_mode(low: &LowArgs) -> Result<Option<SplitMode>, String> {
         Some("none") => Ok(Some(SplitMode::None)),
         Some("layer") => Ok(Some(SplitMode::Layer)),
         Some("row") => Err(format!(
-            "{by} row: this build of llama.cpp does not support split buffers; use layer or none"
+            "{by} row: this build of llama.cpp does not support split buffers; use layer, tensor or none"
         )),
         Some(_) => Ok(Some(SplitMode::Tensor)),
         None => Ok(None),
