@@ -321,7 +321,7 @@ type Held struct {
 type Differences struct {
 	Resized []uint64 // held in other sizes: the ledger has them as reported now
 	Unknown []uint64 // reported, but not in the ledger as this holder's: adopt or unload them
-	Missing []uint64 // running by the ledger, but not reported: release them
+	Missing []uint64 // loaded by the ledger, running or told to leave, but not reported: release them
 }
 
 // Reconcile holds what a holder's engines say they hold, all of it, against the ledger.

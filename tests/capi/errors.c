@@ -103,6 +103,8 @@ int main(int argc, char **argv) {
     EXPECT(vramfit_host_reserve(host, model, NULL, "{}", 0, &reserved, &error), INVALID_ARGUMENT, "missing field `model`");
     EXPECT(vramfit_host_reserve(host, model, NULL, "{\"model\": \"m\", \"holder\": \"h\", \"lease_ms\": 0}", 0, &reserved,
                                 &error), INVALID_ARGUMENT, "lease of 0");
+    EXPECT(vramfit_host_reserve(host, model, NULL, "[\"m\", \"h\"]", 0, &reserved, &error), INVALID_ARGUMENT, "expected an object");
+    EXPECT(vramfit_host_reserve(host, model, "[4096]", load, 0, &reserved, &error), SETTINGS, "expected an object");
     EXPECT(vramfit_host_reserve(host, model, NULL, load, 0, &reserved, &error), NEVER_FITS, "does not fit");
     EXPECT(vramfit_host_reserve(host, model, "{\"n_gpu_layers\": 0, \"offload_kqv\": false, \"op_offload\": false, \"devices\": []}",
                                 load, 0, &reserved, &error), NO_GPU, "nothing to reserve");
@@ -116,6 +118,7 @@ int main(int argc, char **argv) {
     EXPECT(vramfit_host_release(NULL, 9, &error), INVALID_ARGUMENT, "host is NULL");
     EXPECT(vramfit_host_begin_request(host, 9, 0, &error), UNKNOWN_RESERVATION, "#9");
     EXPECT(vramfit_host_reconcile(host, "h", "[1]", NULL, &error), INVALID_ARGUMENT, "held_json");
+    EXPECT(vramfit_host_reconcile(host, "h", "[[1, []]]", NULL, &error), INVALID_ARGUMENT, "expected an object");
 
     // A fact that cannot be: it is taken over, the audit shows it, and nothing more is promised.
     uint64_t id = UINT64_MAX;

@@ -58,12 +58,24 @@ fn a_model_that_has_changed_is_read_again() {
 fn a_list_is_no_object() {
     let server = Server::start(&[]);
     let share = json!({ "gpu": "CUDA0", "bytes": 1 });
+    let within = |settings: Value| {
+        (
+            "/v1/estimate",
+            json!({ "model": SMALL, "settings": settings }),
+        )
+    };
     for (path, body) in [
         (
             "/v1/estimate",
             json!({ "model": SMALL, "settings": [4096, null] }),
         ),
         ("/v1/estimate", json!([SMALL, null])),
+        within(json!({ "loras": [["a.gguf", 1.0]] })),
+        within(json!({ "control_vectors": [["a.gguf", 1.0]] })),
+        within(json!({ "overrides": [["exps", "CPU"]] })),
+        within(json!({ "mmproj": ["a.gguf"] })),
+        within(json!({ "draft": ["draft-mtp", null] })),
+        within(json!({ "draft": { "overrides": [["exps", "CPU"]] } })),
         (
             "/v1/plan",
             json!({ "model": SMALL, "settings": [null, null] }),

@@ -244,6 +244,21 @@ fn each_decision_says_what_was_looked_at_and_what_came_of_it() {
         .map(|d| &d["holder"])
         .collect();
     assert_eq!(of, ["d", "c", "b", "a"]);
+    let page = |query: &str| server.get(&format!("/v1/decisions?{query}")).ok(200);
+    let newest = page("limit=3");
+    assert_eq!(
+        newest["decisions"].as_array().unwrap()[..],
+        all.as_array().unwrap()[..3]
+    );
+    assert_eq!(newest["next"], json!(2));
+    let oldest = page("limit=3&before=2");
+    assert_eq!(oldest, json!({ "decisions": [all[3]], "next": null }));
+    assert_eq!(page("before=1")["decisions"], json!([]));
+    for query in ["limit=0", "limit=257", "limit=few", "before", "page=2"] {
+        server
+            .get(&format!("/v1/decisions?{query}"))
+            .refused(400, "bad-request");
+    }
     assert_eq!(all[3]["reservation"], first["reservation"]["id"]);
     assert_eq!(
         (&all[3]["before"], &all[3]["after"]),

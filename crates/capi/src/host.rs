@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Deserialize;
 use serde_json::json;
 use vramfit::ledger::{self, Store};
+use vramfit::settings::objects::{object, object_or_null};
 use vramfit::{
     Answer, GpuList, Host, Journal, LoadRequest, ReservationId, Reserved, Share, Stale, Volatile,
 };
@@ -57,7 +58,7 @@ struct Load {
     holder: String,
     #[serde(default)]
     lease_ms: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object_or_null")]
     stale: Option<LoadStale>,
     #[serde(default)]
     partial: bool,
@@ -77,8 +78,9 @@ struct LoadStale {
 impl Load {
     fn read(json: *const c_char) -> Result<LoadRequest, Failure> {
         let json = text(json, "load_json")?;
-        let load: Load = serde_json::from_str(json)
-            .map_err(|error| Failure::argument(format!("load_json: {error}")))?;
+        let mut json = serde_json::Deserializer::from_str(json);
+        let load = object(&mut json).and_then(|load: Load| json.end().map(|()| load));
+        let load = load.map_err(|error| Failure::argument(format!("load_json: {error}")))?;
         if load.lease_ms == Some(0) {
             let why = "load_json: lease_ms: a lease of 0 has run out before it begins";
             return Err(Failure::argument(why));

@@ -5,6 +5,7 @@ use std::ffi::c_char;
 use serde::Deserialize;
 use serde_json::json;
 use vramfit::ledger::{Adopt, GpuId, Held, State};
+use vramfit::settings::objects::objects;
 use vramfit::{ReservationId, Share};
 
 use crate::error::{Failure, free, guard, vramfit_error, vramfit_status};
@@ -22,6 +23,7 @@ pub struct vramfit_mark {
 #[serde(deny_unknown_fields)]
 struct Reported {
     id: u64,
+    #[serde(deserialize_with = "objects")]
     shares: Vec<ReportedShare>,
 }
 
@@ -284,8 +286,9 @@ pub unsafe extern "C" fn vramfit_host_reconcile(
     on(host, error, |h| {
         let holder = text(holder, "holder")?.into();
         let held = text_or_null(held_json, "held_json")?.unwrap_or("[]");
-        let held: Vec<Reported> = serde_json::from_str(held)
-            .map_err(|error| Failure::argument(format!("held_json: {error}")))?;
+        let mut json = serde_json::Deserializer::from_str(held);
+        let held = objects(&mut json).and_then(|held: Vec<Reported>| json.end().map(|()| held));
+        let held = held.map_err(|error| Failure::argument(format!("held_json: {error}")))?;
         let held = held.iter().map(|reported| reported.held(h));
         let held: Vec<Held> = held.collect::<Result<_, _>>()?;
         let found = h.host.ledger().reconcile(&holder, &held)?;

@@ -50,7 +50,7 @@ pub struct Differences {
     pub resized: Vec<ReservationId>,
     /// Reported, but not in the ledger as this holder's: adopt or unload them.
     pub unknown: Vec<ReservationId>,
-    /// Running by the ledger, but not reported: release them.
+    /// Loaded by the ledger, running or told to leave, but not reported: release them.
     pub missing: Vec<ReservationId>,
 }
 

@@ -18,7 +18,7 @@ pub struct DifferencesReport {
     pub resized: Vec<u64>,
     /// Reported, but not in the ledger as this holder's: adopt or unload them.
     pub unknown: Vec<u64>,
-    /// Running by the ledger, but not reported: release them.
+    /// Loaded by the ledger, running or told to leave, but not reported: release them.
     pub missing: Vec<u64>,
 }
 
@@ -160,11 +160,17 @@ impl From<&ledger::GpuView> for GpuSums {
 pub struct DecisionList {
     /// They.
     pub decisions: Vec<DecisionReport>,
+    /// What `before` is for the page behind this one; null where nothing older is kept.
+    #[serde(default)]
+    pub next: Option<u64>,
 }
 
 /// How a request for a reservation was answered, and why.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DecisionReport {
+    /// Its number since the server was started, from 1.
+    #[serde(default)]
+    pub number: u64,
     /// When.
     pub at_ms: u64,
     /// What was to be loaded, by its name in the ledger.

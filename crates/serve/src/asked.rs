@@ -2,13 +2,10 @@
 
 use crate::problem::Problem;
 use schemars::JsonSchema;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use std::fmt;
-use std::marker::PhantomData;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use vramfit::ledger::{self, Share};
+use vramfit::settings::objects::{object, object_or_null, objects, objects_or_null};
 use vramfit::{Settings, Stale};
 
 /// Characters of a name.
@@ -172,53 +169,6 @@ pub struct HeldBytes {
     #[schemars(length(min = 1))]
     #[serde(deserialize_with = "objects")]
     pub shares: Vec<GpuBytes>,
-}
-
-/// An object, and no list of its values in their order, which would be read as one, too.
-struct Object<T>(T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
-        struct Keys<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Keys<T> {
-            type Value = Object<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
-            }
-        }
-
-        deserializer.deserialize_map(Keys(PhantomData))
-    }
-}
-
-/// The one, where all of a body is meant.
-pub fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
-    Object::deserialize(from).map(|Object(value)| value)
-}
-
-fn object_or_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-    from: D,
-) -> Result<Option<T>, D::Error> {
-    let value: Option<Object<T>> = Option::deserialize(from)?;
-    Ok(value.map(|Object(value)| value))
-}
-
-fn objects<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
-    let values: Vec<Object<T>> = Vec::deserialize(from)?;
-    Ok(values.into_iter().map(|Object(value)| value).collect())
-}
-
-fn objects_or_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-    from: D,
-) -> Result<Option<Vec<T>>, D::Error> {
-    let values: Option<Vec<Object<T>>> = Option::deserialize(from)?;
-    Ok(values.map(|values| values.into_iter().map(|Object(value)| value).collect()))
 }
 
 /// A name of 1 to 256 characters on one line.

@@ -1,7 +1,7 @@
 //! Why requests for reservations were answered as they were: the last ones are kept, so that whoever runs the
 //! server can see what a client was told.
 
-use crate::api::{DecisionReport, GpuSums, LookedAt};
+use crate::api::{DecisionList, DecisionReport, GpuSums, LookedAt};
 use crate::problem::Problem;
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,29 +9,79 @@ use vramfit::ledger::{Decision, State};
 use vramfit::{Grant, LoadRequest};
 
 /// Decisions that are kept; one has an option a GPU, or a few more.
-const KEPT: usize = 256;
+pub const KEPT: usize = 256;
 
 /// The last decisions.
 #[derive(Debug, Default)]
-pub struct Decisions(Mutex<VecDeque<DecisionReport>>);
+pub struct Decisions(Mutex<Numbered>);
+
+#[derive(Debug, Default)]
+struct Numbered {
+    /// How many there were.
+    last: u64,
+    kept: VecDeque<DecisionReport>,
+}
+
+/// Which of them are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Page {
+    /// Those with smaller numbers.
+    pub before: u64,
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl Page {
+    /// Of a query: `before=17&limit=20`, both where wanted.
+    pub fn read(query: &str) -> Result<Page, Problem> {
+        let mut page = Page {
+            before: u64::MAX,
+            limit: KEPT,
+        };
+        let parts = query.split('&').filter(|part| !part.is_empty());
+        for (key, value) in parts.map(|part| part.split_once('=').unwrap_or((part, ""))) {
+            let wrong = |_| Problem::bad(format!("{key}: '{value}' is no number that it can be"));
+            match key {
+                "before" => page.before = value.parse().map_err(wrong)?,
+                "limit" => page.limit = value.parse().map_err(wrong)?,
+                _ => return Err(Problem::bad(format!("{key}: there are before and limit"))),
+            }
+        }
+        match (1..=KEPT).contains(&page.limit) {
+            true => Ok(page),
+            false => Err(Problem::bad(format!("limit: give 1 to {KEPT}"))),
+        }
+    }
+}
 
 impl Decisions {
-    fn all(&self) -> MutexGuard<'_, VecDeque<DecisionReport>> {
+    fn all(&self) -> MutexGuard<'_, Numbered> {
         // Whole after every step.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The latest first.
-    pub fn latest(&self) -> Vec<DecisionReport> {
-        self.all().iter().rev().cloned().collect()
+    pub fn page(&self, page: Page) -> DecisionList {
+        let all = self.all();
+        let kept = all.kept.iter().rev();
+        let mut older = kept.filter(|one| one.number < page.before);
+        let decisions: Vec<_> = older.by_ref().take(page.limit).cloned().collect();
+        let is_more = older.next().is_some();
+        let last = decisions.last().map(|one| one.number);
+        DecisionList {
+            decisions,
+            next: last.filter(|_| is_more),
+        }
     }
 
-    fn keep(&self, decision: DecisionReport) {
+    fn keep(&self, mut decision: DecisionReport) {
         let mut all = self.all();
-        if all.len() == KEPT {
-            all.pop_front();
+        all.last = all.last.saturating_add(1);
+        decision.number = all.last;
+        if all.kept.len() == KEPT {
+            all.kept.pop_front();
         }
-        all.push_back(decision);
+        all.kept.push_back(decision);
     }
 
     /// A reservation was made.
@@ -44,6 +94,7 @@ impl Decisions {
             ..
         } = &grant.decision;
         self.keep(DecisionReport {
+            number: 0,
             at_ms: *at_ms,
             model: load.model.to_string(),
             holder: load.holder.to_string(),
@@ -65,6 +116,7 @@ impl Decisions {
             false => about.before.clone(),
         };
         self.keep(DecisionReport {
+            number: 0,
             at_ms,
             model: load.model.to_string(),
             holder: load.holder.to_string(),

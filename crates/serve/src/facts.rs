@@ -1,15 +1,14 @@
 //! What is told rather than asked: models that are already loaded, what engines say they hold; and why requests
 //! were answered as they were.
 
-use crate::api::{
-    AdoptRequest, DecisionList, DifferencesReport, ReconcileRequest, ReservationReport,
-};
+use crate::api::{AdoptRequest, DifferencesReport, ReconcileRequest, ReservationReport};
 use crate::app::App;
+use crate::decisions::Page;
 use crate::routes::{idempotency_key, once, shown};
 use crate::wire::{Answer, body, created, json, ok, parse};
 use crate::work::quick;
 use axum::extract::{Request, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, Uri};
 use std::sync::Arc;
 
 pub async fn adopt(State(app): State<Arc<App>>, headers: HeaderMap, request: Request) -> Answer {
@@ -44,8 +43,7 @@ pub async fn reconcile(State(app): State<Arc<App>>, request: Request) -> Answer 
     ok(&DifferencesReport::from(&found.await?))
 }
 
-pub async fn decisions(State(app): State<Arc<App>>) -> Answer {
-    ok(&DecisionList {
-        decisions: app.decisions.latest(),
-    })
+pub async fn decisions(State(app): State<Arc<App>>, uri: Uri) -> Answer {
+    let page = Page::read(uri.query().unwrap_or_default())?;
+    ok(&app.decisions.page(page))
 }

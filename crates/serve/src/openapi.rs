@@ -5,6 +5,7 @@ use crate::api::{
     Health, LedgerReport, PlanRequest, ReconcileRequest, ReservationList, ReservationReport,
     ReserveRequest, ReservedReport,
 };
+use crate::decisions::KEPT;
 use crate::problem::{PROBLEM_JSON, Problem};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -186,7 +187,7 @@ const OPERATIONS: &[Operation] = &[
         summary: "Why the last requests for reservations were answered as they were, the latest first",
         sends: Sends::Nothing,
         gets: (200, "The decisions", Some(of::<DecisionList>)),
-        refused: &[403],
+        refused: &[400, 403],
     },
 ];
 
@@ -329,6 +330,16 @@ impl Operation {
                 json!({ "type": "integer", "format": "uint64", "minimum": 0, "maximum": u64::MAX });
             parameters
                 .push(json!({ "name": "id", "in": "path", "required": true, "schema": schema }));
+        }
+        if self.id == "decisions" {
+            let number = |name: &str, most: u64, what: &str| {
+                let schema = json!({ "type": "integer", "minimum": 1, "maximum": most });
+                json!({ "name": name, "in": "query", "required": false, "description": what, "schema": schema })
+            };
+            parameters.extend([
+                number("before", u64::MAX, "Those with smaller numbers"),
+                number("limit", KEPT as u64, "At most so many"),
+            ]);
         }
         if ["reserve", "adopt"].contains(&self.id) {
             parameters.push(json!({

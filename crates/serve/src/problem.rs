@@ -244,5 +244,10 @@ mod tests {
         let theirs = estimate::Error::from(estimate::Refusal::TensorSplitWithoutDevice);
         let problem = Problem::from(Error::from(theirs));
         assert_eq!(problem.kind, "urn:vramfit:refused-settings");
+        let models = estimate::Error::Model(vramfit::arch::Error::MissingKey {
+            key: "llama.block_count".to_string(),
+        });
+        let problem = Problem::from(Error::from(models));
+        assert_eq!(problem.kind, "urn:vramfit:bad-model");
     }
 }

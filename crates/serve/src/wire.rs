@@ -1,7 +1,6 @@
 //! JSON in and out.
 
 use crate::app::App;
-use crate::asked::object;
 use crate::problem::Problem;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
@@ -11,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use vramfit::ledger::ReservationId;
+use vramfit::settings::objects::object;
 
 /// What every route comes to.
 pub type Answer = Result<Response, Problem>;

@@ -49,7 +49,10 @@ pub struct DraftFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub type_v: Option<CacheType>,
     /// `-otd`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "super::objects::objects"
+    )]
     pub overrides: Vec<TensorOverride>,
     /// `-cmoed`: all experts of the draft on the host. Default false.
     #[serde(skip_serializing_if = "Option::is_none")]

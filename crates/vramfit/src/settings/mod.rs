@@ -1,6 +1,7 @@
 //! Settings as a document: what programs in other languages, and servers, are told in JSON.
 
 mod draft;
+pub mod objects;
 mod resolve;
 mod words;
 
@@ -99,7 +100,10 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub devices: Option<Vec<GpuId>>,
     /// `-ot`: tensors that go elsewhere than their layer, in order; the first match counts.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "objects::objects"
+    )]
     pub overrides: Vec<TensorOverride>,
     /// `-cmoe`: all experts on the host. Default false.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,23 +119,35 @@ pub struct Settings {
     pub prefer: Option<PreferWord>,
 
     /// `--lora` and `--lora-scaled`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "objects::objects"
+    )]
     pub loras: Vec<AdapterFile>,
     /// `--lora-init-without-apply`: adapters are loaded, and applied only later. Default false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora_init_without_apply: Option<bool>,
     /// `--control-vector` and `--control-vector-scaled`, for all layers.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "objects::objects"
+    )]
     pub control_vectors: Vec<AdapterFile>,
     /// `--control-vector-layer-range`: the first and the last layer that control vectors are for; 0 for where llama.cpp
     /// begins and ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control_vector_layer_range: Option<[u32; 2]>,
     /// `--mmproj`: a multimodal projector, which is loaded beside the model.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "objects::object_or_null"
+    )]
     pub mmproj: Option<MmprojFile>,
     /// Speculative decoding: `-md`, `--spec-type`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "objects::object_or_null"
+    )]
     pub draft: Option<DraftFile>,
 }
 
@@ -230,7 +246,9 @@ impl Settings {
         if text.trim().is_empty() {
             return Ok(Settings::default());
         }
-        serde_json::from_str(text).map_err(|error| Error::Settings {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let read = objects::object(&mut json).and_then(|settings| json.end().map(|()| settings));
+        read.map_err(|error| Error::Settings {
             what: "settings",
             why: error.to_string(),
         })
