@@ -221,7 +221,10 @@ fn what_cannot_be_is_said() {
         &["--spec-type", "draft-mtp"],
         "no layers for multi-token prediction",
     );
-    check(&["--spec-type", "draft"], "'draft' is none of draft-simple");
+    check(
+        &["--spec-type", "draft"],
+        "--spec-type: 'draft' is none of draft-simple",
+    );
     check(&["-md", eagle, "-devd", "CUDA1"], "leave out -devd");
     check(&["-md", eagle, "-devd", "CUDA2"], "no GPU of --gpus");
     let alone = estimate("drafts/eagle3.gguf", &["--gpus", "24GiB"]).unwrap_err();

@@ -53,6 +53,23 @@ fn errors_say_what_to_do() {
     check("--gpus k80 explain", "comes first: `estimate explain");
     refused(&answer(&mut estimate(&[])), "no model given");
     refused(&answer(&mut estimate(&["strip", "x"])), "--output");
+    let model = fixture(GEMMA);
+    let nowhere = [
+        "strip",
+        model.to_str().unwrap(),
+        "-o",
+        "/no/such/folder/x.gguf",
+    ];
+    let nowhere = answer(&mut estimate(&nowhere));
+    refused(
+        &nowhere,
+        "/no/such/folder/x.gguf: No such file or directory (os error 2)",
+    );
+    assert!(
+        nowhere.err.trim_end().ends_with("(os error 2)"),
+        "{}",
+        nowhere.err
+    );
 }
 
 #[test]

@@ -197,7 +197,18 @@ pub fn message(path: &Path, error: &Error) -> String {
             let path = vramfit::report::one_line(&path.to_string_lossy());
             format!("{path}: {error}")
         }
+        Error::Settings { what, why } => format!("{}: {why}", flag_of(what)),
         error => error.to_string(),
+    }
+}
+
+/// The flag that a setting's key stands for.
+fn flag_of(key: &str) -> &str {
+    match key {
+        "draft" => "-md",
+        "draft.type" => "--spec-type",
+        "draft.devices" => "-devd",
+        key => key,
     }
 }
 

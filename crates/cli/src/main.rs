@@ -179,13 +179,12 @@ fn usage(error: &clap::Error) -> Result<Exit, String> {
     }
 }
 
-/// clap's message without its usage: what is wrong, and its tips.
+/// clap's message up to its usage: what is wrong, and its tips.
 fn one_line(text: &str) -> String {
     let lines = text.lines().map(str::trim);
-    let told = |line: &&str| {
-        !line.is_empty() && !line.starts_with("Usage:") && !line.starts_with("For more information")
-    };
-    let words: Vec<&str> = lines.filter(told).collect();
+    let told = lines.take_while(|line| !line.starts_with("Usage:"));
+    let told = told.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let words: Vec<&str> = told.collect();
     let text = words.join(" ").replace(" tip: ", "; ");
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     format!("{text}; `estimate --help` lists the flags")
@@ -207,6 +206,11 @@ mod tests {
         check(
             "estimate m.gguf -nglx 5",
             "unknown flag -nglx; `estimate --help` lists the flags",
+        );
+        check(
+            "estimate m.gguf --control-vector-layer-range 1",
+            "2 values required for '--control-vector-layer-range <START> <END>' but 1 was provided; \
+             `estimate --help` lists the flags",
         );
         check(
             "estimate strip m.gguf",

@@ -111,6 +111,7 @@ fn number(arg: Arg) -> Arg {
 /// Serves until it is told to stop.
 pub fn run(matches: &ArgMatches, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Exit, String> {
     let config = config(matches, env)?;
+    let has_no_models = config.models.is_empty();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -120,6 +121,10 @@ pub fn run(matches: &ArgMatches, env: &dyn Fn(&str) -> Option<OsString>) -> Resu
         let server = Server::bind(config)
             .await
             .map_err(|error| error.to_string())?;
+        if has_no_models {
+            let words = "no --models, so that no model can be named: only the ledger is served";
+            let _ = writeln!(std::io::stderr(), "estimate: {words}");
+        }
         Printer::plain().print(&format!("listening on http://{}\n", server.address()))?;
         server.run(stop).await;
         Ok(Exit::Fits)

@@ -101,6 +101,8 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8], full_bytes: Option<u64>) -
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
+    // Else the error of a folder that is not there names the temporary file.
+    fs::metadata(folder)?;
     let mut file = builder.tempfile_in(folder)?;
     file.write_all(bytes)?;
     if let Some(length) = full_bytes {
