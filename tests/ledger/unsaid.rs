@@ -37,7 +37,17 @@ fn an_engine_that_sleeps_may_load_again() {
         let left = 80 - others - gib;
         assert_eq!(shown(&ledger), (others, gib, left));
         let too_much = ledger.reserve(&ask("new", &[&[left * GIB + 1]]), 0);
-        assert!(matches!(too_much, Err(Error::FullNow(_))));
+        let Err(Error::FullNow(refused)) = too_much else {
+            panic!("not refused");
+        };
+        let kept = others.min(gib) * GIB;
+        let why = format!(
+            "no room for new now: retry later: a/GPU-0 needs {} bytes and has room for {} \
+             ({kept} more are kept for an engine that may only sleep)",
+            left * GIB + 1,
+            left * GIB,
+        );
+        assert_eq!(Error::FullNow(refused).to_string(), why);
         let new = load(&ledger, &ask("new", &[&[left * GIB]]), 0);
         figure(&ledger, gib);
         assert_eq!(shown(&ledger), (others, gib, 0));
@@ -244,6 +254,18 @@ fn an_engine_that_grows_takes_from_what_is_free_and_one_that_shrinks_gives_nothi
     };
     ledger.reconcile(&"server".into(), &[held]).unwrap();
     assert_eq!(shown(&ledger), (25, 0, 40));
+}
+
+/// What was released after the last figure is taken for as long as there is none.
+#[test]
+fn a_gpu_of_which_the_driver_says_no_more() {
+    let (ledger, old) = beside(20, 30);
+    ledger.release(old.id).unwrap();
+    assert_eq!(shown(&ledger).2, 30);
+    ledger.gpu_gone(&gpu0()).unwrap();
+    let there = [(gpu0(), size(60 * GIB).unwrap())];
+    ledger.set_gpus(&there).unwrap();
+    assert_eq!(shown(&ledger), (0, 0, 60));
 }
 
 #[test]

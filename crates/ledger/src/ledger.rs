@@ -186,6 +186,9 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     /// something was released. Only what leaves by a plan, which is told to after the figure, gives its bytes back
     /// at once.
     ///
+    /// So a GPU that was probed once is probed again and again. Where its driver has no more answers, what is released
+    /// stays taken; [`Ledger::gpu_gone`] and [`Ledger::set_gpus`] with what models may still take begin without a figure.
+    ///
     /// An engine may unload without a word, and load again with its next request (llama-server does when it sleeps).
     /// The driver gives totals: it does not say whether it is that, or others that have gone. So where less is taken
     /// than before, others are believed to hold what they held, as far as reservations that are not said to stay

@@ -245,9 +245,20 @@ impl Decision {
                 .map(|s| s.need_bytes.saturating_sub(s.room_bytes));
             missing.fold(0u64, u64::saturating_add)
         };
-        short
-            .min_by_key(missing)
-            .map_or(String::new(), |s| first(s))
+        let nearest = short.min_by_key(missing);
+        nearest.map_or(String::new(), |short| first(short) + &self.kept(short))
+    }
+
+    /// What is no others' by the driver's figure, and still not promised.
+    fn kept(&self, short: &[Shortfall]) -> String {
+        let view = short
+            .first()
+            .and_then(|s| self.before.iter().find(|v| v.gpu == s.gpu));
+        let kept = view.map_or(0, |view| view.missing_bytes.min(view.foreign_bytes));
+        match kept {
+            0 => String::new(),
+            kept => format!(" ({kept} more are kept for an engine that may only sleep)"),
+        }
     }
 }
 
