@@ -10,6 +10,8 @@
 mod beside;
 #[path = "calibrate/degrade.rs"]
 mod degrade;
+#[path = "calibrate/granularity.rs"]
+mod granularity;
 #[path = "calibrate/stand_in.rs"]
 mod stand_in;
 
@@ -61,10 +63,14 @@ impl Stage {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
+        self.command_on(GPUS, arguments)
+    }
+
+    fn command_on(&self, gpus: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_estimate"));
         command.env_clear().args(arguments);
         self.gpus
-            .play(&mut command, GPUS)
+            .play(&mut command, gpus)
             .env("VGPU_DRIVER", "470.256.02")
             .env("VGPU_STATE", self.path("state"))
             .env("VRAMFIT_PROFILES", self.path("overhead.json"))
@@ -189,12 +195,8 @@ fn what_cuda_takes_is_measured_learned_and_used() {
         "{}",
         run.out
     );
-    assert!(
-        run.out
-            .contains("learned: CUDA takes 164 MiB to 164 MiB on Tesla K80, driver 470.256.02"),
-        "{}",
-        run.out
-    );
+    let learned = " to 164.00 MiB on Tesla K80, driver 470.256.02";
+    assert!(run.out.contains(learned), "{}", run.out);
     assert_eq!(fs::read_to_string(&report).unwrap(), run.out);
     stage.assert_empty("after a run");
 
@@ -217,8 +219,11 @@ fn what_cuda_takes_is_measured_learned_and_used() {
     let plan = answer(&mut stage.command(&[model.to_str().unwrap(), "--json"]));
     let plan: Value = serde_json::from_str(&plan.out).unwrap();
     let first = &plan["devices"][0];
-    assert_eq!(first["overhead_bytes"], 164 * MIB);
-    assert_eq!(first["overhead_low_bytes"], 164 * MIB);
+    // 2 MiB for each of weights, cache, compute buffer, workspace, pool and -sm tensor's buffer
+    assert_eq!(first["overhead_bytes"], (164 + 6 * 2) * MIB);
+    // as if all of those that were measured had been rounded up
+    let low = first["overhead_low_bytes"].as_u64().unwrap();
+    assert!((164 - 8) * MIB < low && low <= 164 * MIB, "{low}");
     let source = first["overhead_source"].as_str().unwrap();
     assert!(
         source.contains("measured 2 times with driver 470.256.02"),
@@ -240,6 +245,27 @@ fn nothing_is_learned_where_exact_terms_disagree() {
     assert!(run.out.contains("nothing is learned from"), "{}", run.out);
     assert!(!stage.path("overhead.json").exists());
 
+    // nor from a run that does not go with those before it
+    let all_is_well = stage.engine("well", |_| ());
+    let run = answer(&mut stage.calibrate(&["--engine", &all_is_well]));
+    assert!(run.out.contains("learned: CUDA takes"), "{}", run.out);
+    let first = fs::read_to_string(stage.path("overhead.json")).unwrap();
+    let engine = stage.engine("more", |part| {
+        part.devices[0][4] += 60 * MIB;
+        part.devices[1][4] += 60 * MIB;
+    });
+    let run = answer(&mut stage.calibrate(&["--engine", &engine]));
+    assert_eq!(run.code, Some(0), "{}", run.out);
+    for words in [
+        "nothing is learned from Tesla K80",
+        "164 MiB before (2 measured",
+    ] {
+        assert!(run.out.contains(words), "{}", run.out);
+    }
+    let last = fs::read_to_string(stage.path("overhead.json")).unwrap();
+    assert_eq!(first, last);
+    fs::remove_file(stage.path("overhead.json")).unwrap();
+
     // nothing is learned of an engine that says nothing, and one that takes too much is not within tolerance
     let engine = stage.engine("silent", |part| {
         part.fault = "silent".to_string();
@@ -259,8 +285,7 @@ fn nothing_is_learned_where_exact_terms_disagree() {
         run.out
     );
     assert!(
-        run.out
-            .contains("from 164 to 264 MiB, which is not one quantity"),
+        run.out.contains(" to 264 MiB, which is not one quantity"),
         "{}",
         run.out
     );

@@ -77,14 +77,17 @@ pub struct ExpectedDevice {
     pub projector: Beside,
     /// Pool and workspace are only a bound.
     pub pool_is_bound: bool,
-    /// The device cannot map memory by itself, so that ggml-cuda has its legacy kind of pool, which may take more than is
-    /// predicted here.
+    /// The device cannot map memory by itself, so that ggml-cuda has its legacy kind of pool: `pool_bytes` is that of prompts
+    /// that fill the context, one sequence after the other, and another order of work may keep more or less.
     pub pool_is_legacy: bool,
     /// llama.cpp's own buffers are only a bound: the architecture is not known.
     pub buffers_are_bound: bool,
+    /// What the driver may round the buffers up by, all together.
+    #[serde(default)]
+    pub rounding_bytes: u64,
     /// CUDA's own, at least.
     pub overhead_low_bytes: u64,
-    /// CUDA's own, at most.
+    /// CUDA's own, at most; with `rounding_bytes`, where what it was learned from is without.
     pub overhead_bytes: u64,
 }
 
@@ -155,9 +158,18 @@ impl Expected {
             model, placement, ..
         } = *plan;
         let params = &placement.breakdown.params;
-        let devices: Vec<ExpectedDevice> = (0..plan.devices.len())
+        let mut devices: Vec<ExpectedDevice> = (0..plan.devices.len())
             .map(|index| ExpectedDevice::new(plan, index))
             .collect();
+        let steps = steps(plan, &devices)?;
+        for (index, (expected, device)) in devices.iter_mut().zip(plan.devices).enumerate() {
+            let own = steps.iter().filter(|step| step.device == index);
+            expected.rounding_bytes = total(&own.map(Step::rounding_bytes).collect::<Vec<u64>>());
+            if device.overhead.per_buffer_bytes > 0 {
+                let high = &mut expected.overhead_bytes;
+                *high = high.saturating_add(expected.rounding_bytes);
+            }
+        }
         let mut flags = placement.flags.clone();
         flags.extend_from_slice(plan.beside);
         Ok(Expected {
@@ -172,7 +184,7 @@ impl Expected {
             control_vector: params.adapters.control_vector,
             has_draft: placement.draft.is_some(),
             has_projector: plan.beside.iter().any(|flag| flag == "--mmproj"),
-            steps: steps(plan, &devices)?,
+            steps,
             devices,
         })
     }

@@ -25,16 +25,20 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// A profile for each card, from the least to the most of what was left over, and what was not made use of.
+/// A profile for each card, from the least to the most of what was left over, and what was not made use of. What the driver
+/// rounds buffers up by belongs to the buffers of the model that was measured, not to CUDA's own; how much of it there was is
+/// not known, so that each measurement is an interval: from what is left with every buffer rounded up, to what is left
+/// with none.
 pub fn learn(comparisons: &[Comparison]) -> (Vec<Profile>, Vec<Refusal>) {
     let mut refusals = Vec::new();
-    let mut residuals: BTreeMap<[&str; 3], Vec<u64>> = BTreeMap::new();
+    let mut residuals: BTreeMap<[&str; 3], Vec<[u64; 2]>> = BTreeMap::new();
     for comparison in comparisons {
         for device in comparison.devices.iter().filter(|d| d.predicted.is_used) {
             match residual(device) {
                 Ok(bytes) => {
                     let key = [&*device.card, &*comparison.driver, &*comparison.build];
-                    residuals.entry(key).or_default().push(bytes);
+                    let least = bytes.saturating_sub(device.predicted.rounding_bytes);
+                    residuals.entry(key).or_default().push([least, bytes]);
                 }
                 Err(reason) => refusals.push(Refusal {
                     of: format!("{} on {}", comparison.model, device.id),
@@ -45,9 +49,9 @@ pub fn learn(comparisons: &[Comparison]) -> (Vec<Profile>, Vec<Refusal>) {
     }
     let mut profiles = Vec::new();
     for ([card, driver, build], bytes) in residuals {
-        let low_bytes = bytes.iter().copied().min().unwrap_or(0);
-        let high_bytes = bytes.iter().copied().max().unwrap_or(0);
-        if high_bytes - low_bytes > CONSISTENT_WITHIN_BYTES {
+        let low_bytes = bytes.iter().map(|&[low, _]| low).min().unwrap_or(0);
+        let high_bytes = bytes.iter().map(|&[_, high]| high).max().unwrap_or(0);
+        if high_bytes.saturating_sub(low_bytes) > CONSISTENT_WITHIN_BYTES {
             refusals.push(Refusal {
                 of: card.to_string(),
                 reason: format!(

@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::ArgMatches;
 use serde::Serialize;
 use vramfit::devices::{
-    DEFAULT_TIMEOUT, Machine, Note, ProbedDevice, Profiles, format_bytes, write_whole,
+    DEFAULT_TIMEOUT, Machine, Note, ProbedDevice, Profiles, ROUNDING_BYTES, format_bytes,
+    write_whole,
 };
 use vramfit::report::one_line;
 use vramfit::{ComputeCapability, Device, Probe};
@@ -321,6 +322,10 @@ fn compare(
     ))
 }
 
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
 /// Puts what is left over into the file of profiles, and says so.
 fn learned(comparisons: &[Comparison], path: &Path) -> Result<String, String> {
     let (profiles, refusals) = learn(comparisons);
@@ -331,23 +336,30 @@ fn learned(comparisons: &[Comparison], path: &Path) -> Result<String, String> {
     if profiles.is_empty() {
         return Ok(text);
     }
+    let mut learned = Vec::new();
     let all = Profiles::update(path, |all| {
-        profiles
-            .iter()
-            .cloned()
-            .for_each(|profile| all.learn(profile));
+        for profile in &profiles {
+            match all.learn(profile.clone()) {
+                Ok(()) => learned.push(profile),
+                Err(why) => {
+                    text += &format!("nothing is learned from {}: {why}\n", profile.card);
+                }
+            }
+        }
     });
     let all = all.map_err(|error| error.to_string())?;
-    for seen in &profiles {
+    for seen in learned {
         let now = all.known_as(seen).unwrap_or(seen);
         text += &format!(
-            "learned: CUDA takes {} to {} on {}, driver {}, {} ({} measured), in {}\n",
-            format_bytes(now.low_bytes),
-            format_bytes(now.high_bytes),
+            "learned: CUDA takes {:.2} to {:.2} MiB on {}, driver {}, {} ({} measured; plans add up to {} for each \
+             buffer, which the driver rounds up), in {}\n",
+            mib(now.low_bytes),
+            mib(now.high_bytes),
             now.card,
             now.driver,
             now.build,
             now.runs,
+            format_bytes(ROUNDING_BYTES),
             path.display()
         );
     }

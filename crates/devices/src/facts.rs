@@ -62,6 +62,7 @@ impl Facts {
             bytes: cuda.bytes,
             low_bytes: cuda.low_bytes,
             kept_bytes: 0,
+            per_buffer_bytes: 0,
             source: cuda.source.to_owned(),
         };
         if self.driver_keeps_some {

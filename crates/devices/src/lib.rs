@@ -46,8 +46,8 @@ pub use probe::{
     ProbeError, ProbeNote, ProbedDevice, ProcessUse, answer_probe,
 };
 pub use profiles::{
-    CONSISTENT_WITHIN_BYTES, Host, MARGIN_BYTES, PROFILES_VARIABLE, Profile, Profiles,
-    ProfilesError, profiles_path, write_whole,
+    CONSISTENT_WITHIN_BYTES, Host, Inconsistent, MARGIN_BYTES, PROFILES_VARIABLE, Profile,
+    Profiles, ProfilesError, ROUNDING_BYTES, profiles_path, write_whole,
 };
 pub use support::{FlashAttention, PublicBuilds, flash_attention, public_builds};
 pub use vramfit_ggml::ComputeCapability;

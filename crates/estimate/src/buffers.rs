@@ -2,7 +2,9 @@
 
 use crate::simulate::Context;
 use crate::{Breakdown, EngineProfile, Error, Layout, Pass, RunConfig};
+use std::collections::BTreeSet;
 use vramfit_arch::Model;
+use vramfit_arch::cache::{MEMORY_PARTS, cache_tensors, memory_part};
 use vramfit_ggml::Unwatched;
 
 /// What a buffer is for.
@@ -27,6 +29,29 @@ pub struct BufferGroup {
     pub used_for: BufferUse,
     /// By device of the layout, bytes; 0 for no buffer.
     pub device_bytes: Vec<u64>,
+}
+
+/// How many of them there are on a device at most, whatever the layout: weights, the parts of the memory, adapters and a
+/// compute buffer.
+pub fn most_buffers(model: &Model, run: &RunConfig) -> usize {
+    let hp = &model.hparams;
+    let parts = match run.resolve(model) {
+        Ok(params) => {
+            let kinds = (0..hp.layers.len()).flat_map(|il| {
+                cache_tensors(hp, &params, il).map(move |t| memory_part(hp, il, t.kind))
+            });
+            kinds.collect::<BTreeSet<usize>>().len()
+        }
+        Err(_) => MEMORY_PARTS,
+    };
+    let adapters = &run.adapters;
+    let loras = adapters.loras.len();
+    let vectors = usize::from(adapters.control_vector.is_some());
+    // an architecture that is not known has its caches in one piece
+    2usize
+        .saturating_add(parts.max(1))
+        .saturating_add(loras)
+        .saturating_add(vectors)
 }
 
 impl Breakdown {

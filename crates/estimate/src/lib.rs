@@ -20,7 +20,7 @@ mod simulate;
 mod speculative;
 
 pub use breakdown::{Bounded, Breakdown, MemoryBytes, Pass, PassStats, Runtime};
-pub use buffers::{BufferGroup, BufferUse};
+pub use buffers::{BufferGroup, BufferUse, most_buffers};
 pub use builder::RunConfigBuilder;
 pub use config::{CACHE_TYPES, FlashAttention, MAX_SEQ, Outputs, RunConfig};
 pub use explain::{AliveTensor, Peak, PoolOp, PoolPeak};

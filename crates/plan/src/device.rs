@@ -15,6 +15,9 @@ pub struct Allowance {
     pub low_bytes: u64,
     /// Of `bytes`, what the driver keeps of the card whatever runs: it does not show in a process's memory.
     pub kept_bytes: u64,
+    /// What the driver's rounding of one allocation may add, which `bytes` has no room for: plans count it for each buffer.
+    /// 0 where `bytes` is of a whole process's memory, rounding and all.
+    pub per_buffer_bytes: u64,
     /// Where the figures come from, in a few words.
     pub source: String,
 }
@@ -29,6 +32,7 @@ impl Allowance {
             bytes,
             low_bytes: bytes,
             kept_bytes: 0,
+            per_buffer_bytes: 0,
             source: source.into(),
         }
     }

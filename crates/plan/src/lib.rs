@@ -18,6 +18,7 @@ mod notes;
 mod placement;
 mod policy;
 mod relax;
+mod rounding;
 mod search;
 mod sheet;
 mod split;
@@ -69,10 +70,11 @@ pub fn plan(
     let shares_out = policy.pinned.split_mode == Some(SplitMode::Tensor);
     let most = MAX_DEVICES + usize::from(shares_out);
     let seen = &devices[..devices.len().min(most)];
+    let roomy = rounding::with_room(model, run, policy, seen);
     let problem = Problem {
         model,
         run,
-        devices: seen,
+        devices: &roomy,
         policy,
         profile,
         calls: &calls,

@@ -161,8 +161,9 @@ fn pool(device: sys::CUdevice, bytes: usize) -> Result<(), DriverError> {
         prop.location.type_ = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
         prop.location.id = device;
         let mut granularity = 0;
-        let least = sys::CUmemAllocationGranularity_flags::CU_MEM_ALLOC_GRANULARITY_MINIMUM;
-        sys::cuMemGetAllocationGranularity(&mut granularity, &prop, least).result()?;
+        // of the two that there are, the one that ggml-cuda asks for
+        let which = sys::CUmemAllocationGranularity_flags::CU_MEM_ALLOC_GRANULARITY_RECOMMENDED;
+        sys::cuMemGetAllocationGranularity(&mut granularity, &prop, which).result()?;
         let size = bytes.next_multiple_of(granularity.max(1));
         let mut address = 0;
         sys::cuMemAddressReserve(&mut address, size.max(POOL_ADDRESSES), 0, 0, 0).result()?;

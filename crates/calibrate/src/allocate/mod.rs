@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use vramfit::devices::ROUNDING_BYTES;
 use vramfit::estimate::BufferUse;
 use vramfit::planner::{Owner, PlannedBuffer};
 
@@ -95,6 +96,12 @@ impl Step {
             },
             bytes: buffer.bytes,
         }
+    }
+
+    /// What the driver rounds it up by, at most.
+    pub fn rounding_bytes(&self) -> u64 {
+        let over = self.bytes % ROUNDING_BYTES;
+        (ROUNDING_BYTES - over) % ROUNDING_BYTES
     }
 }
 

@@ -1,6 +1,5 @@
 //! The file of profiles: where it is, how it is read, and how it is replaced in one step.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -8,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Profile, Profiles, key};
+use super::{Profile, Profiles};
 
 /// Names a file of profiles; empty for none at all.
 pub const PROFILES_VARIABLE: &str = "VRAMFIT_PROFILES";
@@ -37,6 +36,12 @@ pub enum ProfilesError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// It is a pipe, a device or a folder, and what is learned replaces a file.
+    #[error("{}: not a regular file; what is learned is kept in one (--profile FILE)", path.display())]
+    NotRegular {
+        /// What it is called.
+        path: PathBuf,
     },
     /// It is not a file of profiles.
     #[error(
@@ -137,6 +142,13 @@ impl Profiles {
             let path = path.to_owned();
             move |source| ProfilesError::Io { path, source }
         };
+        // The lock is beside the file itself, whichever link leads there.
+        let Some(place) = regular(path).map_err(failed(path))? else {
+            return Err(ProfilesError::NotRegular {
+                path: path.to_owned(),
+            });
+        };
+        let path = place.as_path();
         let folder = folder_of(path);
         fs::create_dir_all(folder).map_err(failed(folder))?;
         let _turn = lock(path).map_err(failed(path))?;
@@ -166,13 +178,46 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Puts `text` in the place of `path`: whenever the process or the machine dies, the file is either the old one or the
-/// whole new one, and no part of a file lies beside it. (A whole one may, as `path.new`, by the next writer's time.)
+/// Puts `text` in the place of the file that `path` leads to, by links if need be: whenever the process or the machine dies,
+/// the file is either the old one or the whole new one. On a file system that can write without a name (most of Linux's) no
+/// part of a file lies beside it, and a whole one may, as `path.new`, by the next writer's time; elsewhere `path.new` may be
+/// a part. What is not a regular file (a pipe, a terminal, `/dev/null`) is written into.
 pub fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
+    match regular(path)? {
+        Some(place) => replace(&place, text),
+        None => OpenOptions::new().append(true).open(path)?.write_all(text),
+    }
+}
+
+/// The regular file that `path` leads to, or where it will be; `None` where something else is there, which has no
+/// place that another could be put in.
+fn regular(path: &Path) -> io::Result<Option<PathBuf>> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => return Ok(None),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        // A link that leads round has just been refused; one that leads nowhere is followed as far as it goes.
+        _ => (),
+    }
+    let mut place = path.to_owned();
+    while let Ok(target) = fs::read_link(&place) {
+        // `/dev/stdout` that a shell has sent into a file: whoever holds it open would go on writing into the old one.
+        if place.starts_with("/proc") || place.starts_with("/dev/fd") {
+            return Ok(None);
+        }
+        place = folder_of(&place).join(target);
+    }
+    Ok(Some(place))
+}
+
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let folder = folder_of(path);
     // One name for all that never got there: the next writer starts it anew.
     let new = beside(path, "new");
     write_new(&new, folder, text)?;
+    if let Ok(old) = fs::metadata(path) {
+        // Who may read the old one may read the new one.
+        fs::set_permissions(&new, old.permissions())?;
+    }
     fs::rename(&new, path)?;
     // The name itself is safe only when the folder is.
     match File::open(folder) {
@@ -213,7 +258,12 @@ fn write_new(new: &Path, _: &Path, text: &[u8]) -> io::Result<()> {
 }
 
 fn write_named(new: &Path, text: &[u8]) -> io::Result<()> {
-    let mut file = File::create(new)?;
+    // What a killed writer left is no longer anybody's.
+    match fs::remove_file(new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => (),
+    }
+    let mut file = File::create_new(new)?;
     file.write_all(text)?;
     file.sync_all()
 }
@@ -257,17 +307,14 @@ fn parse(path: &Path, text: &[u8]) -> Result<Profiles, ProfilesError> {
         });
     }
     let document: Document = serde_json::from_slice(text).map_err(wrong)?;
-    let entries = document.profiles;
-    let mut keys = BTreeSet::new();
-    for profile in &entries {
-        let reason = match nonsense(profile) {
-            None if keys.insert(key(profile)) => continue,
-            None => "the same card, driver and build twice",
-            Some(reason) => reason,
-        };
-        return Err(damaged(path, format!("{}: {reason}", profile.card)));
+    let wrong = |profile: &Profile, reason| damaged(path, format!("{}: {reason}", profile.card));
+    for profile in &document.profiles {
+        if let Some(reason) = nonsense(profile) {
+            return Err(wrong(profile, reason));
+        }
     }
-    Ok(Profiles { entries })
+    Profiles::new(document.profiles)
+        .map_err(|profile| wrong(&profile, "the same card, driver and build twice"))
 }
 
 fn nonsense(profile: &Profile) -> Option<&'static str> {
@@ -309,10 +356,10 @@ mod tests {
             missing.contains("`estimate calibrate` makes it"),
             "{missing}"
         );
-        Profiles::update(&path, |p| p.learn(seen(170 << 20))).unwrap();
+        Profiles::update(&path, |p| p.learn(seen(170 << 20)).unwrap()).unwrap();
         // what a killed writer left does not matter
         fs::write(beside(&path, "new"), "{\"format\": \"vra").unwrap();
-        let profiles = Profiles::update(&path, |p| p.learn(seen(166 << 20))).unwrap();
+        let profiles = Profiles::update(&path, |p| p.learn(seen(166 << 20)).unwrap()).unwrap();
         assert_eq!(Profiles::read(&path).unwrap(), profiles);
         let [only] = profiles.entries() else {
             panic!("{profiles:?}");
@@ -322,11 +369,66 @@ mod tests {
         assert!(!beside(&path, "new").exists());
     }
 
+    /// A link stays one, and what is no file is written into: nothing but the file itself is replaced.
+    #[cfg(unix)]
+    #[test]
+    fn only_a_files_own_place_is_taken() {
+        use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("far")).unwrap();
+        fs::write(at("far/file"), "old").unwrap();
+        fs::set_permissions(at("far/file"), fs::Permissions::from_mode(0o640)).unwrap();
+        symlink("far/file", at("link")).unwrap();
+        symlink("link", at("link to a link")).unwrap();
+        symlink("far/none yet", at("dangling")).unwrap();
+        symlink("round", at("round")).unwrap();
+        for (name, file) in [("link to a link", "far/file"), ("dangling", "far/none yet")] {
+            write_whole(&at(name), b"new").unwrap();
+            assert!(fs::symlink_metadata(at(name)).unwrap().is_symlink());
+            assert_eq!(fs::read(at(file)).unwrap(), b"new");
+        }
+        let mode = fs::metadata(at("far/file")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        write_whole(&at("round"), b"new").unwrap_err();
+        write_whole(&at("far"), b"new").unwrap_err();
+
+        let fifo = at("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+        assert!(made.unwrap().success());
+        let reader = std::thread::spawn({
+            let fifo = fifo.clone();
+            move || fs::read(fifo).unwrap()
+        });
+        symlink("pipe", at("link to a pipe")).unwrap();
+        write_whole(&at("link to a pipe"), b"new").unwrap();
+        assert_eq!(reader.join().unwrap(), b"new");
+        assert!(fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo());
+        symlink("/dev/null", at("null")).unwrap();
+        write_whole(&at("null"), b"new").unwrap();
+        let null = fs::metadata("/dev/null").unwrap().file_type();
+        assert!(null.is_char_device());
+
+        // What is learned needs a file; two links to one take turns beside it.
+        for name in ["pipe", "null", "far"] {
+            let refused = Profiles::update(&at(name), |_| ()).unwrap_err();
+            assert!(
+                refused.to_string().contains("not a regular file"),
+                "{refused}"
+            );
+        }
+        symlink("far/overhead.json", at("profiles")).unwrap();
+        Profiles::update(&at("profiles"), |p| p.learn(seen(170 << 20)).unwrap()).unwrap();
+        assert!(fs::symlink_metadata(at("profiles")).unwrap().is_symlink());
+        assert!(at("far/overhead.json.lock").exists() && !at("profiles.lock").exists());
+        assert!(!Profiles::read(&at("far/overhead.json")).unwrap().is_empty());
+    }
+
     #[test]
     fn damaged_files_are_clear_errors_and_stay_as_they_are() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("overhead.json");
-        Profiles::update(&path, |p| p.learn(seen(170 << 20))).unwrap();
+        Profiles::update(&path, |p| p.learn(seen(170 << 20)).unwrap()).unwrap();
         let good = fs::read_to_string(&path).unwrap();
         let check = |text: String, words: &str| {
             fs::write(&path, &text).unwrap();

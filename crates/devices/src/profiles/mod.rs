@@ -3,11 +3,19 @@
 //!
 //! A profile belongs to a card, a driver and an engine build. Where one of the last two is another, what was measured
 //! still says more than a default, so it is taken with [`MARGIN_BYTES`] on top, and the source says so.
+//!
+//! What a process takes of a card is not the sum of its allocations: the driver rounds each up to [`ROUNDING_BYTES`], or to
+//! less where it puts small ones together. So a measurement leaves an interval, from all rounded up to none, and a plan for
+//! another model adds as much for each of its own buffers.
 
 mod file;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use vramfit_plan::{Allowance, Device};
+
+use crate::format_bytes;
 
 pub use file::{PROFILES_VARIABLE, ProfilesError, profiles_path, write_whole};
 
@@ -15,7 +23,12 @@ pub use file::{PROFILES_VARIABLE, ProfilesError, profiles_path, write_whole};
 /// published contexts by some tens of MiB.
 pub const MARGIN_BYTES: u64 = 64 << 20;
 
-/// Residuals of one calibration that lie further apart are not one quantity: something else is in them.
+/// What CUDA's drivers give memory in: pages of 2 MiB, since Pascal; older cards have smaller ones.
+/// `cuMemGetAllocationGranularity` says the same.
+pub const ROUNDING_BYTES: u64 = 2 << 20;
+
+/// What was left over of measurements on one card, driver and build that lies further apart is not one quantity:
+/// something else is in it.
 pub const CONSISTENT_WITHIN_BYTES: u64 = 64 << 20;
 
 /// What CUDA itself was seen to take on a kind of card.
@@ -28,9 +41,9 @@ pub struct Profile {
     pub driver: String,
     /// The engine's build.
     pub build: String,
-    /// The least that was seen, bytes.
+    /// The least that was seen, bytes: less all that the driver may have rounded buffers up by.
     pub low_bytes: u64,
-    /// The most that was seen, bytes.
+    /// The most that was seen, bytes: as if it had rounded none.
     pub high_bytes: u64,
     /// Figures behind it, one a GPU and run.
     pub runs: u32,
@@ -40,6 +53,23 @@ pub struct Profile {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Profiles {
     entries: Vec<Profile>,
+    /// Where in `entries` a card, driver and build is.
+    places: BTreeMap<Key, usize>,
+}
+
+/// A measurement that does not go with those before it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{} to {} MiB were seen now, {} to {} MiB before ({} measured, driver {}, {}), which is not one quantity; calibrate again \
+     with nothing else on the card, into another file (--profile FILE) if it is what was learned before that is wrong",
+    seen.low_bytes >> 20, seen.high_bytes >> 20, known.low_bytes >> 20, known.high_bytes >> 20, known.runs, known.driver,
+    known.build
+)]
+pub struct Inconsistent {
+    /// What was seen now.
+    pub seen: Profile,
+    /// What was learned before, and stays.
+    pub known: Profile,
 }
 
 /// For which driver and build a device is asked about.
@@ -72,21 +102,39 @@ impl Profiles {
 
     /// What is known of the card, driver and build of `seen`.
     pub fn known_as(&self, seen: &Profile) -> Option<&Profile> {
-        let own = key(seen);
-        self.entries.iter().find(|p| key(p) == own)
+        let place = self.places.get(&key(seen))?;
+        self.entries.get(*place)
     }
 
-    /// Adds one more measurement: the interval of its card, driver and build grows as far as it has to.
-    pub fn learn(&mut self, seen: Profile) {
-        let own = key(&seen);
-        match self.entries.iter_mut().find(|p| key(p) == own) {
-            Some(known) => {
-                known.low_bytes = known.low_bytes.min(seen.low_bytes);
-                known.high_bytes = known.high_bytes.max(seen.high_bytes);
-                known.runs = known.runs.saturating_add(seen.runs);
-            }
-            None => self.entries.push(seen),
+    /// Adds one more measurement: the interval of its card, driver and build grows as far as it has to. One that would make
+    /// it wider than [`CONSISTENT_WITHIN_BYTES`] changes nothing.
+    pub fn learn(&mut self, seen: Profile) -> Result<(), Box<Inconsistent>> {
+        let place = *self.places.entry(key(&seen)).or_insert(self.entries.len());
+        let Some(known) = self.entries.get_mut(place) else {
+            self.entries.push(seen);
+            return Ok(());
+        };
+        let low_bytes = known.low_bytes.min(seen.low_bytes);
+        let high_bytes = known.high_bytes.max(seen.high_bytes);
+        if high_bytes.saturating_sub(low_bytes) > CONSISTENT_WITHIN_BYTES {
+            let known = known.clone();
+            return Err(Box::new(Inconsistent { seen, known }));
         }
+        known.low_bytes = low_bytes;
+        known.high_bytes = high_bytes;
+        known.runs = known.runs.saturating_add(seen.runs);
+        Ok(())
+    }
+
+    /// Those of a file; an error is the first that has the card, driver and build of one before it.
+    fn new(entries: Vec<Profile>) -> Result<Profiles, Box<Profile>> {
+        let mut places = BTreeMap::new();
+        for (place, profile) in entries.iter().enumerate() {
+            if places.insert(key(profile), place).is_some() {
+                return Err(Box::new(profile.clone()));
+            }
+        }
+        Ok(Profiles { entries, places })
     }
 
     /// What CUDA takes on `card`, if it was ever measured: the profiles that match best, together.
@@ -103,8 +151,10 @@ impl Profiles {
         let runs = same.iter().fold(0u32, |n, p| n.saturating_add(p.runs));
         let times = if runs == 1 { "time" } else { "times" };
         let measured = format!(
-            "calibrated, measured {runs} {times} with driver {}, {}",
-            first.driver, first.build
+            "calibrated, measured {runs} {times} with driver {}, {}; {} on top for each buffer, which the driver rounds up",
+            first.driver,
+            first.build,
+            format_bytes(ROUNDING_BYTES)
         );
         let (margin, source) = match how_well(first, host) {
             Match::Exact => (0, measured),
@@ -120,6 +170,7 @@ impl Profiles {
             bytes: high_bytes.saturating_add(margin),
             low_bytes,
             kept_bytes: 0,
+            per_buffer_bytes: ROUNDING_BYTES,
             source,
         })
     }
@@ -141,6 +192,7 @@ impl Profiles {
                 bytes: measured.bytes.saturating_add(kept_bytes),
                 low_bytes: measured.low_bytes,
                 kept_bytes,
+                per_buffer_bytes: measured.per_buffer_bytes,
                 source,
             };
             changed += 1;
@@ -149,9 +201,15 @@ impl Profiles {
     }
 }
 
-/// No two profiles have the same.
-fn key(profile: &Profile) -> (String, &str, &str) {
-    (normal(&profile.card), &profile.driver, &profile.build)
+/// Card, driver and build: no two profiles have the same.
+type Key = [String; 3];
+
+fn key(profile: &Profile) -> Key {
+    [
+        normal(&profile.card),
+        profile.driver.clone(),
+        profile.build.clone(),
+    ]
 }
 
 fn how_well(profile: &Profile, host: &Host) -> Match {
@@ -203,7 +261,7 @@ mod tests {
             ("570.10", "b1", [320, 330]),
             ("570.10", "b2", [400, 410]),
         ] {
-            profiles.learn(seen(driver, build, interval));
+            profiles.learn(seen(driver, build, interval)).unwrap();
         }
         assert_eq!(profiles.entries().len(), 3);
         let check = |driver, build, low: u64, high: u64, words: &str| {
@@ -230,9 +288,28 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_go_with_the_rest_changes_nothing() {
+        let mut profiles = Profiles::default();
+        profiles.learn(seen("550.54", "b1", [300, 310])).unwrap();
+        // as far apart as one quantity may be, then a MiB more at either end
+        profiles.learn(seen("550.54", "b1", [262, 326])).unwrap();
+        let before = profiles.clone();
+        for far in [[261, 270], [320, 327], [400, 410]] {
+            let refused = profiles.learn(seen("550.54", "b1", far)).unwrap_err();
+            assert_eq!(refused.known, before.entries()[0]);
+            let words = "262 to 326 MiB before (2 measured, driver 550.54, b1)";
+            assert!(refused.to_string().contains(words), "{refused}");
+            assert_eq!(profiles, before);
+        }
+        // of another driver
+        profiles.learn(seen("570.10", "b1", [400, 410])).unwrap();
+        assert_eq!(profiles.entries().len(), 2);
+    }
+
+    #[test]
     fn what_the_driver_keeps_stays() {
         let mut profiles = Profiles::default();
-        profiles.learn(seen("550.54", "b1", [300, 310]));
+        profiles.learn(seen("550.54", "b1", [300, 310])).unwrap();
         let list = "rtx3090:total=48GiB,rtx3090,k80".parse::<Gpus>().unwrap();
         let mut devices = list.resolve(&NoProbe).unwrap().devices;
         let before = devices.clone();
