@@ -192,11 +192,13 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     /// An engine may unload without a word, and load again with its next request (llama-server does when it sleeps).
     /// The driver gives totals: it does not say whether it is that, or others that have gone. So where less is taken
     /// than before, others are believed to hold what they held, as far as reservations that are not said to stay
-    /// ([`Request::stays`]) may be what is missing ([`GpuView::missing_bytes`]). That ends when those are
-    /// released, or when no such reservation is left beside the others' bytes. What totals cannot tell at all: others
-    /// that take more while an engine has unloaded without a word, or just as it does, by no more than that; what an
-    /// engine had unloaded before the first figure; and a larger share than the reservation's, which counts as
-    /// others'. [`Ledger::reconcile`] with what engines say they hold makes reservations as large as they are.
+    /// ([`Request::stays`]) may be what is missing ([`GpuView::missing_bytes`]); until those are released.
+    ///
+    /// What totals cannot tell at all, and per-process figures could: that others take more while an engine has
+    /// unloaded without a word, by no more than that, or in the same interval in which it does so or something is
+    /// loaded, released or adopted; and what an engine had unloaded before the first figure that could show it (of
+    /// what is adopted, the first behind the adoption). A share larger than the reservation's counts as others'.
+    /// [`Ledger::reconcile`] with what engines say they hold makes reservations as large as they are.
     pub fn probe(&self, probes: &[Probe]) -> Result<Vec<Drift>, Error> {
         self.transact(|state| state.probe(state, probes))
     }
