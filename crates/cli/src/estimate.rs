@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use vramfit::report::{
-    Estimate, Failure, Subject, VerdictWord, estimate_text, summary_heading, summary_line,
+    CertaintyWords, Estimate, Failure, Subject, Sure, VerdictWord, estimate_text, summary_heading,
+    summary_line,
 };
 use vramfit::{ENGINE, Error, Header, Model, Placement, classic};
 
@@ -82,7 +83,7 @@ pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
         draft_flags = draft.flags;
         notes.extend(draft.notes);
     }
-    let placement = vramfit::plan(&model, &run, gpus, &policy)?;
+    let placement = vramfit::plan_for(settings.engine, &model, &run, gpus, &policy)?;
     Ok(Planned {
         model,
         placement,
@@ -131,24 +132,57 @@ pub fn document(path: &Path, settings: &Settings) -> Result<Estimate, Error> {
             ),
         );
     }
+    let is_v0_5_0 = *settings.engine == ENGINE;
+    notes.extend(older_takes_more(&placement, settings).filter(|_| is_v0_5_0));
     let flags = flags_beside(settings, &draft_flags);
     let subject = Subject {
         path,
         model: &model,
         devices: &settings.gpus.devices,
         policy: &settings.policy,
-        engine: &ENGINE,
+        engine: settings.engine,
         gpus: &settings.gpu_lines,
         notes: &notes,
         adapters: &flags,
     };
     let mut estimate = Estimate::new(&subject, &placement);
     estimate.model.store_name.clone_from(&settings.from_ollama);
+    if !is_v0_5_0 {
+        for device in &mut estimate.devices {
+            modelled(&mut device.certainty);
+        }
+    }
     if tower != InFile::Nothing {
         // llama-server would not take the file.
         estimate.command.clear();
     }
     Ok(estimate)
+}
+
+/// No figure of such a build was ever compared with the build itself.
+fn modelled(sure: &mut CertaintyWords) {
+    let parts = [
+        &mut sure.model,
+        &mut sure.context,
+        &mut sure.compute,
+        &mut sure.runtime,
+    ];
+    for part in parts {
+        *part = (*part).max(Sure::Modelled);
+    }
+}
+
+/// What runs on Kepler is often a build of some age.
+fn older_takes_more(placement: &Placement, settings: &Settings) -> Option<String> {
+    let used = &placement.layout_devices;
+    let is_kepler = |&d: &usize| {
+        let device = settings.gpus.devices.get(d);
+        device.is_some_and(|d| d.compute_capability.0 < 500)
+    };
+    (used.len() > 1 && used.iter().all(is_kepler)).then(|| {
+        "llama.cpp before 13 November 2025 takes larger compute buffers on all GPUs but the first: --engine llama.cpp-2025"
+            .to_string()
+    })
 }
 
 /// llama-server's flags for the files beside the model.

@@ -37,6 +37,8 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 use clap::error::ErrorKind;
 
+use vramfit::EngineProfile;
+
 use exit::Exit;
 use low::LowArgs;
 use ollama::Ollama;
@@ -120,11 +122,21 @@ fn model_command(matches: &ArgMatches, task: Task) -> Result<Exit, String> {
             "no model given; `estimate MODEL --gpus k80x2`, or `estimate --help`".to_string(),
         );
     }
-    let engines = ["llama.cpp", "ollama-classic"];
-    let is_classic = settings::text_of(&low, "engine", &engines)? == Some("ollama-classic");
+    let engines = ["llama.cpp", "llama.cpp-2025", "ollama-classic"];
+    let asked = settings::text_of(&low, "engine", &engines)?;
+    let is_classic = asked == Some("ollama-classic");
+    let build = match asked {
+        Some("llama.cpp-2025") if task != Task::Estimate => {
+            return Err(
+                "--engine llama.cpp-2025: explain and compare are of v0.5.0 alone".to_string(),
+            );
+        }
+        Some("llama.cpp-2025") => &EngineProfile::MEASURED_ON_K80,
+        _ => &vramfit::ENGINE,
+    };
     let ollama = Ollama::new(&mut low, is_classic || task == Task::Compare, &env)?;
     let mut printer = Printer::new(&low, &env)?;
-    let mut settings = Settings::new(&low)?;
+    let mut settings = Settings::of(&low, build)?;
     settings.from_ollama = ollama.model.as_ref().map(|model| model.name.to_string());
     settings.takes_towers = ollama.model.is_some() || task == Task::Compare;
     if task != Task::Compare && !is_classic {

@@ -6,8 +6,8 @@ use vramfit::arch::CpuRepack;
 use vramfit::devices::{Card, Host, Profiles, flash_attention};
 use vramfit::ollama::Variables;
 use vramfit::{
-    DraftFile, ENGINE, FlashAttention, GpuList, LayoutMode, Outputs, Policy, Pooling, Prefer,
-    RunConfig, Type,
+    Device, DraftFile, ENGINE, EngineProfile, FlashAttention, GpuList, LayoutMode, Outputs, Policy,
+    Pooling, Prefer, RunConfig, Type,
 };
 
 use crate::adapters::AdapterFiles;
@@ -19,6 +19,8 @@ use crate::projector::ProjectorFile;
 
 /// Everything but the models.
 pub struct Settings {
+    /// Whose memory: the build of llama.cpp.
+    pub engine: &'static EngineProfile,
     /// llama.cpp's settings.
     pub run: RunConfig,
     /// Of the placement.
@@ -51,12 +53,17 @@ const AUTO_PARALLEL: u32 = 4;
 impl Settings {
     /// The error is one line and names the flag or variable at fault.
     pub fn new(low: &LowArgs) -> Result<Settings, String> {
+        Settings::of(low, &ENGINE)
+    }
+
+    /// As [`new`](Settings::new), of a build of llama.cpp.
+    pub fn of(low: &LowArgs, engine: &'static EngineProfile) -> Result<Settings, String> {
         let mut run = run(low)?;
         let mut gpus = probe::gpus(low)?;
         let driver = gpus.driver().map(str::to_owned);
         let host = Host {
             driver: driver.as_deref(),
-            build: ENGINE.name,
+            build: engine.name,
         };
         profiles(low)?.apply(&mut gpus.devices, &host);
         let policy = Policy {
@@ -94,7 +101,13 @@ impl Settings {
         if gpus.devices.is_empty() {
             gpu_lines.push("none: no GPU, everything on the host".to_string());
         }
+        let is_older = *engine != ENGINE;
+        if is_older {
+            check_kepler(&gpus)?;
+            notes.push(older_note(engine));
+        }
         Ok(Settings {
+            engine,
             run,
             policy,
             gpu_lines,
@@ -109,6 +122,27 @@ impl Settings {
             draft,
         })
     }
+}
+
+/// What is known of builds before v0.5.0 is what Tesla K80s showed.
+fn check_kepler(gpus: &GpuList) -> Result<(), String> {
+    let known = |d: &&Device| d.compute_capability.0 < 500;
+    match gpus.devices.iter().find(|d| !known(d)) {
+        None => Ok(()),
+        Some(other) => Err(format!(
+            "--engine llama.cpp-2025 is held against measured Tesla K80s (Kepler) alone, and {} is another kind of card; \
+             leave it out for {}",
+            other.name, ENGINE.name
+        )),
+    }
+}
+
+fn older_note(engine: &EngineProfile) -> String {
+    format!(
+        "{}: the code of {}, with compute buffers as builds before pull request 17232 took them, larger on every GPU \
+         but the first; modelled, within 8 MiB of what nvidia-smi showed of two models on Tesla K80s",
+        engine.name, ENGINE.name
+    )
 }
 
 /// What calibrations have learned; a file that somebody named has to be there.

@@ -31,10 +31,13 @@ impl EngineProfile {
         keeps_pins: true,
     };
 
-    /// The build of 2025 behind the measured Tesla K80 rows (`fixtures/measured/k80.tsv`), as far as they
-    /// tell: a second die there holds just the copies more that lost pins make.
+    /// llama.cpp as it was before pull request 17232 (13 November 2025), built with CUDA 11.4 for a Tesla K80: until then
+    /// `ggml_backend_sched_reserve` reset the scheduler before it split the graph, so that compute buffers were sized
+    /// without pins; buffers never shrink, so they stay as large. That is the build behind the measured rows
+    /// (`fixtures/measured/k80.tsv`), whose second die holds just the copies more that lost pins make. All else is
+    /// v0.5.0's: twelve rows of two models, none of another card, are what speaks for it.
     pub const MEASURED_ON_K80: EngineProfile = EngineProfile {
-        name: "llama.cpp of 2025 (CUDA 11.4)",
+        name: "llama.cpp before 13 November 2025 (CUDA 11.4)",
         compiled: &[ComputeCapability::new(3, 7)],
         keeps_pins: false,
     };

@@ -430,7 +430,18 @@ pub fn plan(
     gpus: &[Device],
     policy: &Policy,
 ) -> Result<Placement, Error> {
-    Ok(planner::plan(model, run, gpus, policy, &ENGINE)?)
+    plan_for(&ENGINE, model, run, gpus, policy)
+}
+
+/// As [`plan`], of another build than [`ENGINE`]. What is known of it is what its profile says.
+pub fn plan_for(
+    engine: &EngineProfile,
+    model: &Model,
+    run: &RunConfig,
+    gpus: &[Device],
+    policy: &Policy,
+) -> Result<Placement, Error> {
+    Ok(planner::plan(model, run, gpus, policy, engine)?)
 }
 
 /// Which tensors make the compute buffers of a placement as large as they are.

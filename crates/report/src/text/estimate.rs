@@ -44,12 +44,21 @@ pub fn estimate_text(estimate: &Estimate, style: &Style) -> String {
 
 /// The answer, its first word in colour.
 fn verdict(estimate: &Estimate, style: &Style) -> String {
-    let (word, ink, rest) = sentence(estimate);
+    let (word, ink, mut rest) = sentence(estimate);
+    if is_another_build(estimate) {
+        rest += &format!("; {}", estimate.engine);
+    }
     let text = words(&format!("{word}{rest}"), "", "", style.width);
     match text.strip_prefix(word) {
         Some(tail) => style.paint(ink, word) + tail,
         None => text,
     }
+}
+
+/// A build of llama.cpp that is not the one that all figures are of unless they say otherwise.
+fn is_another_build(estimate: &Estimate) -> bool {
+    let usual = vramfit_estimate::EngineProfile::LLAMA_CPP_V0_5_0.name;
+    estimate.engine.starts_with("llama.cpp ") && estimate.engine != usual
 }
 
 fn sentence(estimate: &Estimate) -> (&'static str, Ink, String) {
