@@ -181,6 +181,7 @@ fn what_cuda_takes_is_measured_learned_and_used() {
     let engine = stage.engine("llama-server", |_| ());
     let report = stage.path("report.txt");
     let rows = stage.path("rows.tsv");
+    std::os::unix::fs::symlink("linked.tsv", &rows).unwrap();
     let files = [
         "--report",
         report.to_str().unwrap(),
@@ -210,6 +211,7 @@ fn what_cuda_takes_is_measured_learned_and_used() {
         assert_eq!(device["within_tolerance"], true);
         assert_eq!(device["measured"]["by"], "process");
     }
+    assert!(rows.is_symlink() && stage.path("linked.tsv").is_file());
     let table = fs::read_to_string(&rows).unwrap();
     assert_eq!(table.lines().count(), 3);
     assert!(table.contains("Tesla K80\t470.256.02\t"), "{table}");
@@ -345,7 +347,12 @@ fn planned_buffers_are_taken_by_itself() {
     );
     assert!(run.out.contains("93.00 with a bare context"), "{}", run.out);
 
-    let json = answer(&mut stage.calibrate(&["--allocate", "--json"]));
+    let null = stage.path("null");
+    std::os::unix::fs::symlink("/dev/null", &null).unwrap();
+    let report = ["--json", "--report", null.to_str().unwrap()];
+    let json = answer(stage.calibrate(&["--allocate"]).args(report));
+    assert_eq!((json.code, json.err.as_str()), (Some(0), ""));
+    assert!(null.is_symlink() && !stage.path("null.json").exists());
     let json: Value = serde_json::from_str(&json.out).unwrap();
     let planned = json["planned"]["devices"].as_array().unwrap();
     let found = json["allocation"]["devices"].as_array().unwrap();

@@ -378,8 +378,14 @@ fn write_out(request: &Request, results: &Results) -> Result<(), String> {
                 (path.clone(), beside.into())
             }
         };
-        put(&text_path, &results.text)?;
-        put(&json_path, &format!("{json}\n"))?;
+        // Beside a pipe or a device there is no place for the other one.
+        let is_file = std::fs::metadata(path).map_or(true, |found| found.is_file());
+        if is_file || !is_json {
+            put(&text_path, &results.text)?;
+        }
+        if is_file || is_json {
+            put(&json_path, &format!("{json}\n"))?;
+        }
     }
     match &request.rows {
         Some(path) => put(path, &rows(&results.comparisons)),
