@@ -233,12 +233,7 @@ impl LlmGraph<'_> {
         let layer = self.hp.layers[il];
         let (ty, [row, n_cells, ..]) = (self[cache].ty, self[cache].ne);
         let size = |n: i64| ty.row_size(n.max(0) as u64);
-        let ne = [
-            layer.n_embd_head_k,
-            layer.n_head_kv,
-            n_kv,
-            self.cp.n_stream(),
-        ];
+        let ne = [layer.n_embd_head_k, layer.n_head_kv, n_kv, self.n_stream()];
         self.view_4d(
             cache,
             ne,
@@ -251,7 +246,7 @@ impl LlmGraph<'_> {
         let cache = self.cache(il, CacheKind::V);
         let layer = self.hp.layers[il];
         let (ty, [row, n_cells, ..]) = (self[cache].ty, self[cache].ne);
-        let (head, n_stream) = (layer.n_embd_head_v, self.cp.n_stream());
+        let (head, n_stream) = (layer.n_embd_head_v, self.n_stream());
         let size = |n: i64| ty.row_size(n.max(0) as u64);
         if self.cp.v_trans {
             let ne = [n_kv, layer.n_head_kv, head, n_stream];

@@ -40,7 +40,7 @@ impl LlmGraph<'_> {
             return input;
         }
         let n_kv = self.n_read(self.cp.n_ctx_seq);
-        let (n_tokens, n_stream) = (self.n_tokens, self.cp.n_stream());
+        let (n_tokens, n_stream) = (self.n_tokens, self.n_stream());
         let mut n = 64;
         while head > 0 && head % (2 * n) == 0 {
             n *= 2;
@@ -96,7 +96,8 @@ impl LlmGraph<'_> {
     /// K of all cells of the indexer's cache: one head.
     pub fn index_keys(&mut self, cache: TensorId, n_kv: i64) -> TensorId {
         let (ne, nb) = (self[cache].ne, self[cache].nb);
-        self.view_4d(cache, [ne[0], 1, n_kv, ne[2]], [nb[1], nb[1], nb[2]])
+        let n_stream = ne[2].min(self.n_seqs);
+        self.view_4d(cache, [ne[0], 1, n_kv, n_stream], [nb[1], nb[1], nb[2]])
     }
 
     /// How well each cell answers each token: `[n_kv, tokens, 1, streams]`.

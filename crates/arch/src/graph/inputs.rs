@@ -170,7 +170,7 @@ impl LlmGraph<'_> {
             None => cp.n_ctx_seq,
         };
         let n_kv = self.n_read(n_cells);
-        let n_stream = if cp.kv_unified { 1 } else { self.n_seqs };
+        let n_stream = self.n_stream();
         let n_v = if cp.v_trans {
             n_tokens * hp.n_embd_v_gqa_max()
         } else {

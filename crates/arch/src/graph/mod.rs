@@ -205,6 +205,11 @@ impl<'a> LlmGraph<'a> {
         self.n_tokens / self.n_seqs.max(1)
     }
 
+    /// Separate KV caches that the batch reads: one of each of its sequences.
+    pub fn n_stream(&self) -> i64 {
+        if self.cp.kv_unified { 1 } else { self.n_seqs }
+    }
+
     /// Cells that are read of a cache of `n_cells` (`llama_kv_cache::get_n_kv`).
     pub fn n_read(&self, n_cells: i64) -> i64 {
         n_cells.min(pad_256(self.n_filled.max(1)))

@@ -234,7 +234,8 @@ impl LlmGraph<'_> {
         let heads = self.reshape(x, [1, d_inner, n_time, n_seqs]);
         let a = self.weight(il, Kind::SsmA);
         let y = self.read_state(scan, |g, states, ids| {
-            let states = g.reshape(states, [ssm.d_state, 1, d_inner, n_seqs]);
+            let n_states = g[states].ne[1];
+            let states = g.reshape(states, [ssm.d_state, 1, d_inner, n_states]);
             g.ssm_scan([states, heads, dt, a, b, c, ids], 1)
         });
         let n = ssm.n_embd_s() * n_seqs;

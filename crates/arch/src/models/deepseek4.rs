@@ -159,7 +159,7 @@ struct Inputs {
 impl Inputs {
     fn new(g: &mut LlmGraph<'_>) -> Inputs {
         let (cp, n_tokens) = (g.cp, g.n_tokens);
-        let n_stream = cp.n_seq_max.max(1);
+        let n_stream = g.n_seqs.max(1);
         let head = g.hp.layers.first().map_or(0, |l| l.n_embd_head_k);
         let index_head = g.hp.indexer.map_or(0, |i| i.head);
         let ty = mask_type(g);

@@ -35,10 +35,10 @@ impl Compressed {
         ty: Type,
         rot: Option<TensorId>,
     ) -> Compressed {
-        let (n_tokens, n_stream) = (g.n_tokens, g.cp.n_seq_max.max(1));
+        let (n_tokens, n_stream) = (g.n_tokens, g.n_seqs.max(1));
         let n_blocks = n_tokens / ratio + n_stream;
         let n_rows = compressor_rows(ratio);
-        let n_states = n_rows * n_stream;
+        let n_states = n_rows * g.cp.n_seq_max.max(1);
         let n_kept = n_tokens.min(n_states);
         let n_back = i64::from(g.cp.role.n_rollback);
         let mask = [

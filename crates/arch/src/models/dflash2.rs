@@ -30,7 +30,7 @@ pub(super) fn convolve(
         return x;
     };
     let [width, n_tokens, ..] = g[x].ne;
-    let n_blocks = g.cp.n_seq_max.max(1);
+    let n_blocks = g.n_seqs.max(1);
     let (block, n_groups) = (n_tokens / n_blocks, width / group.max(1));
     let blocks = g.reshape(x, [width, block, n_blocks, 1]);
     let own = g.reshape(dynamic, [n_groups, taps, 2, n_tokens]);
@@ -103,7 +103,7 @@ pub(super) fn select(g: &mut LlmGraph<'_>, tokens: TensorId, embd: TensorId, log
         return;
     };
     let (top_k, rank, n_embd) = (selector.top_k, selector.rank, g.hp.n_embd);
-    let (n_blocks, [n_vocab, n_tokens, ..]) = (g.cp.n_seq_max.max(1), g[logits].ne);
+    let (n_blocks, [n_vocab, n_tokens, ..]) = (g.n_seqs.max(1), g[logits].ne);
     let n_each = n_tokens / n_blocks;
     let block = n_each.min(g.hp.block_size);
     let ids = g.top_k(logits, top_k);

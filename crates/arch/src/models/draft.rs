@@ -262,7 +262,7 @@ fn scatter(g: &mut LlmGraph<'_>, x: TensorId) -> TensorId {
 /// DSpark: each token of a block shifts the logits of the next one, and a head says how sure it is.
 /// Blocks are longer than the model drafts while a prompt is read; then nothing is added.
 fn markov(g: &mut LlmGraph<'_>, tokens: TensorId, embd: TensorId, base: TensorId) -> TensorId {
-    let (n_blocks, [n_vocab, n_tokens, ..]) = (g.cp.n_seq_max.max(1), g[base].ne);
+    let (n_blocks, [n_vocab, n_tokens, ..]) = (g.n_seqs.max(1), g[base].ne);
     let n_drafts = n_tokens / n_blocks;
     let Some(w1) = g.output_weight(Global::MarkovW1, Part::Weight) else {
         return base;

@@ -57,7 +57,8 @@ fn mamba_layer(g: &mut LlmGraph<'_>, n: TensorId, il: usize) -> TensorId {
     let strides = [floats(head), token, token * n_time.max(0) as u64];
     let x = g.view_4d(x, heads, strides);
     let y = g.read_state(scan, |g, states, ids| {
-        let states = g.reshape(states, [ssm.d_state, head, n_head, n_seqs]);
+        let n_states = g[states].ne[1];
+        let states = g.reshape(states, [ssm.d_state, head, n_head, n_states]);
         g.ssm_scan([states, x, dt, a, b, c, ids], 1)
     });
     let n = ssm.n_embd_s() * n_seqs;

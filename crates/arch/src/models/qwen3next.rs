@@ -241,7 +241,7 @@ pub(super) fn keep_columns(
     width: i64,
     n: i64,
 ) {
-    let (nb, row, n_seqs) = (g[all].nb, g[state].nb[1], g.cp.n_seq_max);
+    let (nb, row, n_seqs) = (g[all].nb, g[state].nb[1], g.n_seqs);
     for _ in 0..g.n_kept() {
         let last = g.view_3d(all, [n, width, n_seqs], [nb[1], nb[2]]);
         let last = g.cont(last);

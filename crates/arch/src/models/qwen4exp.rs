@@ -216,7 +216,7 @@ struct Blocks {
 impl Blocks {
     fn new(g: &mut LlmGraph<'_>, size: i64) -> Blocks {
         let n_kv = g.n_read(g.cp.n_ctx_seq);
-        let (n_stream, n_tokens) = (g.cp.n_stream(), g.n_tokens);
+        let (n_stream, n_tokens) = (g.n_stream(), g.n_tokens);
         let n_blocks = (n_kv + size - 1) / size;
         let per_row = if g.hp.is_causal { n_blocks } else { n_kv };
         let bias = [per_row, n_tokens / n_stream.max(1), n_stream, 1];
@@ -401,7 +401,7 @@ fn norm_streams(g: &mut LlmGraph<'_>, x: TensorId, kind: Kind, il: usize) -> Ten
 /// A causal convolution a channel, as a sum of shifted copies.
 fn convolve(g: &mut LlmGraph<'_>, ngrams: NgramEmbd, x: TensorId, il: usize) -> TensorId {
     let (width, n_tokens) = (g.hp.n_embd * g.hp.n_streams, g.n_tokens);
-    let (n_seqs, n_time) = (g.cp.n_seq_max, g.n_seq_tokens());
+    let (n_seqs, n_time) = (g.n_seqs, g.n_seq_tokens());
     let x = g.reshape(x, [width, n_tokens, 1, 1]);
     let x = g.reshape(x, [width, n_time, n_seqs, 1]);
     let n_before = (ngrams.taps - 1) * ngrams.dilation;
