@@ -14,6 +14,8 @@ pub mod graphs;
 #[allow(clippy::disallowed_methods, clippy::unwrap_used)]
 pub mod mmproj;
 #[allow(clippy::disallowed_methods, clippy::unwrap_used)]
+pub mod pools;
+#[allow(clippy::disallowed_methods, clippy::unwrap_used)]
 pub mod table;
 #[allow(clippy::disallowed_methods, clippy::unwrap_used)]
 pub mod truth;

@@ -10,7 +10,7 @@ use crate::{Bounded, Pass};
 use std::collections::BTreeSet;
 use vramfit_arch::hparams::LayerHparams;
 use vramfit_arch::{Global, Kind, ModelTensor, Name, Part, Unknown, Use};
-use vramfit_ggml::cuda::{AnyOrder, PoolKind, PoolUse};
+use vramfit_ggml::cuda::{AnyOrder, Batches, PoolKind, PoolUse};
 use vramfit_ggml::{Backend, BufferType, Flags, Graph, Op, Type};
 
 /// Results of a matrix's size around its product: the product itself, a bias, a norm, what it is
@@ -335,7 +335,8 @@ impl Context<'_> {
         let scan = self.scan_pool_bound(shape);
         let bytes = match cuda.pool {
             PoolKind::Vmm => {
-                let matmul = cuda.pool_use_of(products, &products.nodes).bytes;
+                let matmul = cuda.pool_use_of(products, &products.nodes, Batches::UpToOwn);
+                let matmul = matmul.bytes;
                 sum([matmul, attention, scan])
             }
             PoolKind::Legacy => {

@@ -113,7 +113,7 @@ impl Breakdown {
         if !context.model.is_known() || context.slicer.is_some() {
             return Ok(vec![group(all)]);
         }
-        let batches = [Pass::Prompt, Pass::Generation].map(|pass| context.batch(pass));
+        let batches = Pass::ALL.map(|pass| context.batch(pass));
         let mut sizes = vec![0; all.len()];
         let mut grown_by = vec![0; all.len()];
         for (n, batch) in batches

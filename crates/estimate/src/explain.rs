@@ -4,7 +4,7 @@ use crate::breakdown::Pass;
 use crate::simulate::{Context, runtime_of};
 use crate::{EngineProfile, Error, Layout, RunConfig};
 use vramfit_arch::Model;
-use vramfit_ggml::cuda::PoolKind;
+use vramfit_ggml::cuda::{Batches, PoolKind};
 use vramfit_ggml::{Backend, BackendId, Graph, Label, Observer, TensorId, Type, reserve};
 
 /// A tensor in the compute buffer at its peak.
@@ -178,9 +178,7 @@ impl PoolPeak {
         }
         let context = Context::new(model, run, layout, profile)?;
         let mut peaks: Vec<Option<PoolPeak>> = vec![None; layout.devices.len()];
-        let passes = Pass::ALL.map(|pass| (pass, context.batch(pass)));
-        let of_one = context.prompt_of_one().map(|batch| (Pass::Prompt, batch));
-        for (pass, batch) in passes.into_iter().chain(of_one) {
+        for (pass, batch) in context.pool_batches() {
             let (built, schedule) = context.schedule(batch)?;
             for backend in &context.backends {
                 let device = backend.buffer_type().device_index();
@@ -188,7 +186,7 @@ impl PoolPeak {
                     continue;
                 };
                 let id = context.backend_id(backend.buffer_type());
-                let held = cuda.pool_use(&built.graph, &schedule, id);
+                let held = cuda.pool_use(&built.graph, &schedule, id, Batches::UpToOwn);
                 let runtime = runtime_of(cuda, &held);
                 let Some(slot) = peaks.get_mut(device) else {
                     continue;

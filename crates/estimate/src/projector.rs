@@ -1,10 +1,11 @@
 //! What a multimodal projector takes beside the model (`tools/mtmd/clip.cpp`): every tower has weights, a scheduler
 //! and a compute buffer of its own, all on one device.
 
+use crate::legacy::Pools;
 use crate::simulate::runtime_of;
 use crate::{EngineProfile, Error, FlashAttention, LayoutDevice, MemoryBytes, NodeRow, Runtime};
 use vramfit_arch::clip::{Modality, Projector, Tower};
-use vramfit_ggml::cuda::{Cuda, LegacyPool, PoolKind, PoolUse, Steps};
+use vramfit_ggml::cuda::{Batches, Cuda, PoolKind, PoolUse, Steps};
 use vramfit_ggml::{
     Backend, BackendId, BufferType, Graph, Op, Schedule, Scheduler, Unwatched, reserve,
 };
@@ -221,19 +222,17 @@ impl<'a> TowerRun<'a> {
 
 /// What the pool holds behind one picture.
 fn pool_use(cuda: &Cuda, graph: &Graph, schedule: &Schedule) -> PoolUse {
-    let held = cuda.pool_use(graph, schedule, BackendId(0));
+    let held = cuda.pool_use(graph, schedule, BackendId(0), Batches::Own);
     if cuda.pool == PoolKind::Vmm {
         return held;
     }
+    let mut pools = Pools::new((*cuda, BackendId(0)));
     let steps = Steps::default().of(graph, schedule, BackendId(0));
-    let kept = cuda.with_each_sm_count().map(|cuda| {
-        let mut pool = LegacyPool::default();
-        pool.compute(&cuda, graph, &steps);
-        pool.bytes()
-    });
+    pools.compute(graph, &steps);
+    let (_, kept) = pools.held();
     PoolUse {
-        bytes: kept.max().unwrap_or(0),
-        kind: PoolKind::Legacy,
+        bytes: kept.bytes,
+        kind: kept.kind,
         ..held
     }
 }

@@ -6,9 +6,9 @@ use crate::{EngineProfile, Error, Layout, LayoutDevice, Refusal, RunConfig, para
 use vramfit_arch::cache::{CacheKind, cache_tensor};
 use vramfit_arch::{
     Batch, BuiltGraph, ContextParams, CpuRepack, FusedOp, Lent, LentCaches, LentTensor, Model,
-    Slicer, TensorOverride, Unfused, WeightMap, build,
+    Pooling, Slicer, TensorOverride, Unfused, WeightMap, build,
 };
-use vramfit_ggml::cuda::{Cuda, PoolUse};
+use vramfit_ggml::cuda::{Batches, Cuda, PoolUse};
 use vramfit_ggml::{
     Backend, BackendId, BufferType, Observer, Schedule, Scheduler, Unwatched, reserve,
 };
@@ -49,12 +49,27 @@ impl Breakdown {
         let reserve = |batch| context.reserve(batch, &mut Unwatched);
         let [prompt, generation] = Pass::ALL.map(|pass| context.batch(pass));
         let (prompt, generation) = parallel::both(|| reserve(prompt), || reserve(generation));
-        let ((mut needs, prompt), (other, generation)) = (prompt?, generation?);
-        let of_one = context.prompt_of_one().map(reserve).transpose()?;
-        for others in [Some(other), of_one.map(|(needs, _)| needs)]
-            .into_iter()
-            .flatten()
-        {
+        let ((mut needs, prompt), (generated, generation)) = (prompt?, generation?);
+        let mut all = vec![(context.batch(Pass::Generation), generated)];
+        if let Some(batch) = context.prompt_of_one() {
+            all.push((batch, reserve(batch)?.0));
+        }
+        // pools are of what runs, which is not all that is reserved
+        let mut runs: Vec<Batch> = context.pool_batches().iter().map(|b| b.1).collect();
+        let first = (context.batch(Pass::Prompt), &mut needs);
+        let others = all.iter_mut().map(|(batch, needs)| (*batch, needs));
+        for (batch, needs) in std::iter::once(first).chain(others) {
+            match runs.iter().position(|b| *b == batch) {
+                Some(known) => _ = runs.swap_remove(known),
+                None => needs
+                    .iter_mut()
+                    .for_each(|need| need.pool = PoolUse::default()),
+            }
+        }
+        for batch in runs {
+            all.push((batch, context.pools(batch)?));
+        }
+        for (_, others) in all {
             for (most, n) in needs.iter_mut().zip(others) {
                 *most = most.max(n);
             }
@@ -220,13 +235,70 @@ impl<'a> Context<'a> {
     pub fn prompt_of_one(&self) -> Option<Batch> {
         let p = &self.params;
         let is_asked = self.model.architecture.reserves_one_sequence && p.n_seq_max > 1;
-        let n_tokens = p.n_ctx.min(p.n_ubatch);
-        is_asked.then_some(Batch {
+        is_asked.then(|| self.alone(p.n_ctx.min(p.n_ubatch)))
+    }
+
+    /// A batch of one sequence.
+    fn alone(&self, n_tokens: i64) -> Batch {
+        Batch {
             n_tokens,
-            n_outputs: n_tokens.min(p.n_outputs_max),
+            n_outputs: n_tokens.min(self.params.n_outputs_max),
             n_seqs: 1,
             n_filled: Batch::FULL,
-        })
+        }
+    }
+
+    /// What runs, and so decides what pools hold: all sequences side by side, and one alone.
+    pub fn pool_batches(&self) -> Vec<(Pass, Batch)> {
+        let mut batches = match self.takes_turns() {
+            true => Vec::new(),
+            // some of the sequences together may have as many tokens as are reserved for
+            false => Pass::ALL.map(|pass| (pass, self.batch(pass))).to_vec(),
+        };
+        batches.extend(self.lone_batches());
+        batches
+    }
+
+    /// Batches of one sequence, where there may be several and their graph is another.
+    fn lone_batches(&self) -> Vec<(Pass, Batch)> {
+        let p = &self.params;
+        let is_alike = p.pooling == Pooling::None && !self.splits_by_sequence();
+        if p.n_seq_max <= 1 || is_alike {
+            return Vec::new();
+        }
+        let n_ctx = match self.model.hparams.has_memory {
+            true => p.n_ctx_seq,
+            false => p.n_ctx,
+        };
+        vec![
+            (Pass::Prompt, self.alone(n_ctx.min(p.n_ubatch))),
+            (Pass::Generation, self.alone(1)),
+        ]
+    }
+
+    /// A batch has as many tokens of each of its sequences: caches, states or compressed cells are a sequence's own.
+    pub fn splits_by_sequence(&self) -> bool {
+        let has_cells = self.model.hparams.compressor.is_some();
+        !self.params.kv_unified || self.has_states() || has_cells
+    }
+
+    /// Sequences are computed one after the other, never side by side: states take turns where every token has an
+    /// output (`split_seq`).
+    pub fn takes_turns(&self) -> bool {
+        let p = &self.params;
+        p.n_seq_max > 1 && self.has_states() && self.all_outputs()
+    }
+
+    /// Every token of a batch has an output.
+    pub fn all_outputs(&self) -> bool {
+        let p = &self.params;
+        p.n_outputs_max >= p.n_ctx.min(p.n_ubatch).max(1).min(p.n_batch)
+    }
+
+    /// Whether layers keep a state of each sequence.
+    pub(crate) fn has_states(&self) -> bool {
+        let mut layers = self.model.hparams.layers.iter();
+        layers.any(|layer| layer.is_recurrent)
     }
 
     /// Builds the graph of `batch` and splits it over the backends.
@@ -267,7 +339,7 @@ impl<'a> Context<'a> {
         let mut needs = Vec::with_capacity(self.devices.len() + 1);
         for (backend, compute_bytes) in self.backends.iter().zip(sizes) {
             let id = self.backend_id(backend.buffer_type());
-            let pool = |cuda: &Cuda| cuda.pool_use(&built.graph, &schedule, id);
+            let pool = |cuda: &Cuda| cuda.pool_use(&built.graph, &schedule, id, Batches::UpToOwn);
             let need = |pool| Needs {
                 compute_bytes,
                 pool,
@@ -285,6 +357,13 @@ impl<'a> Context<'a> {
         };
         built.graph.recycle();
         Ok((needs, stats))
+    }
+
+    /// What the graph of `batch` takes of the pools alone.
+    fn pools(&self, batch: Batch) -> Result<Vec<Needs>, Error> {
+        let (mut needs, _) = self.reserve(batch, &mut Unwatched)?;
+        needs.iter_mut().for_each(|need| need.compute_bytes = 0);
+        Ok(needs)
     }
 
     /// What a draft may read of this model.

@@ -58,8 +58,9 @@ const USAGE: &str = "usage: oracle COMMAND
   truth [--models real|made] [--random N] [--per-model N] [--workers N] [--work DIR] [--out FILE]
                          the truth table; goes on where it stopped
   graphs [--out DIR]     the real compute graphs, node by node
-  pool [--kind vmm|legacy|tensor] [--workers N] [--out FILE]
-                         what ggml-cuda takes beside the buffers while it computes, with either kind of pool
+  pool [--kind vmm|legacy|tensor] [--workers N] [--known FILE] [--out FILE]
+                         what ggml-cuda takes beside the buffers while it computes, with either kind of pool;
+                         what the table --known has is not measured again
   real-model [--estimate PATH] [--compare no]
                          a downloaded model: engine and estimate side by side
   diff [MODEL.gguf ..] [--cases N] [--minutes M] [--seed S] [--workers N] [--graph]
@@ -145,7 +146,7 @@ fn command() -> Result<i32> {
             &["--n", "--workers", "--estimate", "--out"],
         )?),
         Some("pool") => {
-            let options = Options::of(&args, &["--kind", "--workers", "--out"])?;
+            let options = Options::of(&args, &["--kind", "--workers", "--out", "--known"])?;
             let kind = match options.get("--kind") {
                 None | Some("vmm") => pool::Kind::Vmm,
                 Some("legacy") => pool::Kind::Legacy,
@@ -163,6 +164,7 @@ fn command() -> Result<i32> {
                     || models::fixtures().join("truth").join(kind.table()),
                     Into::into,
                 ),
+                known: options.get("--known").map(Into::into),
             })
             .map(|()| 0)
         }

@@ -24,6 +24,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Of the set [`Set::Made`].
+    pub fn is_made(&self) -> bool {
+        self.file.starts_with("made/")
+    }
+
     /// Made to embed texts, not to write them.
     pub fn is_embedding_model(&self) -> bool {
         self.arch.contains("bert")

@@ -1,5 +1,6 @@
 //! `oracle pool`: what ggml-cuda takes while it computes, counted in real decodes of whole prompts.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ const KINDS: [(&str, &[u32]); 9] = [
     ("12.0", &[170, 36, 84]),
 ];
 const UBATCHES: [usize; 3] = [64, 512, 2048];
+/// Tokens of each of several sequences.
+const SHARE: usize = 1024;
 
 /// How ggml-cuda keeps temporary buffers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -84,6 +87,8 @@ pub struct Request {
     pub workers: usize,
     /// The table.
     pub out: PathBuf,
+    /// Rows that this table has are not measured again.
+    pub known: Option<PathBuf>,
 }
 
 /// One decode.
@@ -99,79 +104,148 @@ struct Case<'a> {
 pub fn make(request: &Request) -> Result<()> {
     let engine = Engine;
     let folder = tempfile::tempdir().context("a temporary folder")?;
-    let entries = models::index(models::Set::Real)?;
+    let mut entries = models::index(models::Set::Real)?;
+    if request.kind != Kind::Tensor {
+        entries.extend(models::index(models::Set::Made)?);
+    }
     models::make_sparse(&entries, folder.path())?;
     let commit = engine_commit(&engine, &entries, folder.path())?;
     let (kind, cases) = (request.kind, cases(&entries, request.kind));
-    let rows = sweep(&engine, &cases, folder.path(), request.workers)?;
+    let known = match &request.known {
+        Some(table) => known_rows(table)?,
+        None => BTreeMap::new(),
+    };
+    let rows = sweep(&engine, &cases, &known, folder.path(), request.workers)?;
     let [command, pool, runtime] = kind.words();
     let mut text = format!(
         "# engine: llama.cpp v0.5.0, commit {commit}, CUDA 13 build, real loads and decodes on imaginary GPUs (crates/oracle/kit)\n\
          # made by: cargo run --release -p vramfit-oracle -- {command}\n\
          # gpus: COMPUTE_CAPABILITY*SMS of CUDA0, CUDA1, ..; each has 4 TiB, {pool} and the kit's shared memory and occupancy.\n\
          # flags: as crates/oracle/kit/README.md. --decode N: a prompt of N tokens. --embeddings: every token is an output, else the last alone.\n\
-         # runtime: {runtime}.\n\
+         # --decode-each K: then batches of every size. --decode-seqs N: sequences side by side; such rows that differ in that alone are one figure.\n\
+         # runtime: {runtime}. What the buffers themselves have grown by is not in it.\n\
          # crashed: the engine stopped while it computed (experts chosen by a kernel that never ran are read back; more tokens than positions): no truth.\n\
          # model\tgpus\tflags\truntime\n"
     );
     let mut n_crashed = 0;
     for (case, row) in cases.iter().zip(&rows) {
         n_crashed += usize::from(row.starts_with("crashed") || row.starts_with("refused"));
-        let gpus = case.gpus.join(",");
-        let _ = writeln!(text, "{}\t{gpus}\t{}\t{row}", case.entry.file, case.flags);
+        let _ = writeln!(text, "{}\t{row}", case.columns());
     }
     fs::write(&request.out, text).context(request.out.display())?;
     eprintln!("{} cases, {n_crashed} crashed", cases.len());
     Ok(())
 }
 
-/// For each model: every compute capability with all batch sizes, pairs of GPUs, and one token at
-/// a time. Flash attention, outputs and SM counts take turns.
+/// For each model several sequences; for each real one also every compute capability with all batch sizes, pairs
+/// of GPUs, and one token at a time. Flash attention, outputs and SM counts take turns.
 fn cases(entries: &[Entry], kind: Kind) -> Vec<Case<'_>> {
     if kind == Kind::Tensor {
         return tensor_cases(entries);
     }
     let mut cases = Vec::new();
     for (m, entry) in entries.iter().enumerate() {
-        for (c, (cc, sms)) in KINDS.iter().enumerate() {
-            let turn = m * KINDS.len() + c;
-            let gpu = |i: usize| format!("{cc}*{}", sms[(m + i) % sms.len()]);
-            for (i, n_ubatch) in UBATCHES.into_iter().enumerate() {
-                let flags = flags(entry, n_ubatch, PROMPT, turn % 4);
-                cases.push(Case {
-                    entry,
-                    gpus: vec![gpu(i)],
-                    flags,
-                    kind,
-                });
+        if !entry.is_made() {
+            cases.extend(single_cases(entry, m, kind));
+        }
+        cases.extend(sequence_cases(entry, m, kind));
+    }
+    cases
+}
+
+/// Of one sequence.
+fn single_cases(entry: &Entry, m: usize, kind: Kind) -> Vec<Case<'_>> {
+    let mut cases = Vec::new();
+    let mut add = |gpus: Vec<String>, flags: String, n_ubatch| {
+        // a pool that keeps single buffers would be another with every batch more
+        let each = match kind {
+            Kind::Vmm => format!(" --decode-each {}", each(n_ubatch, &gpus)),
+            _ => String::new(),
+        };
+        cases.push(Case {
+            entry,
+            gpus,
+            flags: flags + &each,
+            kind,
+        });
+    };
+    for (c, (cc, sms)) in KINDS.iter().enumerate() {
+        let turn = m * KINDS.len() + c;
+        let gpu = |i: usize| format!("{cc}*{}", sms[(m + i) % sms.len()]);
+        for (i, n_ubatch) in UBATCHES.into_iter().enumerate() {
+            let flags = flags(entry, n_ubatch, PROMPT, turn % 4);
+            add(vec![gpu(i)], flags, n_ubatch);
+        }
+        add(vec![gpu(0)], flags(entry, 512, PROMPT, (turn + 2) % 4), 512);
+        if turn.is_multiple_of(3) {
+            let second = KINDS[(c + m % 2) % KINDS.len()];
+            let gpus = vec![gpu(1), format!("{}*{}", second.0, second.1[0])];
+            let n_ubatch = UBATCHES[m % 3];
+            add(
+                gpus,
+                flags(entry, n_ubatch, PROMPT, (turn / 3) % 4),
+                n_ubatch,
+            );
+        }
+        if turn % 3 == 1 && !entry.is_embedding_model() {
+            add(
+                vec![gpu(0)],
+                flags(entry, 1, SHORT_PROMPT, (turn / 3) % 4),
+                1,
+            );
+        }
+    }
+    cases
+}
+
+/// Steps from a batch to the next smaller one. Tiles of attention without tensor cores are narrow.
+fn each(n_ubatch: usize, gpus: &[String]) -> usize {
+    let has_cores = gpus.iter().all(|gpu| !gpu.starts_with("7.0"));
+    (n_ubatch / if has_cores { 16 } else { 64 }).max(8)
+}
+
+/// Of two to four sequences, in caches of their own and in a shared one: one alone, and all side by side.
+fn sequence_cases(entry: &Entry, m: usize, kind: Kind) -> Vec<Case<'_>> {
+    let mut cases = Vec::new();
+    for (i, is_unified) in [false, true].into_iter().enumerate() {
+        let turn = 2 * m + i;
+        let (cc, sms) = KINDS[turn % KINDS.len()];
+        let (n_seqs, n_ubatch) = (2 + (turn / 2) % 3, UBATCHES[turn % 3]);
+        let flash = if turn % 4 < 2 { "on" } else { "off" };
+        let n_ctx = n_seqs * SHARE;
+        let outputs = match entry.is_embedding_model() || turn.is_multiple_of(5) {
+            true => "--embeddings".to_string(),
+            false => format!("--n-outputs {n_seqs}"),
+        };
+        // an encoder takes all texts at once
+        let n_batch = match entry.is_embedding_model() {
+            true => n_ubatch,
+            false => 2048,
+        };
+        let gpus = vec![format!("{cc}*{}", sms[m % sms.len()])];
+        // what a legacy pool keeps is that of one order, of which two are played
+        let some = 1..=n_seqs;
+        let some = some.filter(|&n| kind == Kind::Vmm || n == 1 || n == n_seqs);
+        for side_by_side in some {
+            let n_tokens = match (entry.is_embedding_model(), is_unified) {
+                (true, _) => n_ubatch / side_by_side,
+                (false, true) => n_ctx / side_by_side,
+                (false, false) => SHARE,
+            };
+            let mut flags = format!(
+                "-c {n_ctx} -b {n_batch} -ub {n_ubatch} -np {n_seqs} --kv-unified {} -fa {flash} {outputs}",
+                u8::from(is_unified)
+            );
+            if kind == Kind::Vmm {
+                flags += &format!(" --decode-each {}", each(n_ubatch, &gpus));
             }
-            let other = flags(entry, 512, PROMPT, (turn + 2) % 4);
+            flags += &format!(" --decode {n_tokens} --decode-seqs {side_by_side}");
             cases.push(Case {
                 entry,
-                gpus: vec![gpu(0)],
-                flags: other,
+                gpus: gpus.clone(),
+                flags,
                 kind,
             });
-            if turn.is_multiple_of(3) {
-                let second = KINDS[(c + m % 2) % KINDS.len()];
-                let gpus = vec![gpu(1), format!("{}*{}", second.0, second.1[0])];
-                let flags = flags(entry, UBATCHES[m % 3], PROMPT, (turn / 3) % 4);
-                cases.push(Case {
-                    entry,
-                    gpus,
-                    flags,
-                    kind,
-                });
-            }
-            if turn % 3 == 1 && !entry.is_embedding_model() {
-                let flags = flags(entry, 1, SHORT_PROMPT, (turn / 3) % 4);
-                cases.push(Case {
-                    entry,
-                    gpus: vec![gpu(0)],
-                    flags,
-                    kind,
-                });
-            }
         }
     }
     cases
@@ -221,6 +295,12 @@ fn flags(entry: &Entry, n_ubatch: usize, prompt: usize, turn: usize) -> String {
 }
 
 impl Case<'_> {
+    /// Its row's columns but the last.
+    fn columns(&self) -> String {
+        let gpus = self.gpus.join(",");
+        format!("{}\t{gpus}\t{}", self.entry.file, self.flags)
+    }
+
     fn job_line(&self, folder: &str) -> String {
         let vmm = match self.kind {
             Kind::Vmm | Kind::Tensor => "",
@@ -241,16 +321,33 @@ impl Case<'_> {
     }
 }
 
+/// The last column of the rows of a table, by those before.
+fn known_rows(path: &Path) -> Result<BTreeMap<String, String>> {
+    let text = fs::read_to_string(path).context(path.display())?;
+    let rows = text.lines().filter(|line| !line.starts_with('#'));
+    let rows = rows.filter_map(|line| line.rsplit_once('\t'));
+    Ok(rows
+        .map(|(case, row)| (case.to_owned(), row.to_owned()))
+        .collect())
+}
+
 /// The last column of each case's row.
 fn sweep(
     engine: &Engine,
     cases: &[Case<'_>],
+    known: &BTreeMap<String, String>,
     folder: &Path,
     workers: usize,
 ) -> Result<Vec<String>> {
     let folder = folder.display().to_string();
     let next = AtomicUsize::new(0);
     let rows = Mutex::new(vec![String::new(); cases.len()]);
+    let keep = |i: usize, row: &str| {
+        let mut rows = rows
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        rows[i] = row.to_owned();
+    };
     let work = || -> Result<()> {
         let mut jobs = engine.start_jobs()?;
         loop {
@@ -258,6 +355,10 @@ fn sweep(
             let Some(case) = cases.get(i) else {
                 return Ok(());
             };
+            if let Some(row) = known.get(&case.columns()) {
+                keep(i, row);
+                continue;
+            }
             let row = match jobs.ask(&case.job_line(&folder), JOB_LIMIT) {
                 Answer::Json(json) if json["error"] == "crashed" => {
                     format!("crashed: {}", jobs.last_words())
@@ -274,10 +375,7 @@ fn sweep(
             if i % 200 == 199 {
                 eprintln!("{} of {}", i + 1, cases.len());
             }
-            let mut rows = rows
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            rows[i] = row.replace(['\t', '\n'], " ");
+            keep(i, &row.replace(['\t', '\n'], " "));
         }
     };
     let results: Vec<Result<()>> = std::thread::scope(|scope| {
@@ -313,7 +411,7 @@ fn runtime(json: &Value, kind: Kind) -> Result<String> {
         if kind == Kind::Tensor {
             return Ok(format!("{pool}/{malloc}"));
         }
-        let own = result["devices"][i]["sum"].as_u64().context("sum")?;
+        let own = buffers_after(decode, i)?;
         let workspace = malloc.checked_sub(own).context("malloc below the sum")?;
         match (kind, pool) {
             (Kind::Vmm | Kind::Tensor, _) => Ok(format!("{pool}/{workspace}")),
@@ -325,4 +423,13 @@ fn runtime(json: &Value, kind: Kind) -> Result<String> {
     };
     let texts: Vec<String> = gpus.iter().enumerate().map(one).collect::<Result<_>>()?;
     Ok(texts.join(" "))
+}
+
+/// llama.cpp's own buffers on a GPU behind the prompt, bytes.
+fn buffers_after(decode: &Value, gpu: usize) -> Result<u64> {
+    let all = decode["breakdown_after"].as_array();
+    let name = format!("CUDA{gpu}");
+    let mut all = all.context("breakdown_after")?.iter();
+    all.find(|of| of["buft"] == name.as_str())
+        .map_or(Ok(0), |of| of["sum"].as_u64().context("sum"))
 }

@@ -48,8 +48,8 @@ fn legacy_pool(problem: &Problem, placement: &Placement) -> Option<String> {
     }
     Some(format!(
         "no virtual memory management on {}: ggml-cuda's legacy kind of pool keeps single buffers, so that it depends on \
-         the order of what is computed. Shown is what prompts take that fill the context, all sequences side by side; \
-         sequences one after the other, or other batches, may take more",
+         the order of what is computed. Shown is what prompts take that fill the context, by one sequence alone or by all side by \
+         side; other batches may take more",
         names(&legacy)
     ))
 }

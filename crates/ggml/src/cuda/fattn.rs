@@ -44,6 +44,17 @@ fn is_readable(ty: Type) -> bool {
 impl Cuda {
     /// The kernel for the FLASH_ATTN_EXT node `t`.
     pub fn flash_attn_kernel(&self, graph: &Graph, t: &Tensor) -> FlashAttnKernel {
+        let ne = t.source(0).map_or([0; 4], |q| graph[q].ne);
+        self.flash_attn_kernel_for(graph, t, [ne[1], ne[3]])
+    }
+
+    /// The same for another batch of `[tokens, sequences]` than the graph's.
+    pub(super) fn flash_attn_kernel_for(
+        &self,
+        graph: &Graph,
+        t: &Tensor,
+        batch: [i64; 2],
+    ) -> FlashAttnKernel {
         let &[q, k, v, ..] = t.sources() else {
             return FlashAttnKernel::Unsupported;
         };
@@ -73,18 +84,17 @@ impl Cuda {
         {
             return FlashAttnKernel::Unsupported;
         }
-        self.choose(q, k, v, gqa_ratio, gqa_opt)
+        self.choose([q, k, v], batch, gqa_ratio, gqa_opt)
     }
 
     fn choose(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        [q, k, v]: [&Tensor; 3],
+        [n_tokens, n_seqs]: [i64; 2],
         gqa_ratio: i64,
         gqa_opt: bool,
     ) -> FlashAttnKernel {
-        let (head, n_tokens) = (q.ne[0], q.ne[1]);
+        let head = q.ne[0];
         let vec_fits = head <= 256 && head % 64 == 0 && head != 192 && k.ne[1] % 256 == 0;
         let quantized = k.ty.is_quantized() || v.ty.is_quantized();
         let ada = self.compute_capability >= ADA;
@@ -99,8 +109,7 @@ impl Cuda {
             n_tokens <= if ada { 2 } else { 1 } || (!gqa_opt && n_tokens == 1)
         } else {
             let mma_shares_more = gqa_ratio > 4 && (head >= 256 || k.ne[1] >= 8192);
-            (ada && n_tokens == 1 && q.ne[3] == 1 && !mma_shares_more)
-                || (!gqa_opt && n_tokens == 1)
+            (ada && n_tokens == 1 && n_seqs == 1 && !mma_shares_more) || (!gqa_opt && n_tokens == 1)
         };
         match (vec_fits && vec_wins, has_mma) {
             (true, _) => FlashAttnKernel::Vec,

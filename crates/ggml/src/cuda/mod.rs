@@ -12,7 +12,10 @@ use std::str::FromStr;
 
 pub use fattn::FlashAttnKernel;
 pub(crate) use fusion::{graph_optimize, has_experts};
-pub use pool::{AnyOrder, Buffers, LegacyPool, POOL_GRANULARITY, PoolKind, PoolUse, Step, Steps};
+pub use pool::{
+    AnyOrder, Batches, Buffers, LegacyPool, POOL_GRANULARITY, PoolKind, PoolUse, Routes, Step,
+    Steps,
+};
 
 /// Rows of quantised tensors are padded to this many elements (`MATRIX_ROW_PADDING`).
 const MATRIX_ROW_PADDING: i64 = 512;

@@ -10,7 +10,7 @@ use super::kernels::tile_config;
 use super::{ADA, Cuda, DP4A, Held, PASCAL, count};
 use crate::cuda::FlashAttnKernel;
 use crate::graph::Tensor;
-use crate::{Flags, Graph};
+use crate::{Flags, Graph, Type};
 
 /// `FATTN_KQ_STRIDE`: the cache is padded to this.
 const CACHE_PADDING: i64 = 256;
@@ -24,6 +24,7 @@ const MOST_LEFT_OUT: u64 = 5;
 const REMEMBERED: usize = 2;
 
 /// The shape of one attention.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shape {
     /// Elements of a row of Q and K.
     pub head: i64,
@@ -43,6 +44,17 @@ pub(super) struct Shape {
 }
 
 impl Shape {
+    /// Of a batch of `n_seqs` with `n_tokens` each.
+    fn with_batch(self, [n_tokens, n_seqs]: [u64; 2]) -> Shape {
+        let a_token = self.n_elements / self.n_tokens.saturating_mul(self.n_seqs).max(1);
+        Shape {
+            n_tokens,
+            n_seqs,
+            n_elements: a_token.saturating_mul(n_tokens).saturating_mul(n_seqs),
+            ..self
+        }
+    }
+
     fn of(graph: &Graph, t: &Tensor) -> Option<Shape> {
         let &[q, k, v, mask, ..] = t.sources() else {
             return None;
@@ -95,6 +107,8 @@ pub(super) struct Attention<'a> {
     is_bound: bool,
     cuts: [Cuts; REMEMBERED],
     next: usize,
+    /// What the last shapes hold at most.
+    most: Vec<([Type; 2], Shape, Held)>,
 }
 
 impl<'a> Attention<'a> {
@@ -106,6 +120,7 @@ impl<'a> Attention<'a> {
             is_bound,
             cuts: [([0; 3], 1); REMEMBERED],
             next: 0,
+            most: Vec::new(),
         }
     }
 
@@ -113,20 +128,49 @@ impl<'a> Attention<'a> {
         let Some(shape) = Shape::of(graph, t) else {
             return Held::NOTHING;
         };
-        match self.cuda.flash_attn_kernel(graph, t) {
+        self.held_by(self.cuda.flash_attn_kernel(graph, t), &shape)
+    }
+
+    /// The most in this batch or any smaller one.
+    ///
+    /// A longer cache never takes less: more parts of it run side by side.
+    pub fn most_held(&mut self, graph: &Graph, t: &Tensor) -> Held {
+        let (Some(shape), &[_, k, v, ..]) = (Shape::of(graph, t), t.sources()) else {
+            return Held::NOTHING;
+        };
+        let types = [k, v].map(|s| graph[s].ty);
+        let known = self.most.iter().find(|m| (m.0, m.1) == (types, shape));
+        if let Some(&(.., held)) = known {
+            return held;
+        }
+        let mut most = self.held(graph, t);
+        for batch in smaller_batches(&shape) {
+            let signed = batch.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+            let kernel = self.cuda.flash_attn_kernel_for(graph, t, signed);
+            let held = self.held_by(kernel, &shape.with_batch(batch));
+            if held.bytes > most.bytes {
+                most = held;
+            }
+        }
+        self.most.push((types, shape, most));
+        most
+    }
+
+    fn held_by(&mut self, kernel: FlashAttnKernel, shape: &Shape) -> Held {
+        match kernel {
             FlashAttnKernel::Unsupported => Held::NOTHING,
             FlashAttnKernel::Vec => {
                 let columns = if shape.n_tokens == 1 { 1 } else { 2 };
-                self.in_parts(&shape, [columns, 1], 128, count(shape.head))
+                self.in_parts(shape, [columns, 1], 128, count(shape.head))
             }
             FlashAttnKernel::Tile => {
-                let [columns, shared] = self.cuda.f32_columns(&shape);
+                let [columns, shared] = self.cuda.f32_columns(shape);
                 let fast_f16 =
                     self.cuda.compiled_or_zero() >= PASCAL && self.cuda.compiled_or_zero() != DP4A;
                 let [threads, step] = tile_config(shape.head, columns, fast_f16);
-                self.in_parts(&shape, [(columns / shared).max(1), shared], threads, step)
+                self.in_parts(shape, [(columns / shared).max(1), shared], threads, step)
             }
-            FlashAttnKernel::Mma => self.along_cache(&shape),
+            FlashAttnKernel::Mma => self.along_cache(shape),
         }
     }
 
@@ -197,6 +241,22 @@ impl<'a> Attention<'a> {
             raw
         }
     }
+}
+
+/// Batches `[tokens, sequences]` that between them have every number of tiles that a smaller one has: tiles take
+/// multiples of 8 tokens, but for the narrowest.
+fn smaller_batches(shape: &Shape) -> impl Iterator<Item = [u64; 2]> {
+    const TILE: u64 = 8;
+    const NARROW: u64 = 16;
+    let all = shape.n_tokens.saturating_mul(shape.n_seqs);
+    let n_kv = shape.n_kv;
+    (1..=shape.n_seqs).flat_map(move |n_seqs| {
+        // no sequence is longer than its cache
+        let most = (all / n_seqs.max(1)).min(n_kv);
+        let wide = (NARROW / TILE..=most / TILE).map(|n| n * TILE);
+        let narrow = 1..=most.min(NARROW);
+        wide.chain(narrow).chain([most]).map(move |n| [n, n_seqs])
+    })
 }
 
 /// Parts that fill the device best, at least as many as fit on a multiprocessor.

@@ -72,6 +72,7 @@ impl Cuda {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cuda::Batches;
     use crate::cuda::PoolUse;
     use crate::{ComputeCapability, Op};
 
@@ -94,7 +95,7 @@ mod tests {
         let kernel = g.new_tensor(Op::None, ty, [k, k, c, c_out], &[]);
         let y = g.conv_2d_direct(kernel, x, 1, pad);
         g.expand(y);
-        cuda.pool_use_of(&g, &g.nodes)
+        cuda.pool_use_of(&g, &g.nodes, Batches::Own)
     }
 
     // The figures are those of conv2d.cu of llama.cpp v0.5.0, worked out by hand.

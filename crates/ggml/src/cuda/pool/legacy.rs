@@ -68,6 +68,21 @@ impl Buffers {
     }
 }
 
+/// How many tokens each expert gets, where every expert's product is one of its own. That is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Routes {
+    /// One token more than the last, up to all of them: most buffers are too small for the next expert.
+    #[default]
+    Ascending,
+    /// All to one: no smaller buffers are there to be used again.
+    ToOne,
+}
+
+impl Routes {
+    /// Both of them.
+    pub const ALL: [Routes; 2] = [Routes::Ascending, Routes::ToOne];
+}
+
 /// A legacy pool, as full as what has been computed made it.
 #[derive(Clone, Debug, Default)]
 pub struct LegacyPool {
@@ -80,9 +95,18 @@ pub struct LegacyPool {
     settled: Vec<bool>,
     changes: u64,
     is_bound: bool,
+    routes: Routes,
 }
 
 impl LegacyPool {
+    /// An empty one.
+    pub fn new(routes: Routes) -> LegacyPool {
+        LegacyPool {
+            routes,
+            ..LegacyPool::default()
+        }
+    }
+
     /// The most that it took of the driver's memory, bytes.
     pub fn bytes(&self) -> u64 {
         self.most
@@ -100,17 +124,12 @@ impl LegacyPool {
             if self.settled.get(step.kind) == Some(&true) {
                 continue;
             }
-            let before = self.changes;
-            operation(
-                cuda,
-                graph,
-                step.node,
-                &mut attention,
-                |buffers, is_bound| {
-                    self.is_bound |= is_bound;
-                    self.operate(buffers);
-                },
-            );
+            let (before, routes) = (self.changes, self.routes);
+            let operate = |buffers, is_bound| {
+                self.is_bound |= is_bound;
+                self.operate(buffers);
+            };
+            operation(cuda, graph, step.node, routes, &mut attention, operate);
             if self.changes == before {
                 let len = self.settled.len().max(step.kind + 1);
                 self.settled.resize(len, false);
@@ -185,10 +204,18 @@ impl AnyOrder {
     ) {
         let mut attention = Attention::new(cuda);
         for node in nodes {
-            operation(cuda, graph, node, &mut attention, |buffers, _| {
+            let operate = |buffers: Buffers, _| {
                 self.sizes.extend(buffers.iter());
                 self.hold_at_once(buffers.n);
-            });
+            };
+            operation(
+                cuda,
+                graph,
+                node,
+                Routes::Ascending,
+                &mut attention,
+                operate,
+            );
         }
     }
 
@@ -306,20 +333,19 @@ fn operation(
     cuda: &Cuda,
     graph: &Graph,
     node: TensorId,
+    routes: Routes,
     attention: &mut Attention,
     mut operate: impl FnMut(Buffers, bool),
 ) {
     let t = &graph[node];
     let held = cuda.held(graph, t, attention);
-    if held.most_routed == 0 {
+    if held.most_routed == 0 || routes == Routes::ToOne {
         operate(held.buffers, held.is_bound);
         return;
     }
-    // Which experts are chosen is not known. In ascending order most buffers are too small for the
-    // next expert.
     let mut last = Buffers::NONE;
     for routed in 1..=held.most_routed {
-        let buffers = cuda.mul_mat_id_pool(graph, t, Some(routed)).buffers;
+        let buffers = cuda.mul_mat_id_pool(graph, t, None, Some(routed)).buffers;
         if buffers != last {
             operate(buffers, true);
             last = buffers;

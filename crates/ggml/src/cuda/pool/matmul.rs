@@ -11,7 +11,7 @@ use crate::{Flags, Graph, Type, align};
 /// Most rows that the vector kernels take.
 const VECTOR_ROWS: i64 = 8;
 /// Without tensor cores in the compiled code, cards that have them use cuBLAS from here on.
-const DP4A_ROWS: i64 = 64;
+pub(super) const DP4A_ROWS: i64 = 64;
 
 /// One side of a product.
 #[derive(Clone, Copy)]
@@ -72,7 +72,8 @@ pub(super) fn padded_row(k: i64) -> u64 {
 }
 
 impl Cuda {
-    pub(super) fn mul_mat_pool(&self, graph: &Graph, t: &Tensor) -> Held {
+    /// `columns`: of another batch than the graph's.
+    pub(super) fn mul_mat_pool(&self, graph: &Graph, t: &Tensor, columns: Option<i64>) -> Held {
         let &[a, b, ..] = t.sources() else {
             return Held::NOTHING;
         };
@@ -85,7 +86,9 @@ impl Cuda {
             return Held::NOTHING;
         }
         let prec_f32 = t.flags.contains(Flags::PREC_F32);
-        self.product_pool(Side::of(a), Side::of(b), prec_f32)
+        let mut b = Side::of(b);
+        b.ne[1] = columns.unwrap_or(b.ne[1]);
+        self.product_pool(Side::of(a), b, prec_f32)
     }
 
     /// `a [k, n] * b [k, rows]`, by the first kernel that fits.
@@ -237,13 +240,20 @@ impl Cuda {
         }
     }
 
-    /// `routed`: how many tokens chose one expert, where each expert's product is one of its own; at
-    /// worst all.
-    pub(super) fn mul_mat_id_pool(&self, graph: &Graph, t: &Tensor, routed: Option<i64>) -> Held {
+    /// `n_tokens`: of another batch than the graph's. `routed`: how many of them chose one expert, where each
+    /// expert's product is one of its own; at worst all.
+    pub(super) fn mul_mat_id_pool(
+        &self,
+        graph: &Graph,
+        t: &Tensor,
+        n_tokens: Option<i64>,
+        routed: Option<i64>,
+    ) -> Held {
         let &[a, b, ids, ..] = t.sources() else {
             return Held::NOTHING;
         };
-        let (a, b) = (Side::of(&graph[a]), Side::of(&graph[b]));
+        let (a, mut b) = (Side::of(&graph[a]), Side::of(&graph[b]));
+        b.ne[2] = n_tokens.unwrap_or(b.ne[2]);
         let (n_used, n_tokens) = (count(graph[ids].ne[0]), b.ne[2]);
         if a.ty.is_quantized() && n_tokens <= self.mmvq_expert_tokens(a.ty) {
             return mmvq_pool(&b);

@@ -22,6 +22,15 @@ const THREADS: u64 = 256;
 /// A device is full enough for whole tiles at this percentage.
 const FULL_ENOUGH: u64 = 90;
 
+impl Held {
+    /// A part of a tile for each multiprocessor.
+    fn add_partial_tiles(&mut self, n_sms: u64, columns: u64) {
+        let before = self.bytes;
+        self.add([4, n_sms, TILE_ROWS, columns]);
+        self.partial_tiles = self.bytes.saturating_sub(before);
+    }
+}
+
 /// A product as MMQ launches it.
 struct Launch {
     ty: Type,
@@ -114,7 +123,7 @@ impl Cuda {
             // of this batch or a smaller one
             let any_tile = layout_unknown || count(launch.columns) >= WIDEST_TILE;
             let tile = if any_tile { WIDEST_TILE } else { tile };
-            held.add([4, n_sms, TILE_ROWS, tile]);
+            held.add_partial_tiles(n_sms, tile);
             held.is_bound = true;
             return;
         }
@@ -125,8 +134,18 @@ impl Cuda {
         let waves = tiles.div_ceil(n_sms).max(1);
         let is_full = tiles.saturating_mul(100) / n_sms.saturating_mul(waves) >= FULL_ENOUGH;
         if !is_full && !tiles.is_multiple_of(n_sms) {
-            held.add([4, n_sms, TILE_ROWS, tile]);
+            held.add_partial_tiles(n_sms, tile);
         }
+    }
+
+    /// The most that partial tiles of any product take, bytes.
+    pub(super) fn most_partial_tiles(&self) -> u64 {
+        if self.compiled_or_zero() < VOLTA {
+            return 0;
+        }
+        let mut held = Held::NOTHING;
+        held.add_partial_tiles(self.multiprocessors().0, WIDEST_TILE);
+        held.partial_tiles
     }
 
     /// The narrowest tile that covers the columns with the fewest tiles.

@@ -12,9 +12,8 @@
 //! attention kernel fit on a multiprocessor depends on registers that only the compiler knows
 //! (see `attention`), and a bound stands in where the number of multiprocessors or the routing of
 //! tokens to experts is not known. A batch smaller than the graph's can take a little more than
-//! the graph, where its tiles fill the device worse; bounds for an unknown number of
-//! multiprocessors allow for such tiles. Not covered: memory inside cuBLAS and the driver, CUDA
-//! graphs.
+//! the graph, where its tiles fill the device worse: see [`Batches`]. Not covered: memory inside
+//! cuBLAS and the driver, CUDA graphs.
 
 mod attention;
 mod conv;
@@ -22,13 +21,14 @@ mod kernels;
 mod legacy;
 mod matmul;
 mod mmq;
+mod smaller;
 
 use super::{ComputeCapability, Cuda};
 use crate::graph::Tensor;
 use crate::{BackendId, Graph, Op, Schedule, TensorId, align};
 use attention::Attention;
 
-pub use legacy::{AnyOrder, Buffers, LegacyPool, Step, Steps};
+pub use legacy::{AnyOrder, Buffers, LegacyPool, Routes, Step, Steps};
 
 /// Granularity of the VMM pool: its size is a multiple of this.
 pub const POOL_GRANULARITY: u64 = 2 << 20;
@@ -63,6 +63,8 @@ const FULL_CHIPS: [(u32, u64); 10] = [
     (1200, 160),
 ];
 const LARGEST_CHIP: u64 = 192;
+/// Tokens of a sequence that are scanned by matrix products, at most.
+const MOST_SCANNED: u64 = 8192;
 
 /// How ggml-cuda keeps temporary buffers on a device.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -73,6 +75,15 @@ pub enum PoolKind {
     /// Buffers of `cudaMalloc`, kept to be used again: where device or driver have no virtual memory
     /// management, or llama.cpp was built without (`GGML_CUDA_NO_VMM`).
     Legacy,
+}
+
+/// Which batches a graph stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Batches {
+    /// Its own.
+    Own,
+    /// Its own and all with fewer tokens: the most that any of them takes.
+    UpToOwn,
 }
 
 /// What the nodes of one device take from the pool.
@@ -107,8 +118,10 @@ impl PoolUse {
         } else {
             self
         };
+        let is_same = self.bytes == other.bytes;
         PoolUse {
             uses_cublas: self.uses_cublas || other.uses_cublas,
+            is_bound: larger.is_bound || (is_same && other.is_bound),
             ..larger
         }
     }
@@ -123,6 +136,8 @@ struct Held {
     buffers: Buffers,
     cublas: bool,
     is_bound: bool,
+    /// Of `bytes`: partial tiles, which smaller batches may have, too.
+    partial_tiles: u64,
     /// Experts compute one after the other, each with the tokens that chose it: up to this many.
     most_routed: i64,
 }
@@ -133,6 +148,7 @@ impl Held {
         buffers: Buffers::NONE,
         cublas: false,
         is_bound: false,
+        partial_tiles: 0,
         most_routed: 0,
     };
 
@@ -148,6 +164,7 @@ impl Held {
         self.bytes = self.bytes.saturating_add(inner.bytes);
         self.cublas |= inner.cublas;
         self.is_bound |= inner.is_bound;
+        self.partial_tiles = self.partial_tiles.saturating_add(inner.partial_tiles);
         inner
             .buffers
             .iter()
@@ -161,11 +178,17 @@ const fn count(n: i64) -> u64 {
 }
 
 impl Cuda {
-    /// What the splits of `backend` take from the pool when they are computed once.
-    pub fn pool_use(&self, graph: &Graph, schedule: &Schedule, backend: BackendId) -> PoolUse {
+    /// What the splits of `backend` take from the pool when they are computed.
+    pub fn pool_use(
+        &self,
+        graph: &Graph,
+        schedule: &Schedule,
+        backend: BackendId,
+        batches: Batches,
+    ) -> PoolUse {
         let own = schedule.splits.iter().filter(|s| s.backend == backend);
         let nodes = own.flat_map(|s| graph.nodes.get(s.nodes.clone()).unwrap_or_default());
-        self.pool_use_of(graph, nodes)
+        self.pool_use_of(graph, nodes, batches)
     }
 
     /// What `nodes` take from the pool when this device computes them.
@@ -173,11 +196,16 @@ impl Cuda {
         &self,
         graph: &Graph,
         nodes: impl IntoIterator<Item = &'n TensorId>,
+        batches: Batches,
     ) -> PoolUse {
         let mut most = PoolUse::default();
         let mut attention = Attention::new(self);
         for &node in nodes {
-            let held = self.held(graph, &graph[node], &mut attention);
+            let t = &graph[node];
+            let held = match batches {
+                Batches::Own => self.held(graph, t, &mut attention),
+                Batches::UpToOwn => self.most_held(graph, t, &mut attention, most.bytes),
+            };
             most.uses_cublas |= held.cublas;
             if held.bytes > most.bytes {
                 most.bytes = held.bytes;
@@ -192,11 +220,11 @@ impl Cuda {
     #[inline]
     fn held(&self, graph: &Graph, t: &Tensor, attention: &mut Attention) -> Held {
         match t.op {
-            Op::MulMat => self.mul_mat_pool(graph, t),
-            Op::MulMatId => self.mul_mat_id_pool(graph, t, None),
+            Op::MulMat => self.mul_mat_pool(graph, t, None),
+            Op::MulMatId => self.mul_mat_id_pool(graph, t, None, None),
             Op::FlashAttnExt => attention.held(graph, t),
             Op::Conv2d => self.conv_2d_pool(graph, t),
-            Op::SsmScan => self.ssm_scan_pool(graph, t),
+            Op::SsmScan => self.ssm_scan_pool(graph, t, None),
             Op::Argsort => argsort_pool(graph, t),
             Op::TopK => top_k_pool(graph, t),
             _ => Held::NOTHING,
@@ -243,40 +271,31 @@ impl Cuda {
         })
     }
 
-    /// SSM_SCAN: Mamba 2 over a long prompt runs as matrix products over chunks of tokens.
-    ///
-    /// The graph gives every sequence an equal share of the tokens. A real batch may hold fewer
-    /// sequences with more tokens each, so the bound is over those.
-    fn ssm_scan_pool(&self, graph: &Graph, t: &Tensor) -> Held {
+    /// SSM_SCAN: Mamba 2 over a long prompt runs as matrix products over chunks of tokens. `batch`: `[tokens,
+    /// sequences]` of another batch than the graph's.
+    fn ssm_scan_pool(&self, graph: &Graph, t: &Tensor, batch: Option<[u64; 2]>) -> Held {
         const CHUNK: u64 = 256;
         const MORE_THAN: u64 = 128;
-        const AT_MOST: u64 = 8192;
         let &[states, x, _, decay, b, ..] = t.sources() else {
             return Held::NOTHING;
         };
         let [d_state, head_dim, ..] = graph[states].ne.map(count);
         let [_, n_head, n_tokens, n_seqs] = graph[x].ne.map(count);
+        let [n_tokens, s] = batch.unwrap_or([n_tokens, n_seqs]);
         let n_groups = count(graph[b].ne[1]);
         let one_decay_a_head = graph[decay].ne[0] == 1;
         if !one_decay_a_head || self.compute_capability < TURING || head_dim % 8 != 0 {
             return Held::NOTHING;
         }
-        let all_tokens = n_tokens.saturating_mul(n_seqs);
-        let most_seqs = n_seqs
-            .min(all_tokens.saturating_sub(1) / (MORE_THAN + 1))
-            .max(1);
-        let most_tokens = all_tokens / most_seqs;
-        if most_tokens <= MORE_THAN || all_tokens.div_ceil(n_seqs.max(1)) > AT_MOST {
+        if n_tokens <= MORE_THAN || n_tokens > MOST_SCANNED {
             return Held::NOTHING;
         }
-        let s = most_seqs;
         let mut held = Held {
             cublas: true,
-            is_bound: s > 1,
             ..Held::NOTHING
         };
-        held.add([4, n_head, all_tokens]);
-        held.add([4, n_head, all_tokens]);
+        held.add([4, n_head, n_tokens, s]);
+        held.add([4, n_head, n_tokens, s]);
         held.add([4, CHUNK, CHUNK, n_groups, s]);
         held.add([2, CHUNK, head_dim, n_head, s]);
         held.add([2, d_state, CHUNK, n_head, s]);
@@ -358,7 +377,7 @@ mod tests {
         let y = g.mul_mat(w, x);
         flags.iter().for_each(|&f| g[y].flags.insert(f));
         g.expand(y);
-        cuda.pool_use_of(&g, &g.nodes)
+        cuda.pool_use_of(&g, &g.nodes, Batches::Own)
     }
 
     #[test]
@@ -385,6 +404,21 @@ mod tests {
         let bound = product(&device(890, None), Type::Q4_K, [4096, 4096], 512, &[]);
         assert_eq!(bound.bytes, quantised + 144 * 64 * 1024);
         assert!(bound.is_bound && !tail.is_bound);
+    }
+
+    #[test]
+    fn fewer_tokens_may_fill_the_device_worse() {
+        let cuda = device(900, Some(132));
+        let mut g = Graph::with_capacity(4);
+        let w = g.new_tensor(Op::None, Type::Q4_K, [4096, 4096, 1, 1], &[]);
+        let x = g.new_tensor(Op::None, Type::F32, [4096, 512, 1, 1], &[]);
+        let y = g.mul_mat(w, x);
+        g.expand(y);
+        let [own, most] =
+            [Batches::Own, Batches::UpToOwn].map(|of| cuda.pool_use_of(&g, &g.nodes, of).bytes);
+        assert_eq!(own, 512 * 4096 * 144 / 128 + 128 * 144);
+        // 32 x 3 tiles leave a quarter of the multiprocessors idle
+        assert_eq!(most, 384 * 4096 * 144 / 128 + 128 * 144 + 132 * 64 * 1024);
     }
 
     #[test]
