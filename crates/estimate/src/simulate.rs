@@ -276,10 +276,12 @@ impl<'a> Context<'a> {
         ]
     }
 
-    /// A batch has as many tokens of each of its sequences: caches, states or compressed cells are a sequence's own.
+    /// A batch has as many tokens of each of its sequences: caches, states or compressed cells are a sequence's own, or
+    /// each drafts a block.
     pub fn splits_by_sequence(&self) -> bool {
-        let has_cells = self.model.hparams.compressor.is_some();
-        !self.params.kv_unified || self.has_states() || has_cells
+        let hp = &self.model.hparams;
+        let is_apart = hp.compressor.is_some() || hp.block_size > 0;
+        !self.params.kv_unified || self.has_states() || is_apart
     }
 
     /// Sequences are computed one after the other, never side by side: states take turns where every token has an
