@@ -39,6 +39,8 @@ struct Figure {
     others: i128,
     /// What is no longer explained since.
     gone: u64,
+    /// Found out since to have been a reservation's.
+    found: u64,
 }
 
 /// A question to the driver that is not answered yet: the ledger then, what was held and ran of it, and what the
@@ -112,6 +114,7 @@ impl Naive {
             explained: self.running(gpu),
             others: 0,
             gone: 0,
+            found: 0,
         };
         figure.explained.retain(|id, bytes| {
             *bytes = ran.get(id).map_or(0, |ran| *ran.min(bytes));
@@ -135,6 +138,24 @@ impl Naive {
             Some(last) => last.others,
         };
         self.figures.insert(gpu.clone(), figure);
+    }
+
+    /// So much was there, and is a reservation's. Unless something is asleep by the figure, others can have had no
+    /// more than the rest of what was taken, without those who never unload unasked.
+    fn found(&mut self, gpu: &GpuId, bytes: u64) {
+        let Some(figure) = self.figures.get(gpu) else {
+            return;
+        };
+        if self.foreign(gpu) > self.unexplained(gpu, figure) {
+            return;
+        }
+        let stays = |id| self.slots.iter().any(|s| s.id == id && s.stays);
+        let theirs = figure.explained.iter().filter(|&(&id, _)| !stays(id));
+        let theirs: i128 = theirs.map(|(_, &bytes)| i128::from(bytes)).sum();
+        let rest = self.unexplained(gpu, figure) + theirs;
+        let figure = self.figures.get_mut(gpu).unwrap();
+        figure.found += bytes;
+        figure.others = figure.others.min(rest - i128::from(figure.found));
     }
 
     /// What runs of it.
@@ -662,9 +683,7 @@ impl Game {
         found.stays = self.rng.bool();
         let id = self.ledger.adopt(&found, self.now).unwrap();
         for (gpu, bytes) in &shares {
-            if let Some(figure) = self.naive.figures.get_mut(gpu) {
-                figure.others -= i128::from(*bytes);
-            }
+            self.naive.found(gpu, *bytes);
         }
         self.naive.facts = true;
         let (created, active) = (self.now, self.now);

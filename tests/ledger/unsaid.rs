@@ -209,6 +209,40 @@ fn what_is_adopted_was_one_of_the_others() {
     assert_eq!(shown(&ledger), (20, 0, 60));
 }
 
+/// What loads while an engine sleeps may lie in what that one left: others have not become fewer by its adoption.
+#[test]
+fn what_is_adopted_beside_an_engine_that_sleeps_takes_nothing_from_others() {
+    for gib in [5, 10, 20] {
+        let (ledger, _) = beside(30, 20);
+        figure(&ledger, 50 - gib);
+        assert_eq!(shown(&ledger), (30, 20 - gib, 30));
+        let shares = vec![share(gpu0(), gib * GIB)];
+        ledger
+            .adopt(&Adopt::new("too", "engine", shares), 0)
+            .unwrap();
+        assert_eq!(shown(&ledger).2, 30 - gib);
+        figure(&ledger, 50 - gib);
+        assert_eq!(shown(&ledger).2, 30 - gib);
+        // Awake, it and the others and the new one are all there.
+        figure(&ledger, 30 - gib);
+        assert_eq!(shown(&ledger), (30, 0, 30 - gib));
+    }
+}
+
+#[test]
+fn two_that_are_adopted_behind_one_figure() {
+    let ledger = hosts(&[("a", &[80])]);
+    figure(&ledger, 20);
+    for model in ["old", "older"] {
+        let shares = vec![share(gpu0(), 20 * GIB)];
+        ledger
+            .adopt(&Adopt::new(model, "engine", shares), 0)
+            .unwrap();
+    }
+    figure(&ledger, 20);
+    assert_eq!(shown(&ledger), (20, 0, 20));
+}
+
 #[test]
 fn a_capacity_below_what_the_gpu_has() {
     // Of 80 GiB 10 are set aside: others that hold less than those take nothing of the rest.

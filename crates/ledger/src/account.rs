@@ -39,6 +39,8 @@ pub(crate) struct Figure {
     /// less than is set aside for them (a capacity below what the GPU has), or reservations are larger
     /// than what is loaded.
     pub others: i64,
+    /// What has been adopted since, and so was taken already.
+    pub adopted: u64,
 }
 
 impl Figure {
@@ -52,6 +54,7 @@ impl Figure {
             unconfirmed: 0,
             left: 0,
             others: 0,
+            adopted: 0,
         }
     }
 
@@ -87,7 +90,22 @@ impl Figure {
             unconfirmed_bytes: self.unconfirmed,
             left_bytes: self.left,
             others_bytes: Some(self.others),
+            adopted_bytes: self.adopted,
         }
+    }
+
+    /// So much of what was taken turns out to be a reservation's. What others were believed to hold may never have
+    /// had it: where an engine had unloaded without a word, it may lie in what that one left. So others hold at most
+    /// what is taken beside it and beside what surely stayed. Where less was taken than what is believed to be there,
+    /// it may have been loaded only after the figure: the belief stays, and the next figure sets it right where it can.
+    pub fn adopt(&mut self, bytes: u64, staying: u128, capacity: u64) {
+        if self.missing(capacity) > 0 {
+            return;
+        }
+        self.adopted = self.adopted.saturating_add(bytes);
+        let ours = signed(staying).saturating_add(self.adopted.into());
+        let most = self.used(capacity).saturating_sub(ours);
+        self.others = self.others.min(narrow(most));
     }
 
     /// At least `bytes` of the reservation, and maybe no more, were in the figure.

@@ -191,11 +191,13 @@ impl State {
         let id = reservation.id;
         let evict = Vec::new();
         let mut events = vec![Event::Reserved { reservation, evict }];
-        // Until now it was one of the others.
         for share in shares {
-            let account = self.gpus.get(&share.gpu);
-            if let Some(mut figure) = account.and_then(|account| account.figure.clone()) {
-                figure.others = figure.others.saturating_sub_unsigned(share.bytes.get());
+            let Some(account) = self.gpus.get(&share.gpu) else {
+                continue;
+            };
+            if let Some(mut figure) = account.figure.clone() {
+                let staying = self.staying(&figure);
+                figure.adopt(share.bytes.get(), staying, account.capacity);
                 events.push(figure.as_event(&share.gpu));
             }
         }

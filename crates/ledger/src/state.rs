@@ -109,6 +109,9 @@ pub enum Event {
         /// where they hold what the figure says.
         #[serde(default)]
         others_bytes: Option<i64>,
+        /// What has been adopted since, and was taken already (in snapshots and behind adoptions).
+        #[serde(default)]
+        adopted_bytes: u64,
     },
     /// As [`Event::Figure`] in journals of before: how much of a GPU is taken by what is not in the ledger,
     /// whatever is released later.
@@ -212,10 +215,12 @@ impl State {
                 unconfirmed_bytes,
                 left_bytes,
                 others_bytes,
+                adopted_bytes,
             } => {
                 let mut figure = Figure::new(free_bytes, seen);
                 figure.unconfirmed = unconfirmed_bytes;
                 figure.left = left_bytes;
+                figure.adopted = adopted_bytes;
                 let account = self.gpus.get_mut(&gpu).ok_or("no such GPU");
                 account.map(|account| account.takes(figure, others_bytes))
             }
@@ -341,6 +346,14 @@ impl State {
         self.count(&r, true);
         self.held.insert(r.id, r);
         Ok(())
+    }
+
+    /// What surely stayed of what was taken at a GPU's last figure.
+    pub(crate) fn staying(&self, figure: &Figure) -> u128 {
+        let stays = |id| self.held.get(id).is_some_and(|r| r.stays);
+        let staying = figure.seen.iter().filter(|(id, _)| stays(*id));
+        let staying = staying.map(|(_, &bytes)| u128::from(bytes));
+        staying.fold(0, u128::saturating_add)
     }
 
     /// A change that moves no bytes.
