@@ -194,7 +194,8 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     /// An engine may unload without a word, and load again with its next request (llama-server does when it sleeps).
     /// The driver gives totals: it does not say whether it is that, or others that have gone. So where less is taken
     /// than before, others are believed to hold what they held, as far as reservations that are not said to stay
-    /// ([`Request::stays`]) may be what is missing ([`GpuView::missing_bytes`]); until those are released.
+    /// ([`Request::stays`]) may be what is missing ([`GpuView::missing_bytes`]), and for as long as anything on the
+    /// GPU may be. A process that is still there two figures after its release counts as others, too.
     ///
     /// What totals cannot tell at all, and per-process figures could: that others take more while an engine has
     /// unloaded without a word, by no more than that, or in the same interval in which it does so or something is
