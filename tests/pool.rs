@@ -273,3 +273,25 @@ fn no_figure_of_shared_out_tensors_is_below() {
     // the README's words
     assert_eq!((checked, equal, median), (285, 39, 8));
 }
+
+/// A batch that is played has to be one that runs: a draft's blocks are as long for each sequence.
+#[test]
+fn drafts_of_blocks_have_a_figure_with_either_kind() {
+    for model in ["made/dflash-post.gguf", "made/dflash-dspark.gguf"] {
+        let loaded = load(model, Model::load);
+        for (n_seqs, kind) in [3, 4]
+            .into_iter()
+            .flat_map(|n| [PoolKind::Vmm, PoolKind::Legacy].map(|kind| (n, kind)))
+        {
+            let row = Row {
+                model: model.to_string(),
+                gpus: format!("{}:9.0", 1u64 << 42),
+                flags: format!("-c 4096 -b 512 -ub 33 -np {n_seqs} --kv-unified 1 -fa off"),
+                status: Status::Ok,
+                expected: String::new(),
+            };
+            let runtime = predict(&row, kind, &[Some(132)], &loaded);
+            assert!(runtime.iter().all(|r| r.pool_bytes > 0), "{model} {n_seqs}");
+        }
+    }
+}
