@@ -10,7 +10,7 @@ use vramfit_arch::{
 };
 use vramfit_ggml::cuda::{Batches, Cuda, PoolUse};
 use vramfit_ggml::{
-    Backend, BackendId, BufferType, Observer, Schedule, Scheduler, Unwatched, reserve,
+    Backend, BackendId, BufferType, Graph, Observer, Schedule, Scheduler, Unwatched, reserve,
 };
 
 /// `GGML_SCHED_MAX_COPIES`.
@@ -47,35 +47,17 @@ impl Breakdown {
             return context.breakdown(&needs, [PassStats::default(); 2]);
         }
         let reserve = |batch| context.reserve(batch, &mut Unwatched);
-        let [prompt, generation] = Pass::ALL.map(|pass| context.batch(pass));
+        let batches = Pass::ALL.map(|pass| context.batch(pass));
+        let [prompt, generation] = batches;
         let (prompt, generation) = parallel::both(|| reserve(prompt), || reserve(generation));
-        let ((mut needs, prompt), (generated, generation)) = (prompt?, generation?);
-        let mut all = vec![(context.batch(Pass::Generation), generated)];
+        let (prompt, generation) = (prompt?, generation?);
+        let passes = [prompt.1, generation.1];
+        let mut reserved: Vec<_> = batches.into_iter().zip([prompt.0, generation.0]).collect();
         if let Some(batch) = context.prompt_of_one() {
-            all.push((batch, reserve(batch)?.0));
+            reserved.push((batch, reserve(batch)?.0));
         }
-        // pools are of what runs, which is not all that is reserved
-        let mut runs: Vec<Batch> = context.pool_batches().iter().map(|b| b.1).collect();
-        let first = (context.batch(Pass::Prompt), &mut needs);
-        let others = all.iter_mut().map(|(batch, needs)| (*batch, needs));
-        for (batch, needs) in std::iter::once(first).chain(others) {
-            match runs.iter().position(|b| *b == batch) {
-                Some(known) => _ = runs.swap_remove(known),
-                None => needs
-                    .iter_mut()
-                    .for_each(|need| need.pool = PoolUse::default()),
-            }
-        }
-        for batch in runs {
-            all.push((batch, context.pools(batch)?));
-        }
-        for (_, others) in all {
-            for (most, n) in needs.iter_mut().zip(others) {
-                *most = most.max(n);
-            }
-        }
+        let mut needs = context.most(reserved)?;
         context.play_legacy_pools(&mut needs)?;
-        let passes = [prompt, generation];
         context.breakdown(&needs, passes)
     }
 }
@@ -190,13 +172,7 @@ impl<'a> Context<'a> {
 
     /// Fused operations of a graph of one token a sequence that are not on their layer's device.
     fn misplaced_ops(&self) -> Result<Unfused, Error> {
-        let n = self.params.n_seq_max;
-        let (built, schedule) = self.schedule(Batch {
-            n_tokens: n,
-            n_outputs: n,
-            n_seqs: n,
-            n_filled: Batch::FULL,
-        })?;
+        let (built, schedule) = self.schedule(self.batch(Pass::Generation))?;
         let mut misplaced = Unfused::default();
         for &(op, node, il) in &built.fused {
             if schedule.backend_of(node) != Some(self.weights.backend(self.layers[il])) {
@@ -213,7 +189,7 @@ impl<'a> Context<'a> {
         let n_seqs = p.n_seq_max;
         match pass {
             Pass::Prompt => {
-                let n_tokens = p.n_ctx.min(p.n_ubatch);
+                let n_tokens = self.n_tokens_most();
                 let n_outputs = n_tokens.min(p.n_outputs_max);
                 Batch {
                     n_tokens: (n_tokens + n_seqs - 1) / n_seqs * n_seqs,
@@ -222,20 +198,20 @@ impl<'a> Context<'a> {
                     n_filled: Batch::FULL,
                 }
             }
-            Pass::Generation => Batch {
-                n_tokens: n_seqs,
-                n_outputs: n_seqs,
-                n_seqs,
-                n_filled: Batch::FULL,
-            },
+            Pass::Generation => Batch::generation(n_seqs),
         }
+    }
+
+    /// Tokens of the largest batch.
+    pub fn n_tokens_most(&self) -> i64 {
+        self.params.n_ctx.min(self.params.n_ubatch)
     }
 
     /// The largest batch of one sequence, where llama.cpp reserves for that as well.
     pub fn prompt_of_one(&self) -> Option<Batch> {
-        let p = &self.params;
-        let is_asked = self.model.architecture.reserves_one_sequence && p.n_seq_max > 1;
-        is_asked.then(|| self.alone(p.n_ctx.min(p.n_ubatch)))
+        let has_several = self.params.n_seq_max > 1;
+        let is_asked = self.model.architecture.reserves_one_sequence && has_several;
+        is_asked.then(|| self.alone(self.n_tokens_most()))
     }
 
     /// A batch of one sequence.
@@ -272,7 +248,7 @@ impl<'a> Context<'a> {
         };
         vec![
             (Pass::Prompt, self.alone(n_ctx.min(p.n_ubatch))),
-            (Pass::Generation, self.alone(1)),
+            (Pass::Generation, Batch::generation(1)),
         ]
     }
 
@@ -294,7 +270,7 @@ impl<'a> Context<'a> {
     /// Every token of a batch has an output.
     pub fn all_outputs(&self) -> bool {
         let p = &self.params;
-        p.n_outputs_max >= p.n_ctx.min(p.n_ubatch).max(1).min(p.n_batch)
+        p.n_outputs_max >= self.n_tokens_most().max(1).min(p.n_batch)
     }
 
     /// Whether layers keep a state of each sequence.
@@ -310,10 +286,9 @@ impl<'a> Context<'a> {
             built.graph.unpin();
         }
         let n_tensors = Model::graph_tensors(&built.graph);
-        let room = self.model.max_graph_tensors(
-            self.params.n_ctx.min(self.params.n_ubatch),
-            &self.params.adapters,
-        );
+        let room = self
+            .model
+            .max_graph_tensors(self.n_tokens_most(), &self.params.adapters);
         // More than the nodes of a sampler, for each row.
         let p = &self.params;
         let rows = (p.n_seq_max.max(0) as u64).saturating_mul(u64::from(p.role.n_sampled));
@@ -338,10 +313,34 @@ impl<'a> Context<'a> {
     ) -> Result<(Vec<Needs>, PassStats), Error> {
         let (built, schedule) = self.schedule(batch)?;
         let sizes = reserve(&built.graph, &schedule, &self.backends, observer);
+        let needs = self.needs(&built.graph, &schedule, sizes);
+        let stats = PassStats {
+            n_nodes: built.graph.nodes.len(),
+            n_splits: schedule.splits.len(),
+        };
+        built.graph.recycle();
+        Ok((needs, stats))
+    }
+
+    /// What the graph of `batch` takes of the pools alone.
+    fn pools(&self, batch: Batch) -> Result<Vec<Needs>, Error> {
+        let (built, schedule) = self.schedule(batch)?;
+        let needs = self.needs(&built.graph, &schedule, std::iter::repeat(0));
+        built.graph.recycle();
+        Ok(needs)
+    }
+
+    /// What a graph takes with compute buffers of these sizes, by backend.
+    fn needs(
+        &self,
+        graph: &Graph,
+        schedule: &Schedule,
+        sizes: impl IntoIterator<Item = u64>,
+    ) -> Vec<Needs> {
         let mut needs = Vec::with_capacity(self.devices.len() + 1);
         for (backend, compute_bytes) in self.backends.iter().zip(sizes) {
             let id = self.backend_id(backend.buffer_type());
-            let pool = |cuda: &Cuda| cuda.pool_use(&built.graph, &schedule, id, Batches::UpToOwn);
+            let pool = |cuda: &Cuda| cuda.pool_use(graph, schedule, id, Batches::UpToOwn);
             let need = |pool| Needs {
                 compute_bytes,
                 pool,
@@ -353,19 +352,30 @@ impl<'a> Context<'a> {
                 Backend::Meta(all) => needs.extend(all.iter().map(|cuda| need(whole(pool(cuda))))),
             }
         }
-        let stats = PassStats {
-            n_nodes: built.graph.nodes.len(),
-            n_splits: schedule.splits.len(),
-        };
-        built.graph.recycle();
-        Ok((needs, stats))
+        needs
     }
 
-    /// What the graph of `batch` takes of the pools alone.
-    fn pools(&self, batch: Batch) -> Result<Vec<Needs>, Error> {
-        let (mut needs, _) = self.reserve(batch, &mut Unwatched)?;
-        needs.iter_mut().for_each(|need| need.compute_bytes = 0);
-        Ok(needs)
+    /// The most that the batches take which are reserved for; of pools, the most that what runs takes, which is not the
+    /// same.
+    fn most(&self, mut all: Vec<(Batch, Vec<Needs>)>) -> Result<Vec<Needs>, Error> {
+        let runs = self.pool_batches();
+        for (batch, needs) in &mut all {
+            if !runs.iter().any(|(_, runs)| runs == batch) {
+                let pools = needs.iter_mut().map(|need| &mut need.pool);
+                pools.for_each(|pool| *pool = PoolUse::default());
+            }
+        }
+        for (_, batch) in runs {
+            if !all.iter().any(|(known, _)| *known == batch) {
+                all.push((batch, self.pools(batch)?));
+            }
+        }
+        let all = all.into_iter().map(|(_, needs)| needs);
+        let most = all.reduce(|most, needs| {
+            let pairs = most.into_iter().zip(needs);
+            pairs.map(|(most, need)| most.max(need)).collect()
+        });
+        Ok(most.unwrap_or_default())
     }
 
     /// What a draft may read of this model.

@@ -59,6 +59,16 @@ pub struct Batch {
 impl Batch {
     /// Full caches, as the engine reserves for them.
     pub const FULL: i64 = i64::MAX;
+
+    /// A token of each of `n_seqs` sequences, with its output.
+    pub const fn generation(n_seqs: i64) -> Batch {
+        Batch {
+            n_tokens: n_seqs,
+            n_outputs: n_seqs,
+            n_seqs,
+            n_filled: Batch::FULL,
+        }
+    }
 }
 
 /// A built graph and what others need to know of it.

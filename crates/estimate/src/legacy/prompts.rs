@@ -55,12 +55,7 @@ impl Prompts {
 
     /// A token of each sequence, behind the prompts.
     pub fn generation(self) -> Batch {
-        Batch {
-            n_tokens: self.n_seqs,
-            n_outputs: self.n_seqs,
-            n_seqs: self.n_seqs,
-            n_filled: Batch::FULL,
-        }
+        Batch::generation(self.n_seqs)
     }
 
     /// Some batches of all shapes while the context is empty.
@@ -96,7 +91,7 @@ impl Context<'_> {
 
     fn prompts_of(&self, n_seqs: i64) -> Prompts {
         let p = &self.params;
-        let n_tokens = p.n_ctx.min(p.n_ubatch).max(1);
+        let n_tokens = self.n_tokens_most().max(1);
         let all_outputs = self.all_outputs();
         // states take one sequence after the other where every token has an output (`split_seq`), else as many tokens of
         // each (`split_equal`); without them tokens of one cache come as they are (`split_simple`)
