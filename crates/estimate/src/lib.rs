@@ -1,6 +1,7 @@
 //! `(Model, RunConfig, Layout) -> Breakdown`: bytes of weights, cache and compute buffers on each
 //! device and the host, as llama.cpp would allocate them. How much memory is free is not asked.
 
+mod batches;
 mod bound;
 mod breakdown;
 mod buffers;
