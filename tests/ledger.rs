@@ -7,6 +7,8 @@
 mod evicting;
 #[path = "ledger/figures.rs"]
 mod figures;
+#[path = "ledger/going.rs"]
+mod going;
 #[path = "ledger/journal.rs"]
 mod journal;
 #[path = "ledger/placing.rs"]

@@ -7,41 +7,16 @@
 #![allow(clippy::disallowed_methods)] // its length is read from the environment
 #![allow(clippy::unwrap_used)] // also in what the tests share
 
+#[path = "ledger_model/naive.rs"]
+mod naive;
+
 use fastrand::Rng;
+use naive::{IDLE_MS, Naive, START_MS, Slot};
 use std::collections::BTreeMap;
 use vramfit_ledger::{
     Adopt, Error, GpuId, Held, Ledger, Name, Phase, Probe, Request, ReservationId, Shape, Share,
     Stale, State, Volatile, size,
 };
-
-const IDLE_MS: u64 = 50;
-const START_MS: u64 = 200;
-
-struct Slot {
-    id: ReservationId,
-    model: Name,
-    holder: Name,
-    shares: Vec<(GpuId, u64)>,
-    phase: Phase,
-    created: u64,
-    active: u64,
-    requests: u32,
-    lease: Option<(u64, u64)>,
-    stays: bool,
-}
-
-/// What the driver said is free, and which reservations explain how much of the rest.
-#[derive(Default)]
-struct Figure {
-    free: u64,
-    explained: BTreeMap<ReservationId, u64>,
-    /// What others are thought to hold.
-    others: i128,
-    /// What is no longer explained since.
-    gone: u64,
-    /// Found out since to have been a reservation's.
-    found: u64,
-}
 
 /// A question to the driver that is not answered yet: the ledger then, what was held and ran of it, and what the
 /// driver will say.
@@ -50,232 +25,6 @@ struct Asked {
     held: BTreeMap<ReservationId, u64>,
     ran: BTreeMap<ReservationId, u64>,
     probe: Probe,
-}
-
-#[derive(Default)]
-struct Naive {
-    capacity: BTreeMap<GpuId, u64>,
-    figures: BTreeMap<GpuId, Figure>,
-    slots: Vec<Slot>,
-    /// Sizes were taken over as facts: GPUs may be over-committed from here on.
-    facts: bool,
-}
-
-/// Fewest GPUs, fewest evictions, the longest unused, the most room.
-type Price = (usize, usize, Vec<(u64, u64)>, i128);
-
-impl Naive {
-    fn on(&self, gpu: &GpuId, counted: impl Fn(&Slot) -> bool) -> i128 {
-        let slots = self.slots.iter().filter(|s| counted(s));
-        let shares = slots.flat_map(|s| &s.shares).filter(|(g, _)| g == gpu);
-        shares.map(|&(_, bytes)| i128::from(bytes)).sum()
-    }
-
-    fn room(&self, gpu: &GpuId) -> i128 {
-        let capacity = self.capacity.get(gpu).copied().unwrap_or(0);
-        i128::from(capacity) - self.foreign(gpu) - self.on(gpu, |s| s.phase != Phase::Leaving)
-    }
-
-    fn foreign(&self, gpu: &GpuId) -> i128 {
-        let Some(figure) = self.figures.get(gpu) else {
-            return 0;
-        };
-        self.unexplained(gpu, figure).max(figure.others).max(0)
-    }
-
-    fn unexplained(&self, gpu: &GpuId, figure: &Figure) -> i128 {
-        let used = i128::from(self.capacity[gpu]) - i128::from(figure.free);
-        used - figure
-            .explained
-            .values()
-            .copied()
-            .map(i128::from)
-            .sum::<i128>()
-    }
-
-    /// What anybody has there, loaded or not.
-    fn held(&self, gpu: &GpuId) -> BTreeMap<ReservationId, u64> {
-        let bytes = (0..self.slots.len()).map(|i| (self.slots[i].id, self.bytes(i, gpu)));
-        bytes.collect()
-    }
-
-    /// The driver has counted, after the moment at which this was held and ran. Others hold what they held, as long as
-    /// that can be: if nobody has loaded but those who never unload unasked, they have the rest; if everybody has
-    /// loaded everything, they have what is left.
-    fn note(
-        &mut self,
-        probe: &Probe,
-        mut held: BTreeMap<ReservationId, u64>,
-        ran: &BTreeMap<ReservationId, u64>,
-    ) {
-        let gpu = &probe.gpu;
-        let mut figure = Figure {
-            free: probe.free_bytes,
-            explained: self.running(gpu),
-            others: 0,
-            gone: 0,
-            found: 0,
-        };
-        figure.explained.retain(|id, bytes| {
-            *bytes = ran.get(id).map_or(0, |ran| *ran.min(bytes));
-            *bytes > 0
-        });
-        let used = i128::from(self.capacity[gpu]) - i128::from(figure.free);
-        for (id, bytes) in self.held(gpu) {
-            let most = held.entry(id).or_default();
-            *most = bytes.max(*most);
-        }
-        let gone = self.figures.get(gpu).map_or(0, |last| last.gone);
-        let all: i128 = held.values().copied().map(i128::from).sum();
-        let all = all + i128::from(gone); // it may only be about to go
-        let stays = |id| self.slots.iter().any(|s| s.id == id && s.stays);
-        let sure = figure.explained.iter().filter(|&(&id, _)| stays(id));
-        let sure: i128 = sure.map(|(_, &bytes)| i128::from(bytes)).sum();
-        figure.others = match self.figures.get(gpu) {
-            None => self.unexplained(gpu, &figure),
-            Some(last) if last.others > used - sure => used - sure,
-            Some(last) if last.others < used - all => used - all,
-            Some(last) => last.others,
-        };
-        self.figures.insert(gpu.clone(), figure);
-    }
-
-    /// So much was there, and is a reservation's. Unless something is asleep by the figure, others can have had no
-    /// more than the rest of what was taken, without those who never unload unasked.
-    fn found(&mut self, gpu: &GpuId, bytes: u64) {
-        let Some(figure) = self.figures.get(gpu) else {
-            return;
-        };
-        if self.foreign(gpu) > self.unexplained(gpu, figure) {
-            return;
-        }
-        let stays = |id| self.slots.iter().any(|s| s.id == id && s.stays);
-        let theirs = figure.explained.iter().filter(|&(&id, _)| !stays(id));
-        let theirs: i128 = theirs.map(|(_, &bytes)| i128::from(bytes)).sum();
-        let rest = self.unexplained(gpu, figure) + theirs;
-        let figure = self.figures.get_mut(gpu).unwrap();
-        figure.found += bytes;
-        figure.others = figure.others.min(rest - i128::from(figure.found));
-    }
-
-    /// What runs of it.
-    fn running(&self, gpu: &GpuId) -> BTreeMap<ReservationId, u64> {
-        let running = (0..self.slots.len()).filter(|&i| self.slots[i].phase == Phase::Running);
-        let bytes = running.map(|i| (self.slots[i].id, self.bytes(i, gpu)));
-        bytes.filter(|&(_, bytes)| bytes > 0).collect()
-    }
-
-    /// What has left by a plan was there; what else is gone may not have been.
-    fn gone(&mut self, id: ReservationId, phase: Phase) {
-        let capacity = &self.capacity;
-        for (gpu, figure) in &mut self.figures {
-            let was = figure.explained.remove(&id).unwrap_or(0);
-            figure.gone += was;
-            if phase == Phase::Leaving {
-                // But what others hold is not given back with it.
-                let others: u64 = figure.explained.values().sum();
-                let used = i128::from(capacity[gpu]) - i128::from(figure.free);
-                let least = (used - i128::from(others + was)).max(figure.others);
-                let left = (used - i128::from(was)).max(least).min(used);
-                figure.free += u64::try_from(used - left).unwrap();
-            }
-        }
-    }
-
-    fn stale(&self, model: &Name, now: u64) -> Vec<usize> {
-        let unused = |s: &Slot| match s.phase {
-            Phase::Running => s.requests == 0 && now - s.active > IDLE_MS,
-            Phase::Pending => now - s.created > START_MS && !self.held_up(s),
-            Phase::Leaving => false,
-        };
-        let stale = |&i: &usize| unused(&self.slots[i]) && self.slots[i].model != *model;
-        (0..self.slots.len()).filter(stale).collect()
-    }
-
-    fn held_up(&self, s: &Slot) -> bool {
-        let gpus = || s.shares.iter().map(|(gpu, _)| gpu);
-        gpus().any(|gpu| self.on(gpu, |s| s.phase == Phase::Leaving) > 0)
-    }
-
-    /// Every ordered choice of GPUs of one host.
-    fn choices(&self, n: usize) -> Vec<Vec<GpuId>> {
-        let mut choices: Vec<Vec<GpuId>> = vec![vec![]];
-        for _ in 0..n {
-            let longer = |way: &Vec<GpuId>| {
-                let host = way.first().map(|g| g.host().clone());
-                let next = self.capacity.keys().filter(|g| !way.contains(g));
-                let next = next.filter(|g| host.as_ref().is_none_or(|h| g.host() == h));
-                next.map(|g| [way.as_slice(), std::slice::from_ref(g)].concat())
-                    .collect::<Vec<_>>()
-            };
-            choices = choices.iter().flat_map(longer).collect();
-        }
-        choices
-    }
-
-    fn price(&self, shares: &[(GpuId, u64)], out: &[usize]) -> Price {
-        let mut ages: Vec<_> = out
-            .iter()
-            .map(|&i| (self.slots[i].active, self.slots[i].id.0))
-            .collect();
-        ages.sort();
-        let room: i128 = shares.iter().map(|(gpu, _)| self.room(gpu)).sum();
-        (shares.len(), out.len(), ages, -room)
-    }
-
-    fn fits(&self, shares: &[(GpuId, u64)], out: &[usize]) -> bool {
-        shares.iter().all(|(gpu, bytes)| {
-            let freed: i128 = out.iter().map(|&i| i128::from(self.bytes(i, gpu))).sum();
-            i128::from(*bytes) <= self.room(gpu) + freed
-        })
-    }
-
-    fn bytes(&self, slot: usize, gpu: &GpuId) -> u64 {
-        let share = self.slots[slot].shares.iter().find(|(g, _)| g == gpu);
-        share.map_or(0, |&(_, bytes)| bytes)
-    }
-
-    /// The price of the best option there is.
-    fn best(&self, model: &Name, ways: &[Vec<u64>], evict: bool, now: u64) -> Option<Price> {
-        let mut ways = ways.to_vec();
-        ways.sort_by_key(Vec::len);
-        let stale = if evict {
-            self.stale(model, now)
-        } else {
-            vec![]
-        };
-        ways.chunk_by(|a, b| a.len() == b.len()).find_map(|ways| {
-            let mut best: Option<Price> = None;
-            for way in ways {
-                for gpus in self.choices(way.len()) {
-                    let shares: Vec<_> = gpus.into_iter().zip(way.iter().copied()).collect();
-                    for set in 0u32..1 << stale.len() {
-                        let taken = (0..stale.len()).filter(|i| set >> i & 1 == 1);
-                        let out: Vec<_> = taken.map(|i| stale[i]).collect();
-                        let price = || self.price(&shares, &out);
-                        if self.fits(&shares, &out) && best.as_ref().is_none_or(|b| price() < *b) {
-                            best = Some(price());
-                        }
-                    }
-                }
-            }
-            best
-        })
-    }
-
-    fn ever(&self, ways: &[Vec<u64>]) -> bool {
-        ways.iter().any(|way| {
-            self.choices(way.len()).iter().any(|gpus| {
-                gpus.iter()
-                    .zip(way)
-                    .all(|(gpu, bytes)| self.capacity[gpu] >= *bytes)
-            })
-        })
-    }
-
-    fn slot(&mut self, id: ReservationId) -> Option<&mut Slot> {
-        self.slots.iter_mut().find(|s| s.id == id)
-    }
 }
 
 fn plain(shares: &[Share]) -> Vec<(GpuId, u64)> {
@@ -297,6 +46,8 @@ struct Game {
     now: u64,
     gpus: Vec<GpuId>,
     asked: Option<Asked>,
+    /// The driver is asked often.
+    watched: bool,
     /// What was granted, refused, evicted: a game in which nothing happens proves nothing.
     seen: BTreeMap<&'static str, u64>,
 }
@@ -318,6 +69,7 @@ impl Game {
         }
         let gpus = naive.capacity.keys().cloned().collect();
         let (now, seen) = (0, BTreeMap::new());
+        let watched = rng.u8(..4) == 0;
         Game {
             ledger,
             naive,
@@ -325,6 +77,7 @@ impl Game {
             now,
             gpus,
             asked: None,
+            watched,
             seen,
         }
     }
@@ -343,6 +96,7 @@ impl Game {
     fn step(&mut self) {
         self.now += self.rng.u64(..10);
         match self.rng.u8(..100) {
+            _ if self.watched && self.rng.bool() => self.probe(),
             0..35 => self.reserve(),
             35..55 => self.commit(),
             55..75 => self.release(),
@@ -597,38 +351,22 @@ impl Game {
             .cloned()
             .collect();
         let probes: Vec<_> = gpus.iter().map(|gpu| self.driver(gpu)).collect();
-        let held: Vec<_> = gpus.iter().map(|gpu| self.naive.held(gpu)).collect();
         let reaped = self.ledger.reap(&probes, self.now).unwrap();
-        let mut released = Vec::new();
-        let now = self.now;
-        // That it was to leave says nothing of what its holder, who died, has unloaded.
-        self.naive.slots.retain(|s| {
-            let lapsed = s.lease.is_some_and(|(_, until)| until < now);
+        let lapsed = self.naive.slots.iter().filter(|s| {
             let probed = s.shares.iter().all(|(gpu, _)| gpus.contains(gpu));
-            if lapsed && probed {
-                released.push(s.id);
-            }
-            !(lapsed && probed)
+            probed && s.lease.is_some_and(|(_, until)| until < self.now)
         });
+        let released: Vec<_> = lapsed.map(|s| s.id).collect();
         assert_eq!(
             reaped.released.iter().map(|r| r.id).collect::<Vec<_>>(),
             released
         );
-        let gone = |n: &Naive| -> Vec<_> {
-            let gone = gpus.iter().map(|gpu| n.figures.get(gpu).map(|f| f.gone));
-            gone.collect()
-        };
-        let before = gone(&self.naive);
+        // That it was to leave says nothing of what its holder, who died, has unloaded.
         for id in &released {
             self.naive.gone(*id, Phase::Running);
         }
-        for ((probe, held), gone) in probes.iter().zip(held).zip(before) {
-            if let (Some(figure), Some(gone)) = (self.naive.figures.get_mut(&probe.gpu), gone) {
-                figure.gone = gone; // those are in `held`
-            }
-            let ran = self.naive.running(&probe.gpu);
-            self.naive.note(probe, held, &ran);
-        }
+        self.naive.slots.retain(|s| !released.contains(&s.id));
+        probes.iter().for_each(|probe| self.note(probe));
         if !released.is_empty() {
             self.saw("reaped");
         }
@@ -659,7 +397,6 @@ impl Game {
                         if let Some(figure) = figure
                             && let Some(explained) = figure.explained.get_mut(&slot.id)
                         {
-                            figure.gone += explained.saturating_sub(*bytes);
                             *explained = (*explained).min(*bytes);
                         }
                     }

@@ -1,5 +1,6 @@
 //! What is promised and loaded of one GPU, and what the driver last said of it.
 
+use crate::fading::FadingSum;
 use crate::{Event, GpuId, Phase, Reservation, ReservationId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -21,7 +22,10 @@ pub struct Seen {
 /// between. What leaves for another is told to only after the figure, and gives back what it had in it.
 ///
 /// A total does not tell an engine that has unloaded without a word, and may load again, from others that have
-/// gone. So what others held is remembered from figure to figure, see [`believed`].
+/// gone. So what others held is remembered from figure to figure, see [`believed`]. Nor does it tell a process that
+/// takes its time to end after its release from others that have come: so what is gone from the ledger may still be
+/// there for some figures ([`Figure::going`]). That only says how little others may hold. While it is in a figure it
+/// counts as taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Figure {
     /// Free then, and what has left since.
@@ -33,8 +37,8 @@ pub(crate) struct Figure {
     /// The bytes by which those have become fewer since. Nobody knows whether they were still in the figure:
     /// an engine unloads before it says so.
     pub unconfirmed: u64,
-    /// The bytes of those that have left since, and have given them back.
-    pub left: u64,
+    /// Bytes of reservations that are gone, whatever they were doing: their processes may still be there.
+    pub going: FadingSum,
     /// What others are believed to hold of the capacity at least, see [`believed`]. Below zero where they hold
     /// less than is set aside for them (a capacity below what the GPU has), or reservations are larger
     /// than what is loaded.
@@ -52,7 +56,7 @@ impl Figure {
             known: bytes.fold(0, u128::saturating_add),
             seen,
             unconfirmed: 0,
-            left: 0,
+            going: FadingSum::default(),
             others: 0,
             adopted: 0,
         }
@@ -80,6 +84,26 @@ impl Figure {
         clamped(foreign.saturating_sub(self.unexplained(capacity)))
     }
 
+    /// What the figure makes of what was believed before it, and of what was `going` then. Of what is taken,
+    /// reservations have at most `held`, and at least what is in the figure and surely stays.
+    pub fn follows(
+        &mut self,
+        before: i64,
+        going: FadingSum,
+        held: u128,
+        staying: u128,
+        capacity: u64,
+    ) {
+        let held = held.saturating_add(going.sum());
+        self.others = believed(before, self.used(capacity), held, staying);
+        // If all that runs is there, what is left beside others is going, or loads.
+        let rest = self
+            .unexplained(capacity)
+            .saturating_sub(self.others.into());
+        self.going = going.aged();
+        self.going.limit(u128::try_from(rest).unwrap_or(0));
+    }
+
     /// What leads here: for snapshots.
     pub fn as_event(&self, gpu: &GpuId) -> Event {
         let seen = self.seen.iter();
@@ -88,9 +112,9 @@ impl Figure {
             free_bytes: self.free,
             seen: seen.map(|(&id, &bytes)| Seen { id, bytes }).collect(),
             unconfirmed_bytes: self.unconfirmed,
-            left_bytes: self.left,
             others_bytes: Some(self.others),
             adopted_bytes: self.adopted,
+            going: self.going.parts(),
         }
     }
 
@@ -126,7 +150,6 @@ impl Figure {
         let others = self.unexplained(capacity).max(self.others.into());
         let beside = self.used(capacity).saturating_sub(others);
         let left = self.forget(id);
-        self.left = self.left.saturating_add(left);
         let back = left.min(clamped(beside));
         self.free = self.free.saturating_add(back);
     }
@@ -195,13 +218,16 @@ impl Account {
         }
     }
 
-    /// A reservation is gone.
-    pub fn released(&mut self, r: &Reservation) {
-        match (&mut self.figure, r.phase) {
-            (Some(figure), Phase::Leaving) => figure.leave(r.id, self.capacity),
-            (Some(figure), _) => figure.limit(r.id, 0),
-            (None, _) => {}
+    /// A reservation is gone that had so much here.
+    pub fn released(&mut self, r: &Reservation, bytes: u64) {
+        let Some(figure) = &mut self.figure else {
+            return;
+        };
+        match r.phase {
+            Phase::Leaving => figure.leave(r.id, self.capacity),
+            Phase::Pending | Phase::Running => figure.limit(r.id, 0),
         }
+        figure.going.add(bytes);
     }
 
     /// What is in the GPU's memory by the ledger: a model that leaves is there until it is released.
@@ -228,9 +254,9 @@ impl Account {
 }
 
 /// What others hold after a figure in which `used` bytes are taken: as much as before, unless the figure rules that
-/// out. Of what is taken, reservations have at most all that they may (`held`, with what was just released: a process
-/// may take its time to end) and at least what does not unload without a word (`staying`), and others the rest.
-pub(crate) fn believed(before: i64, used: i128, held: u128, staying: u128) -> i64 {
+/// out. Of what is taken, reservations have at most all that they may (`held`, with what is going) and at least what
+/// does not unload without a word (`staying`), and others the rest.
+fn believed(before: i64, used: i128, held: u128, staying: u128) -> i64 {
     let least = used.saturating_sub(signed(held));
     let most = used.saturating_sub(signed(staying)).max(least);
     narrow(i128::from(before).clamp(least, most))

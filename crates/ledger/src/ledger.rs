@@ -195,12 +195,19 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     /// The driver gives totals: it does not say whether it is that, or others that have gone. So where less is taken
     /// than before, others are believed to hold what they held, as far as reservations that are not said to stay
     /// ([`Request::stays`]) may be what is missing ([`GpuView::missing_bytes`]), and for as long as anything on the
-    /// GPU may be. A process that is still there two figures after its release counts as others, too.
+    /// GPU may be.
+    ///
+    /// A process may outlive its reservation. What it holds is taken while figures show it, and is not believed to be
+    /// others' in the 16 figures behind its release, so that it is free when it has ended, whatever else may sleep. It
+    /// counts as ended once a figure is explained by what runs and others alone, and as one of the others if it is still
+    /// there beyond those figures.
     ///
     /// What totals cannot tell at all, and per-process figures could: that others take more while an engine has
-    /// unloaded without a word, by no more than that, or in the same interval in which it does so or something is
-    /// loaded, released or adopted; and what an engine had unloaded before the first figure that could show it (of
-    /// what is adopted, the first behind the adoption). A share larger than the reservation's counts as others'.
+    /// unloaded without a word or a released process may still end, by no more than that, or in the same interval in
+    /// which it does so or something is loaded, released or adopted; which of the two has gone where an engine unloads
+    /// without a word while a released process ends: that counts as others' if the engine loads again before the other
+    /// has ended; and what an engine had unloaded before the first figure that could show it (of what is adopted, the
+    /// first behind the adoption). A share larger than the reservation's counts as others'.
     /// [`Ledger::reconcile`] with what engines say they hold makes reservations as large as they are.
     pub fn probe(&self, probes: &[Probe]) -> Result<Vec<Drift>, Error> {
         self.transact(|state| state.probe(state, probes))

@@ -29,6 +29,7 @@
 mod account;
 mod error;
 mod evict;
+mod fading;
 mod hold;
 mod ids;
 #[cfg(feature = "journal")]
@@ -42,6 +43,7 @@ mod store;
 
 pub use account::Seen;
 pub use error::{Error, StoreError};
+pub use fading::Fading;
 pub use ids::{GpuId, Name, ReservationId, Share, size};
 #[cfg(feature = "journal")]
 pub use journal::Journal;

@@ -1,7 +1,7 @@
 //! The ledger against the world: what the driver says is free, what an engine says it holds, and
 //! holders that are no longer there.
 
-use crate::account::{Figure, Seen, believed, narrow};
+use crate::account::{Figure, Seen, narrow};
 use crate::hold::Decided;
 use crate::ids::check_shares;
 use crate::{Error, Event, GpuId, Name, Phase, Reservation, ReservationId, Share, State};
@@ -89,12 +89,10 @@ impl State {
     ) -> Result<(Drift, Option<Event>), Error> {
         let account = self.gpus.get(&probe.gpu);
         let account = account.ok_or_else(|| Error::UnknownGpu(probe.gpu.clone()))?;
-        let here = self
-            .held
-            .values()
-            .filter(|r| !gone.iter().any(|g| g.id == r.id));
+        let is_gone = |id| gone.iter().any(|g| g.id == id);
+        let here = || self.held.values().filter(|r| !is_gone(r.id));
         let mut staying = 0u128;
-        let seen = here.filter_map(|r| {
+        let seen = here().filter_map(|r| {
             let then = before.held.get(&r.id)?;
             let bytes = loaded(then, &probe.gpu).min(loaded(r, &probe.gpu));
             staying = staying.saturating_add(if r.stays { bytes.into() } else { 0 });
@@ -102,39 +100,25 @@ impl State {
         });
         let mut figure = Figure::new(probe.free_bytes, seen.collect());
         let capacity = account.capacity;
-        figure.others = match &account.figure {
+        match &account.figure {
             Some(last) => {
-                let held = self.may_have_held(before, &probe.gpu);
-                let gone = last.unconfirmed.saturating_add(last.left);
-                let held = held.saturating_add(gone.into());
-                believed(last.others, figure.used(capacity), held, staying)
+                let mut going = last.going.clone();
+                gone.iter().for_each(|r| going.add(r.bytes_on(&probe.gpu)));
+                let held = may_have_held(here(), before, self, &probe.gpu);
+                figure.follows(last.others, going, held, staying, capacity);
             }
-            None => narrow(figure.unexplained(capacity)),
-        };
+            None => figure.others = narrow(figure.unexplained(capacity)),
+        }
         let drift = Drift {
             gpu: probe.gpu.clone(),
             foreign_bytes: figure.foreign(capacity),
             missing_bytes: figure.missing(capacity),
         };
         let event = figure.as_event(&probe.gpu);
-        let is_news = account.figure.as_ref() != Some(&figure);
+        // What goes now changes the last figure, too.
+        let goes = gone.iter().any(|r| r.bytes_on(&probe.gpu) > 0);
+        let is_news = goes || account.figure.as_ref() != Some(&figure);
         Ok((drift, is_news.then_some(event)))
-    }
-
-    /// The most that reservations may have had in a GPU's memory at some moment since `before`: those that start or
-    /// leave all that is theirs, those that are released by now what they had.
-    fn may_have_held(&self, before: &State, gpu: &GpuId) -> u128 {
-        let then = |id| before.held.get(id).map_or(0, |r| r.bytes_on(gpu));
-        let here = self
-            .held
-            .iter()
-            .map(|(id, r)| r.bytes_on(gpu).max(then(id)));
-        let gone = before
-            .held
-            .iter()
-            .filter(|(id, _)| !self.held.contains_key(id));
-        let all = here.chain(gone.map(|(_, r)| r.bytes_on(gpu)));
-        all.map(u128::from).fold(0, u128::saturating_add)
     }
 
     /// Drops reservations whose lease has run out, together with a probe taken just before: a dead
@@ -229,4 +213,21 @@ fn loaded(r: &Reservation, gpu: &GpuId) -> u64 {
         Phase::Pending | Phase::Leaving => 0,
         Phase::Running => r.bytes_on(gpu),
     }
+}
+
+/// The most that reservations which are `here`, or are gone since `before`, may have had in a GPU's memory at some moment
+/// since: those that start or leave all that is theirs. What is gone is going, too, but a figure that was counted later
+/// and came sooner may have shown it ended.
+fn may_have_held<'a>(
+    here: impl Iterator<Item = &'a Reservation>,
+    before: &State,
+    now: &State,
+    gpu: &GpuId,
+) -> u128 {
+    let then = |id| before.held.get(id).map_or(0, |r| r.bytes_on(gpu));
+    let here = here.map(|r| r.bytes_on(gpu).max(then(&r.id)));
+    let gone = before.held.values();
+    let gone = gone.filter(|r| !now.held.contains_key(&r.id));
+    let all = here.chain(gone.map(|r| r.bytes_on(gpu)));
+    all.map(u128::from).fold(0, u128::saturating_add)
 }

@@ -1,6 +1,7 @@
 //! What is held where: a state that only events change, so that a journal of them is the ledger.
 
 use crate::account::{Account, Figure, Seen, narrow};
+use crate::fading::{Fading, FadingSum};
 use crate::ids::check_shares;
 use crate::{GpuId, Name, ReservationId, Share, Shortfall, StoreError};
 use serde::{Deserialize, Serialize};
@@ -102,9 +103,6 @@ pub enum Event {
         /// By how much those have become fewer since (in snapshots).
         #[serde(default)]
         unconfirmed_bytes: u64,
-        /// What of them has left and given its bytes back since (in snapshots).
-        #[serde(default)]
-        left_bytes: u64,
         /// What others are believed to hold of the capacity: no less than this. Not in journals of before,
         /// where they hold what the figure says.
         #[serde(default)]
@@ -112,6 +110,9 @@ pub enum Event {
         /// What has been adopted since, and was taken already (in snapshots and behind adoptions).
         #[serde(default)]
         adopted_bytes: u64,
+        /// What may still be there of reservations that are gone. Not in journals of before.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        going: Vec<Fading>,
     },
     /// As [`Event::Figure`] in journals of before: how much of a GPU is taken by what is not in the ledger,
     /// whatever is released later.
@@ -213,13 +214,13 @@ impl State {
                 free_bytes,
                 seen,
                 unconfirmed_bytes,
-                left_bytes,
                 others_bytes,
                 adopted_bytes,
+                going,
             } => {
                 let mut figure = Figure::new(free_bytes, seen);
                 figure.unconfirmed = unconfirmed_bytes;
-                figure.left = left_bytes;
+                figure.going = FadingSum::new(going);
                 figure.adopted = adopted_bytes;
                 let account = self.gpus.get_mut(&gpu).ok_or("no such GPU");
                 account.map(|account| account.takes(figure, others_bytes))
@@ -255,7 +256,7 @@ impl State {
                     self.count(&gone, false);
                     for share in &gone.shares {
                         if let Some(account) = self.gpus.get_mut(&share.gpu) {
-                            account.released(&gone);
+                            account.released(&gone, share.bytes.get());
                         }
                     }
                     Ok(())
