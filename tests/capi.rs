@@ -200,7 +200,9 @@ fn check_loader(program: &Path, name: &str, gpus: &str, settings: &str, journal:
     expected.extend(texts.clone());
 
     let host = Host::open(Volatile, "gpu-box", gpus).unwrap();
-    let load = LoadRequest::new("the model", "loader.c").leased(60_000);
+    let load = LoadRequest::new("the model", "loader.c")
+        .leased(60_000)
+        .staying();
     let resolved = settings.resolve(&opened, host.gpus()).unwrap();
     let reserved = host.reserve(&opened, &resolved.run, &resolved.policy, &load, 1000);
     let reserved = reserved.unwrap();
@@ -352,11 +354,9 @@ fn the_example_of_the_readme_runs() {
     assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
 }
 
-/// The lines of the README's code blocks in `language`, without indentation.
-fn shown(readme: &str, language: &str) -> Vec<String> {
-    let section = readme.split("### From Go, Python and C").nth(1).unwrap();
-    let section = section.split("\n## ").next().unwrap();
-    let block = section.split(&format!("```{language}\n")).nth(1).unwrap();
+/// The lines of the first code block in `language`, without indentation.
+fn shown(text: &str, language: &str) -> Vec<String> {
+    let block = text.split(&format!("```{language}\n")).nth(1).unwrap();
     let block = block.split("```").next().unwrap();
     block.lines().map(|line| line.trim().to_string()).collect()
 }
@@ -364,12 +364,16 @@ fn shown(readme: &str, language: &str) -> Vec<String> {
 #[test]
 fn the_readme_shows_what_is_tested() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    for (language, path) in [
-        ("python", "bindings/python/README.md"),
-        ("go", "bindings/go/example_test.go"),
-        ("c", "tests/capi/readme.c"),
+    let section = readme.split("### From Go, Python and C").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let of_go = fs::read_to_string(root().join("bindings/go/README.md")).unwrap();
+    for (text, language, path) in [
+        (section, "python", "bindings/python/README.md"),
+        (section, "go", "bindings/go/example_test.go"),
+        (section, "c", "tests/capi/readme.c"),
+        (&of_go, "go", "bindings/go/example_test.go"),
     ] {
-        let shown = shown(&readme, language);
+        let shown = shown(text, language);
         let tested = fs::read_to_string(root().join(path)).unwrap();
         let tested: Vec<String> = tested.lines().map(|line| line.trim().to_string()).collect();
         let is_there = tested.windows(shown.len()).any(|lines| lines == shown);

@@ -150,8 +150,9 @@ type Load struct {
 	Stale   *Stale        // which reservations may be evicted; nil for none
 	Partial bool          // layers or experts on the host will do, too
 
-	// Its engine never unloads it by its own wish, as llama-server does when it sleeps. Unless that is said, memory that
-	// becomes free beside it may still be its, and is not promised on where others held it before.
+	// Its engine never unloads it by its own wish: llama-server does so only with --sleep-idle-seconds. Unless that is said,
+	// memory that becomes free beside it may still be its, and is not promised on where others held it before. It is said
+	// once: an engine that is started again with other habits is another reservation, made when the old one is released.
 	Stays bool
 	// A name under which nothing is reserved twice, so that asking again is safe where an answer was lost; "" for none.
 	Key string
@@ -240,17 +241,23 @@ func reservedOf(c *C.vramfit_reserved) *Reserved {
 
 // Commit says that the engine has loaded it and took shares; nil says that it took what was reserved.
 func (h *Host) Commit(id uint64, shares []Share) error {
-	var cshares []C.vramfit_share // nil for nil: a list of no shares is refused
-	if shares != nil {
-		cshares = make([]C.vramfit_share, len(shares))
-	}
-	for i, share := range shares {
-		cshares[i] = C.vramfit_share{gpu: C.uint32_t(share.GPU), bytes: C.uint64_t(share.Bytes)}
-	}
+	cshares := sharesOf(shares)
 	var failed *C.vramfit_error
 	status := C.vramfit_host_commit(h.c, C.uint64_t(id), unsafe.SliceData(cshares), C.size_t(len(cshares)), h.now(), &failed)
 	runtime.KeepAlive(h)
 	return failure(status, failed)
+}
+
+// sharesOf is shares for C; nil for nil: a list of no shares is refused.
+func sharesOf(shares []Share) []C.vramfit_share {
+	if shares == nil {
+		return nil
+	}
+	cshares := make([]C.vramfit_share, len(shares))
+	for i, share := range shares {
+		cshares[i] = C.vramfit_share{gpu: C.uint32_t(share.GPU), bytes: C.uint64_t(share.Bytes)}
+	}
+	return cshares
 }
 
 // Renew says that the holder is alive: its lease begins anew.
@@ -285,30 +292,46 @@ func (h *Host) EndRequest(id uint64) error {
 	return failure(status, failed)
 }
 
+// Loaded is something that is already loaded.
+type Loaded struct {
+	Model  string        // what the ledger is to call it
+	Holder string        // the process to look for when the lease runs out
+	Shares []Share       // what it takes of each GPU
+	Lease  time.Duration // to be renewed at least this often, a millisecond or more; 0 for none
+	Stays  bool          // see Load
+	Key    string        // see Load: under it nothing is adopted twice; "" for none
+}
+
+func (l Loaded) json() (string, error) {
+	loaded := map[string]any{"model": l.Model, "holder": l.Holder, "stays": l.Stays}
+	if l.Key != "" {
+		loaded["key"] = l.Key
+	}
+	if l.Lease != 0 {
+		loaded["lease_ms"] = l.Lease.Milliseconds()
+	}
+	text, err := json.Marshal(loaded)
+	return string(text), err
+}
+
 // Adopt takes over something that is already loaded. A fact: it is not checked, and the audit shows where it is too much.
 // Figures of before it count it as taken by others, too: observe again behind it.
-// The lease is to be renewed at least this often, a millisecond or more; 0 for none. For stays see Load.
-func (h *Host) Adopt(model, holder string, shares []Share, lease time.Duration, stays bool) (uint64, error) {
-	if lease != 0 && lease < time.Millisecond {
-		return 0, errors.New("vramfit: a lease of less than a millisecond")
+func (h *Host) Adopt(loaded Loaded) (uint64, error) {
+	text, err := loaded.json()
+	if err != nil {
+		return 0, err
 	}
-	cmodel, cholder := C.CString(model), C.CString(holder)
-	defer C.free(unsafe.Pointer(cmodel))
-	defer C.free(unsafe.Pointer(cholder))
-	cshares := make([]C.vramfit_share, len(shares))
-	for i, share := range shares {
-		cshares[i] = C.vramfit_share{gpu: C.uint32_t(share.GPU), bytes: C.uint64_t(share.Bytes)}
-	}
-	var cstays C.int32_t
-	if stays {
-		cstays = 1
-	}
+	cloaded := C.CString(text)
+	defer C.free(unsafe.Pointer(cloaded))
+	cshares := sharesOf(loaded.Shares)
 	var id C.uint64_t
 	var failed *C.vramfit_error
-	status := C.vramfit_host_adopt(h.c, cmodel, cholder, unsafe.SliceData(cshares), C.size_t(len(cshares)),
-		C.uint64_t(lease.Milliseconds()), cstays, h.now(), &id, &failed)
+	status := C.vramfit_host_adopt(h.c, cloaded, unsafe.SliceData(cshares), C.size_t(len(cshares)), h.now(), &id, &failed)
 	runtime.KeepAlive(h)
-	return uint64(id), failure(status, failed)
+	if err := failure(status, failed); err != nil {
+		return 0, err
+	}
+	return uint64(id), nil
 }
 
 // Held is what an engine says it holds, by the number of its reservation.

@@ -56,7 +56,8 @@ type engine struct {
 // load plans and reserves in one step, unloads what has to leave, starts the engine and commits what that took.
 func (l *loader) load(model *vramfit.Model, name string, settings vramfit.Settings) (uint64, error) {
 	stale := &vramfit.Stale{Idle: time.Minute, Start: 10 * time.Minute}
-	load := vramfit.Load{Model: name, Holder: "loader", Lease: time.Minute, Stale: stale}
+	// Called without --sleep-idle-seconds it never unloads by itself: it stays.
+	load := vramfit.Load{Model: name, Holder: "loader", Lease: time.Minute, Stale: stale, Stays: true}
 	reserved, err := l.host.Reserve(model, load, settings)
 	if err != nil {
 		return 0, err
@@ -325,8 +326,8 @@ func TestErrors(t *testing.T) {
 	check(second(vramfit.Plan(unknown(t), gpus, vramfit.Settings{SplitMode: "tensor"})), vramfit.NotModelled, "'lxama', which is not known: use -sm layer")
 	check(second(host.Reserve(model, vramfit.Load{Model: "m", Holder: "h"}, vramfit.Settings{})), vramfit.NeverFits, "does not fit")
 	check(host.Commit(7, nil), vramfit.UnknownReservation, "#7")
-	check(second(host.Adopt("m", "h", []vramfit.Share{{GPU: 1, Bytes: 1}}, 0, false)), vramfit.UnknownGPU, "CUDA1")
-	id := must[uint64](t)(host.Adopt("m", "h", []vramfit.Share{{GPU: 0, Bytes: 3 << 30}}, 0, false))
+	check(second(host.Adopt(vramfit.Loaded{Model: "m", Holder: "h", Shares: []vramfit.Share{{GPU: 1, Bytes: 1}}})), vramfit.UnknownGPU, "CUDA1")
+	id := must[uint64](t)(host.Adopt(vramfit.Loaded{Model: "m", Holder: "h", Shares: []vramfit.Share{{GPU: 0, Bytes: 3 << 30}}}))
 	violations := must[[]vramfit.Violation](t)(host.Audit())
 	if len(violations) != 1 || violations[0].ReservedBytes != 3<<30 || violations[0].Reservations[0] != id {
 		t.Errorf("%+v", violations)
@@ -354,16 +355,20 @@ func TestFacts(t *testing.T) {
 	host.Now = func() time.Time { return now }
 	free := func() uint64 { return must[*vramfit.GPUs](t)(host.GPUs()).FreeBytes(0) }
 	capacity := free()
+	loaded := func(model string, bytes uint64, lease time.Duration) vramfit.Loaded {
+		shares := []vramfit.Share{{GPU: 0, Bytes: bytes}}
+		return vramfit.Loaded{Model: model, Holder: "loader", Shares: shares, Lease: lease}
+	}
 	var a, b uint64
 	// While the driver is asked, of which others have 2 GiB, 4 GiB are loaded that are not in its answer.
 	err := host.ObserveWith(func() ([]uint64, error) {
-		a = must[uint64](t)(host.Adopt("a", "loader", []vramfit.Share{{GPU: 0, Bytes: 4 * gib}}, 0, false))
+		a = must[uint64](t)(host.Adopt(loaded("a", 4*gib, 0)))
 		return []uint64{capacity - 2*gib}, nil
 	})
 	if err != nil || free() != capacity-6*gib {
 		t.Fatalf("%v, %d free of %d", err, free(), capacity)
 	}
-	b = must[uint64](t)(host.Adopt("b", "loader", []vramfit.Share{{GPU: 0, Bytes: gib}}, time.Second, false))
+	b = must[uint64](t)(host.Adopt(loaded("b", gib, time.Second)))
 	held := []vramfit.Held{{ID: a, Shares: []vramfit.Share{{GPU: 0, Bytes: 5 * gib}}}, {ID: 99, Shares: []vramfit.Share{{GPU: 0, Bytes: 1}}}}
 	found := must[vramfit.Differences](t)(host.Reconcile("loader", held))
 	expected := vramfit.Differences{Resized: []uint64{a}, Unknown: []uint64{99}, Missing: []uint64{b}}
@@ -387,7 +392,7 @@ func TestFacts(t *testing.T) {
 	if err := errors.Join(host.Release(a), host.Observe([]uint64{capacity - 2*gib})); err != nil || free() != capacity-2*gib {
 		t.Fatalf("%v, %d free of %d", err, free(), capacity)
 	}
-	if _, err := host.Adopt("m", "h", []vramfit.Share{{GPU: 0, Bytes: 1}}, time.Microsecond, false); err == nil {
+	if _, err := host.Adopt(loaded("m", 1, time.Microsecond)); err == nil {
 		t.Fatal("a lease that ends before it begins")
 	}
 }
@@ -470,7 +475,12 @@ func TestSleepers(t *testing.T) {
 			}
 		}
 		observe(20 * gib)
-		must[uint64](t)(host.Adopt("old", "engine", []vramfit.Share{{GPU: 0, Bytes: 10 * gib}}, time.Second, stays))
+		shares := []vramfit.Share{{GPU: 0, Bytes: 10 * gib}}
+		old := vramfit.Loaded{Model: "old", Holder: "engine", Shares: shares, Lease: time.Second, Stays: stays, Key: "found"}
+		must[uint64](t)(host.Adopt(old))
+		if _, err := host.Adopt(old); !errors.Is(err, vramfit.KeyTaken) {
+			t.Error(err)
+		}
 		observe(20 * gib)
 		observe(10 * gib)
 		held := map[bool]uint64{false: 20 * gib, true: 10 * gib}[stays]

@@ -121,11 +121,17 @@ int main(int argc, char **argv) {
     EXPECT(vramfit_host_reconcile(host, "h", "[[1, []]]", NULL, &error), INVALID_ARGUMENT, "expected an object");
 
     // A fact that cannot be: it is taken over, the audit shows it, and nothing more is promised.
-    uint64_t id = UINT64_MAX;
+    uint64_t id = 7, again;
     size_t violations = 0;
     char *json = NULL;
     vramfit_share much = {0, 3ull << 30};
-    CHECK(vramfit_host_adopt(host, "m", "h", &much, 1, 0, 0, 0, &id, &error) == VRAMFIT_STATUS_OK);
+    EXPECT(vramfit_host_adopt(host, NULL, &much, 1, 0, &id, &error), INVALID_ARGUMENT, "loaded_json is NULL");
+    EXPECT(vramfit_host_adopt(host, "{\"model\": \"m\"}", &much, 1, 0, &id, &error), INVALID_ARGUMENT, "missing field `holder`");
+    EXPECT(vramfit_host_adopt(host, "{\"model\": \"m\", \"holder\": \"h\", \"lease_ms\": 0}", &much, 1, 0, &id, &error),
+           INVALID_ARGUMENT, "loaded_json: lease_ms: a lease of 0");
+    EXPECT(vramfit_host_adopt(host, load, NULL, 0, 0, &id, &error), INVALID_ARGUMENT, "zero or unknown");
+    CHECK(id == UINT64_MAX);
+    CHECK(vramfit_host_adopt(host, load, &much, 1, 0, &id, &error) == VRAMFIT_STATUS_OK);
     CHECK(vramfit_host_audit(host, &violations, &json, &error) == VRAMFIT_STATUS_OK && violations == 1);
     CHECK(json && strstr(json, "3221225472"));
     vramfit_string_free(json);
@@ -162,7 +168,8 @@ int main(int argc, char **argv) {
     uint64_t capacity = vramfit_gpus_free_bytes(small, 0), half = capacity / 2;
     vramfit_gpus_free(now);
     vramfit_share quarter = {0, capacity / 4};
-    CHECK(vramfit_host_adopt(host, "m", "h", &quarter, 1, 1000, 1, 5, &id, &error) == VRAMFIT_STATUS_OK);
+    const char *leased = "{\"model\": \"m\", \"holder\": \"h\", \"lease_ms\": 1000, \"stays\": true, \"key\": \"found\"}";
+    CHECK(vramfit_host_adopt(host, leased, &quarter, 1, 5, &id, &error) == VRAMFIT_STATUS_OK);
     CHECK(vramfit_host_observe(host, mark, &half, 1, &error) == VRAMFIT_STATUS_OK);
     CHECK(vramfit_host_gpus(host, &now, &error) == VRAMFIT_STATUS_OK);
     CHECK(vramfit_gpus_free_bytes(now, 0) == half - capacity / 4);
@@ -179,7 +186,9 @@ int main(int argc, char **argv) {
     vramfit_mark_free(mark);
     vramfit_mark_free(NULL);
     // And where nobody can be asked.
-    CHECK(vramfit_host_adopt(host, "m", "h", &quarter, 1, 1000, 1, 5, &id, &error) == VRAMFIT_STATUS_OK);
+    CHECK(vramfit_host_adopt(host, leased, &quarter, 1, 5, &id, &error) == VRAMFIT_STATUS_OK);
+    // The answer was lost: under its key it is not taken in again.
+    EXPECT(vramfit_host_adopt(host, leased, &quarter, 1, 6, &again, &error), KEY_TAKEN, "reserved under this key before");
     CHECK(vramfit_host_expire(host, 1005, &json, &error) == VRAMFIT_STATUS_OK && json && strcmp(json, "[]") == 0);
     vramfit_string_free(json);
     CHECK(vramfit_host_expire(host, 1006, &json, &error) == VRAMFIT_STATUS_OK);

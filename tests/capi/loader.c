@@ -72,7 +72,8 @@ static void print_text(const vramfit_placement *placement) {
 static void reserve_and_release(vramfit_host *host, vramfit_model *model, const char *settings) {
     vramfit_error *error;
     vramfit_reserved *reserved;
-    const char *load = "{\"model\": \"the model\", \"holder\": \"loader.c\", \"lease_ms\": 60000}";
+    // Called without --sleep-idle-seconds, llama-server never unloads by itself: it stays.
+    const char *load = "{\"model\": \"the model\", \"holder\": \"loader.c\", \"lease_ms\": 60000, \"stays\": true}";
     check(vramfit_host_reserve(host, model, settings, load, 1000, &reserved, &error), error);
     uint64_t id = vramfit_reserved_id(reserved);
     size_t n_shares, n_leaving;

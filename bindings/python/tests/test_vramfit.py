@@ -189,7 +189,8 @@ def test_a_loader(small: vramfit.Model, tmp_path: pathlib.Path) -> None:
     journal = tmp_path / "ledger.redb"
     host = vramfit.Host("gpu-box", "rtx3060", ids=["GPU-1"], journal=journal)
     before = host.gpus[0].free_bytes
-    with host.reserve(small, name="qwen3:8b", holder="loader", lease_ms=60_000, now_ms=1000, n_ctx=16384) as reserved:
+    load = {"name": "qwen3:8b", "holder": "loader", "lease_ms": 60_000, "stays": True}
+    with host.reserve(small, **load, now_ms=1000, n_ctx=16384) as reserved:
         (share,) = reserved.shares
         assert share == (0, reserved.placement.devices[0].required_bytes)
         assert host.gpus[0].free_bytes == before - share[1]
@@ -316,7 +317,7 @@ def test_threads_share_a_host() -> None:
 
 def test_the_readme() -> None:
     text = (ROOT / "bindings" / "python" / "README.md").read_text()
-    code = text.split("```python\n")[1].split("```")[0]
+    code = "\n".join(block.split("```")[0] for block in text.split("```python\n")[1:])
     here = pathlib.Path.cwd()
     os.chdir(fixture("."))
     try:

@@ -69,11 +69,11 @@ enum vramfit_status
   VRAMFIT_STATUS_PHASE = 28,
   // No GPU is needed with these settings: there is nothing to reserve.
   VRAMFIT_STATUS_NO_GPU = 29,
-  // A reservation was made under this key before, and is still held: `reservation` in the error's JSON.
-  VRAMFIT_STATUS_KEY_TAKEN = 31,
   // The journal did not take it, or cannot be read. It is not known whether it was stored; the ledger reads the journal
   // again before it decides anything else.
   VRAMFIT_STATUS_STORE = 30,
+  // A reservation was made under this key before, and is still held: `reservation` in the error's JSON.
+  VRAMFIT_STATUS_KEY_TAKEN = 31,
   // vramfit's own fault. Nothing has been changed; please report it.
   VRAMFIT_STATUS_INTERNAL = 99,
 };
@@ -295,10 +295,13 @@ vramfit_status vramfit_host_gpus(const vramfit_host *host, vramfit_gpus **gpus, 
 // Finds a placement of `model` on what is free by the ledger and reserves what it takes, in one step. `settings_json` is
 // that of `vramfit_plan`. `load_json` says who asks: {"model": "qwen3:8b", "holder": "loader-1"}, and where wanted
 // "lease_ms" (a lease to renew at least this often), "stale": {"idle_ms", "start_ms"} (which reservations may be
-// evicted), "partial": true (layers or experts on the host will do, too), "stays": true (its engine never unloads it by
-// its own wish, as llama-server does when it sleeps: unless that is said, memory that becomes free beside it may still be
-// its, and is not promised on where others held it before) and "key": "load-1" (under which nothing is reserved twice, so
-// that asking again is safe where an answer was lost). Times are milliseconds of one clock that all holders share.
+// evicted), "partial": true (layers or experts on the host will do, too), "stays": true and "key": "load-1" (under which
+// nothing is reserved twice, so that asking again is safe where an answer was lost). Times are milliseconds of one clock
+// that all holders share.
+// "stays" says that its engine never unloads it by its own wish: llama-server does so only with --sleep-idle-seconds.
+// Unless that is said, memory that becomes free beside it may still be its, and is not promised on where others held it
+// before. It is said once: an engine that is started again with other habits is another reservation, made when the old
+// one has been released.
 vramfit_status vramfit_host_reserve(const vramfit_host *host,
                                     const vramfit_model *model,
                                     const char *settings_json,
@@ -416,16 +419,13 @@ vramfit_status vramfit_host_state_json(const vramfit_host *host,
                                        vramfit_error **error);
 
 // Something that is already loaded, as when a server starts beside running engines. A fact: it is not checked, and the
-// audit shows where it is too much. `lease_ms` is a lease to renew at least this often; 0 for none. `stays`, if not 0, says that its
-// engine never unloads it by its own wish, see `vramfit_host_reserve`.
-// Figures of before it count it as taken by others, too: observe again behind it.
+// audit shows where it is too much. `loaded_json` says what and whose: {"model": "qwen3:8b", "holder": "loader-1"}, and
+// where wanted "lease_ms", "stays" and "key", all as for `vramfit_host_reserve`. Figures of before it count it as taken
+// by others, too: observe again behind it. `id` is UINT64_MAX where it is refused.
 vramfit_status vramfit_host_adopt(const vramfit_host *host,
-                                  const char *model_name,
-                                  const char *holder,
+                                  const char *loaded_json,
                                   const vramfit_share *shares,
                                   size_t count,
-                                  uint64_t lease_ms,
-                                  int32_t stays,
                                   uint64_t now_ms,
                                   uint64_t *id,
                                   vramfit_error **error);

@@ -49,11 +49,11 @@ pub enum vramfit_status {
     Phase = 28,
     /// No GPU is needed with these settings: there is nothing to reserve.
     NoGpu = 29,
-    /// A reservation was made under this key before, and is still held: `reservation` in the error's JSON.
-    KeyTaken = 31,
     /// The journal did not take it, or cannot be read. It is not known whether it was stored; the ledger reads the journal
     /// again before it decides anything else.
     Store = 30,
+    /// A reservation was made under this key before, and is still held: `reservation` in the error's JSON.
+    KeyTaken = 31,
     /// vramfit's own fault. Nothing has been changed; please report it.
     Internal = 99,
 }

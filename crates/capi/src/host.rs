@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Deserialize;
 use serde_json::json;
 use vramfit::ledger::{self, Store};
-use vramfit::settings::objects::{object, object_or_null};
+use vramfit::settings::objects::object_or_null;
 use vramfit::{
     Answer, GpuList, Host, Journal, LoadRequest, ReservationId, Reserved, Share, Stale, Volatile,
 };
@@ -17,7 +17,7 @@ use crate::error::{Failure, free, guard, look, vramfit_error, vramfit_status};
 use crate::gpus::vramfit_gpus;
 use crate::model::vramfit_model;
 use crate::placement::{settings, vramfit_placement};
-use crate::text::{Out, array_of, c_string, handle, path, pointer, text, values};
+use crate::text::{Out, array_of, c_string, handle, object_in, path, pointer, text, values};
 use crate::unclaimed::Unclaimed;
 
 /// The GPUs of one host and the ledger over them. Every call is atomic: what is reserved is promised to nobody else,
@@ -77,21 +77,25 @@ struct LoadStale {
 
 impl Load {
     fn read(json: *const c_char) -> Result<LoadRequest, Failure> {
-        let json = text(json, "load_json")?;
-        let mut json = serde_json::Deserializer::from_str(json);
-        let load = object(&mut json).and_then(|load: Load| json.end().map(|()| load));
-        let load = load.map_err(|error| Failure::argument(format!("load_json: {error}")))?;
-        if load.lease_ms == Some(0) {
-            let why = "load_json: lease_ms: a lease of 0 has run out before it begins";
-            return Err(Failure::argument(why));
-        }
+        let load: Load = object_in(json, "load_json")?;
         let mut request = LoadRequest::new(load.model, load.holder);
         request.stale = load.stale.map(|s| Stale::after(s.idle_ms, s.start_ms));
-        request.lease_ms = load.lease_ms;
+        request.lease_ms = lease("load_json", load.lease_ms)?;
         request.partial = load.partial;
         request.stays = load.stays;
         request.key = load.key.map(Into::into);
         Ok(request)
+    }
+}
+
+/// A lease that can be: none, or one that does not end as it begins.
+pub(crate) fn lease(what: &str, lease_ms: Option<u64>) -> Result<Option<u64>, Failure> {
+    match lease_ms {
+        Some(0) => {
+            let why = "lease_ms: a lease of 0 has run out before it begins";
+            Err(Failure::argument(format!("{what}: {why}")))
+        }
+        lease_ms => Ok(lease_ms),
     }
 }
 
@@ -213,10 +217,13 @@ pub unsafe extern "C" fn vramfit_host_gpus(
 /// Finds a placement of `model` on what is free by the ledger and reserves what it takes, in one step. `settings_json` is
 /// that of `vramfit_plan`. `load_json` says who asks: {"model": "qwen3:8b", "holder": "loader-1"}, and where wanted
 /// "lease_ms" (a lease to renew at least this often), "stale": {"idle_ms", "start_ms"} (which reservations may be
-/// evicted), "partial": true (layers or experts on the host will do, too), "stays": true (its engine never unloads it by
-/// its own wish, as llama-server does when it sleeps: unless that is said, memory that becomes free beside it may still be
-/// its, and is not promised on where others held it before) and "key": "load-1" (under which nothing is reserved twice, so
-/// that asking again is safe where an answer was lost). Times are milliseconds of one clock that all holders share.
+/// evicted), "partial": true (layers or experts on the host will do, too), "stays": true and "key": "load-1" (under which
+/// nothing is reserved twice, so that asking again is safe where an answer was lost). Times are milliseconds of one clock
+/// that all holders share.
+/// "stays" says that its engine never unloads it by its own wish: llama-server does so only with --sleep-idle-seconds.
+/// Unless that is said, memory that becomes free beside it may still be its, and is not promised on where others held it
+/// before. It is said once: an engine that is started again with other habits is another reservation, made when the old
+/// one has been released.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_reserve(
     host: *const vramfit_host,

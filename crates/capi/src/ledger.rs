@@ -9,8 +9,8 @@ use vramfit::settings::objects::objects;
 use vramfit::{ReservationId, Share};
 
 use crate::error::{Failure, free, guard, vramfit_error, vramfit_status};
-use crate::host::{vramfit_host, vramfit_share};
-use crate::text::{Out, handle, set, text, text_or_null, values, write_json};
+use crate::host::{lease, vramfit_host, vramfit_share};
+use crate::text::{Out, handle, object_in, set, text, text_or_null, values, write_json};
 
 /// The ledger as it was at one moment: taken before the driver is asked, it says what was loaded then.
 pub struct vramfit_mark {
@@ -39,6 +39,31 @@ struct ReportedShare {
 enum ReportedGpu {
     Index(usize),
     Id(GpuId),
+}
+
+/// `loaded_json`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Loaded {
+    model: String,
+    holder: String,
+    #[serde(default)]
+    lease_ms: Option<u64>,
+    #[serde(default)]
+    stays: bool,
+    #[serde(default)]
+    key: Option<String>,
+}
+
+impl Loaded {
+    fn read(json: *const c_char, shares: Vec<Share>) -> Result<Adopt, Failure> {
+        let loaded: Loaded = object_in(json, "loaded_json")?;
+        let mut found = Adopt::new(loaded.model, loaded.holder, shares);
+        found.lease_ms = lease("loaded_json", loaded.lease_ms)?;
+        found.stays = loaded.stays;
+        found.key = loaded.key.map(Into::into);
+        Ok(found)
+    }
 }
 
 impl Reported {
@@ -243,30 +268,23 @@ pub unsafe extern "C" fn vramfit_host_state_json(
 }
 
 /// Something that is already loaded, as when a server starts beside running engines. A fact: it is not checked, and the
-/// audit shows where it is too much. `lease_ms` is a lease to renew at least this often; 0 for none. `stays`, if not 0, says that its
-/// engine never unloads it by its own wish, see `vramfit_host_reserve`.
-/// Figures of before it count it as taken by others, too: observe again behind it.
+/// audit shows where it is too much. `loaded_json` says what and whose: {"model": "qwen3:8b", "holder": "loader-1"}, and
+/// where wanted "lease_ms", "stays" and "key", all as for `vramfit_host_reserve`. Figures of before it count it as taken
+/// by others, too: observe again behind it. `id` is UINT64_MAX where it is refused.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_adopt(
     host: *const vramfit_host,
-    model_name: *const c_char,
-    holder: *const c_char,
+    loaded_json: *const c_char,
     shares: *const vramfit_share,
     count: usize,
-    lease_ms: u64,
-    stays: i32,
     now_ms: u64,
     id: *mut u64,
     error: *mut *mut vramfit_error,
 ) -> vramfit_status {
-    set(id, 0);
+    set(id, u64::MAX);
     on(host, error, |h| {
-        let model = text(model_name, "model_name")?;
-        let holder = text(holder, "holder")?;
         let shares = h.shares(values(shares, count, "shares")?)?;
-        let mut found = Adopt::new(model, holder, shares);
-        found.lease_ms = Some(lease_ms).filter(|&ms| ms > 0);
-        found.stays = stays != 0;
+        let found = Loaded::read(loaded_json, shares)?;
         set(id, h.host.ledger().adopt(&found, now_ms)?.0);
         Ok(())
     })

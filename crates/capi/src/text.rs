@@ -5,6 +5,8 @@ use std::path::Path;
 use std::ptr;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use vramfit::settings::objects::object;
 
 use crate::error::{Failure, look};
 
@@ -80,6 +82,16 @@ pub(crate) fn values<'a, T>(from: *const T, count: usize, what: &str) -> Result<
     }
     // SAFETY: not NULL, and by the header's rules `count` values that live as long as the call.
     Ok(unsafe { std::slice::from_raw_parts(from, count) })
+}
+
+/// An argument that is a JSON object.
+pub(crate) fn object_in<T: DeserializeOwned>(
+    json: *const c_char,
+    what: &str,
+) -> Result<T, Failure> {
+    let mut json = serde_json::Deserializer::from_str(text(json, what)?);
+    let read = object(&mut json).and_then(|read: T| json.end().map(|()| read));
+    read.map_err(|error| Failure::argument(format!("{what}: {error}")))
 }
 
 /// A place for an answer, which is NULL until there is one.

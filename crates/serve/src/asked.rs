@@ -71,9 +71,10 @@ pub struct ReserveRequest {
     /// A placement with layers or experts on the host will do, too.
     #[serde(default)]
     pub partial: bool,
-    /// Its engine never unloads it by its own wish, as llama-server does when it sleeps: it stays loaded until it is
-    /// evicted, or is unloaded and released at once. Unless that is said, memory that becomes free beside it may still
-    /// be its, and is not promised on where others held it before.
+    /// Its engine never unloads it by its own wish, as llama-server does with `--sleep-idle-seconds` alone: it stays
+    /// loaded until it is evicted, or is unloaded and released at once. Unless that is said, memory that becomes free
+    /// beside it may still be its, and is not promised on where others held it before. It is said once: an engine that
+    /// is started again with other habits is another reservation, made when the old one has been released.
     #[serde(default)]
     pub stays: bool,
 }
@@ -140,9 +141,10 @@ pub struct AdoptRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub lease_ms: Option<u64>,
-    /// Its engine never unloads it by its own wish, as llama-server does when it sleeps: it stays loaded until it is
-    /// evicted, or is unloaded and released at once. Unless that is said, memory that becomes free beside it may still
-    /// be its, and is not promised on where others held it before.
+    /// Its engine never unloads it by its own wish, as llama-server does with `--sleep-idle-seconds` alone: it stays
+    /// loaded until it is evicted, or is unloaded and released at once. Unless that is said, memory that becomes free
+    /// beside it may still be its, and is not promised on where others held it before. It is said once: an engine that
+    /// is started again with other habits is another reservation, made when the old one has been released.
     #[serde(default)]
     pub stays: bool,
 }

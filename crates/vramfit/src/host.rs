@@ -23,7 +23,9 @@ pub struct LoadRequest {
     pub partial: bool,
     /// What the holder calls this request: nothing is reserved twice under one key.
     pub key: Option<Name>,
-    /// Its engine never unloads it by its own wish, see [`ledger::Request::stays`].
+    /// Its engine never unloads it by its own wish, see [`ledger::Request::stays`]: llama-server does so only with
+    /// `--sleep-idle-seconds`. It is said once. An engine that is started again with other habits is another
+    /// reservation, made when the old one has been released.
     pub stays: bool,
 }
 

@@ -46,7 +46,8 @@
 //! let host = Host::open(Volatile, "gpu-box", vramfit::gpu_list("h100x2")?)?; // or Journal::open(path)?
 //! let model = vramfit::open("../../fixtures/gguf/qwen3-8b.Q4_K_M.gguf")?;
 //!
-//! let load = LoadRequest::new("qwen3:8b", "loader-1").leased(60_000);
+//! // llama-server never unloads by itself, unless it is called with --sleep-idle-seconds: it stays.
+//! let load = LoadRequest::new("qwen3:8b", "loader-1").leased(60_000).staying();
 //! let (run, policy, now_ms) = (RunConfig::default(), Policy::default(), 0);
 //! let reserved = host.reserve(&model, &run, &policy, &load, now_ms)?;
 //! println!("llama-server -m model.gguf {}", reserved.placement.flags.join(" "));

@@ -246,9 +246,10 @@ class Host:
         **settings: Unpack[_Settings],
     ) -> Reserved:
         """Finds a placement and reserves what it takes, in one step. ``stays``: its engine never unloads it by its own
-        wish, as llama-server does when it sleeps; unless that is said, memory that becomes free beside it may still be
-        its, and is not promised on where others held it before. Under one ``key`` nothing is reserved twice
-        (:class:`KeyTaken`), so that asking again is safe."""
+        wish, as llama-server does with ``--sleep-idle-seconds`` alone; unless that is said, memory that becomes free
+        beside it may still be its, and is not promised on where others held it before. It is said once: an engine that
+        is started again with other habits is another reservation, made when the old one has been released. Under one
+        ``key`` nothing is reserved twice (:class:`KeyTaken`), so that asking again is safe."""
 
     def commit(
         self,
