@@ -1,5 +1,5 @@
-// Package vramfit says what a GGUF model takes on each GPU under llama.cpp, to the byte, where every layer should go, and
-// keeps a ledger of who holds which bytes.
+// Package vramfit says what a GGUF model takes on each GPU under llama.cpp, to the byte, where every layer should go,
+// and keeps a ledger of who holds which bytes.
 //
 // It is a thin layer over the C interface (crates/capi). Build the library first and say where it is:
 //

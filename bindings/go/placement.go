@@ -91,8 +91,9 @@ func ParseGPUs(text string) (*GPUs, error) {
 	return newGPUs(c), nil
 }
 
-// ProbeGPUs finds this machine's GPUs: text is auto, or auto:0,2 for some. program is vramfit's estimate ("" for the one
-// on the path), which asks the driver in a process of its own and is killed when timeout (0 for the default) has passed.
+// ProbeGPUs finds this machine's GPUs: text is auto, or auto:0,2 for some. program is vramfit's estimate ("" for the
+// one on the path), which asks the driver in a process of its own and is killed when timeout (0 for the default) has
+// passed.
 func ProbeGPUs(text, program string, timeout time.Duration) (*GPUs, error) {
 	ctext := C.CString(text)
 	defer C.free(unsafe.Pointer(ctext))

@@ -254,7 +254,17 @@ fn each_decision_says_what_was_looked_at_and_what_came_of_it() {
     let oldest = page("limit=3&before=2");
     assert_eq!(oldest, json!({ "decisions": [all[3]], "next": null }));
     assert_eq!(page("before=1")["decisions"], json!([]));
-    for query in ["limit=0", "limit=257", "limit=few", "before", "page=2"] {
+    // As clients may write it: letters by their codes, an & too many.
+    assert_eq!(page("&%6cimit=%33&before=%32&"), oldest);
+    for query in [
+        "limit=0",
+        "limit=257",
+        "limit=few",
+        "before",
+        "before=0",
+        "limit=1&limit=2",
+        "page=2",
+    ] {
         server
             .get(&format!("/v1/decisions?{query}"))
             .refused(400, "bad-request");

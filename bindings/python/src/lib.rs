@@ -1,5 +1,5 @@
-//! vramfit for Python: the extension module `vramfit._vramfit`, over the library `vramfit`. The package beside it has the
-//! names, the exceptions and the type stubs.
+//! vramfit for Python: the extension module `vramfit._vramfit`, over the library `vramfit`. The package beside it has
+//! the names, the exceptions and the type stubs.
 
 mod error;
 mod gpus;

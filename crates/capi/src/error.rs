@@ -49,8 +49,8 @@ pub enum vramfit_status {
     Phase = 28,
     /// No GPU is needed with these settings: there is nothing to reserve.
     NoGpu = 29,
-    /// The journal did not take it, or cannot be read. It is not known whether it was stored; the ledger reads the journal
-    /// again before it decides anything else.
+    /// The journal did not take it, or cannot be read. It is not known whether it was stored; the ledger reads the
+    /// journal again before it decides anything else.
     Store = 30,
     /// A reservation was made under this key before, and is still held: `reservation` in the error's JSON.
     KeyTaken = 31,
@@ -224,7 +224,8 @@ pub unsafe extern "C" fn vramfit_error_message(error: *const vramfit_error) -> *
     look(error, ptr::null(), |e| pointer(&e.message))
 }
 
-/// The same for programs: a JSON object with `status` and `message`, and what else is known. Lives as long as the error.
+/// The same for programs: a JSON object with `status` and `message`, and what else is known. Lives as long as the
+/// error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_error_json(error: *const vramfit_error) -> *const c_char {
     look(error, ptr::null(), |e| pointer(&e.json))

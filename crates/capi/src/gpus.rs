@@ -52,8 +52,8 @@ pub unsafe extern "C" fn vramfit_gpus_parse(
 }
 
 /// This machine's GPUs, as the driver shows them: "auto" (which NULL is, too), or "auto:0,2" for some. `program` is
-/// vramfit's `estimate` (NULL: by its name, on the path), which asks the driver in a process of its own, so that a driver
-/// that hangs or crashes does so there; it is given `timeout_ms` (0 for the default, some seconds), then killed.
+/// vramfit's `estimate` (NULL: by its name, on the path), which asks the driver in a process of its own, so that a
+/// driver that hangs or crashes does so there; it is given `timeout_ms` (0 for the default, some seconds), then killed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_gpus_probe(
     program: *const c_char,

@@ -174,9 +174,9 @@ fn before(host: &vramfit_host, mark: *const vramfit_mark) -> Result<State, Failu
 }
 
 /// What the driver says is free of each GPU, in their order: never more than that is promised from now on, and what is
-/// released later is promised on with the next figures: observe again behind a release. The figures are of any moment since
-/// `mark`; NULL says that nothing was committed or released since the driver was asked. `count` is that of the host's
-/// GPUs; a list of another length changes nothing.
+/// released later is promised on with the next figures: observe again behind a release. The figures are of any moment
+/// since `mark`; NULL says that nothing was committed or released since the driver was asked. `count` is that of the
+/// host's GPUs; a list of another length changes nothing.
 /// An engine may unload without a word, and load again: what others hold is remembered, see "stays" of
 /// `vramfit_host_reserve`.
 #[unsafe(no_mangle)]
@@ -194,8 +194,8 @@ pub unsafe extern "C" fn vramfit_host_observe(
 }
 
 /// Drops reservations whose lease has run out, together with what the driver says is free of each GPU, as for
-/// `vramfit_host_observe`: what an orphaned engine still holds then counts as taken by others. `reaped_json` may be NULL;
-/// else it is an object with `released` and `unprobed`, to be freed with `vramfit_string_free`.
+/// `vramfit_host_observe`: what an orphaned engine still holds then counts as taken by others. `reaped_json` may be
+/// NULL; else it is an object with `released` and `unprobed`, to be freed with `vramfit_string_free`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_reap(
     host: *const vramfit_host,
@@ -214,9 +214,9 @@ pub unsafe extern "C" fn vramfit_host_reap(
     })
 }
 
-/// As `vramfit_host_reap` where no driver can be asked: what a dead holder's engine still holds is not known then, and is
-/// promised on (but for what earlier figures of its GPU leave). `released_json` may be NULL; else it is an array of what
-/// was dropped, to be freed with `vramfit_string_free`.
+/// As `vramfit_host_reap` where no driver can be asked: what a dead holder's engine still holds is not known then, and
+/// is promised on (but for what earlier figures of its GPU leave). `released_json` may be NULL; else it is an array of
+/// what was dropped, to be freed with `vramfit_string_free`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_expire(
     host: *const vramfit_host,
@@ -230,8 +230,8 @@ pub unsafe extern "C" fn vramfit_host_expire(
     })
 }
 
-/// Every GPU with more promised on it than it has, as a JSON array, and how many there are: none, unless sizes were taken
-/// over as facts or a GPU has gone. `violations_json` may be NULL; else free it with `vramfit_string_free`.
+/// Every GPU with more promised on it than it has, as a JSON array, and how many there are: none, unless sizes were
+/// taken over as facts or a GPU has gone. `violations_json` may be NULL; else free it with `vramfit_string_free`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_audit(
     host: *const vramfit_host,
@@ -248,9 +248,9 @@ pub unsafe extern "C" fn vramfit_host_audit(
     })
 }
 
-/// The ledger as of now, as a JSON object: `gpus` with what is reserved, leaving, foreign, missing (loaded by the ledger,
-/// but not by the driver if others hold what is foreign), unconfirmed (released since the driver was asked) and free on
-/// each, and `reservations`. Free it with `vramfit_string_free`.
+/// The ledger as of now, as a JSON object: `gpus` with what is reserved, leaving, foreign, missing (loaded by the
+/// ledger, but not by the driver if others hold what is foreign), unconfirmed (released since the driver was asked) and
+/// free on each, and `reservations`. Free it with `vramfit_string_free`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_state_json(
     host: *const vramfit_host,
@@ -268,9 +268,9 @@ pub unsafe extern "C" fn vramfit_host_state_json(
 }
 
 /// Something that is already loaded, as when a server starts beside running engines. A fact: it is not checked, and the
-/// audit shows where it is too much. `loaded_json` says what and whose: {"model": "qwen3:8b", "holder": "loader-1"}, and
-/// where wanted "lease_ms", "stays" and "key", all as for `vramfit_host_reserve`. Figures of before it count it as taken
-/// by others, too: observe again behind it. `id` is UINT64_MAX where it is refused.
+/// audit shows where it is too much. `loaded_json` says what and whose: {"model": "qwen3:8b", "holder": "loader-1"},
+/// and where wanted "lease_ms", "stays" and "key", all as for `vramfit_host_reserve`. Figures of before it count it as
+/// taken by others, too: observe again behind it. `id` is UINT64_MAX where it is refused.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_adopt(
     host: *const vramfit_host,
@@ -290,9 +290,10 @@ pub unsafe extern "C" fn vramfit_host_adopt(
     })
 }
 
-/// What a holder's engine says it holds, as a JSON array of {"id": 7, "shares": [{"gpu": 0, "bytes": 1}]}, GPUs by index or,
-/// as in `vramfit_host_state_json`, as {"host": "..", "gpu": ".."}; NULL for nothing. How that differs goes to `differences_json` (which may be NULL): an object with
-/// `resized` (taken over), `unknown` and `missing`, to be freed with `vramfit_string_free`.
+/// What a holder's engine says it holds, as a JSON array of {"id": 7, "shares": [{"gpu": 0, "bytes": 1}]}, GPUs by
+/// index or, as in `vramfit_host_state_json`, as {"host": "..", "gpu": ".."}; NULL for nothing. How that differs goes
+/// to `differences_json` (which may be NULL): an object with `resized` (taken over), `unknown` and `missing`, to be
+/// freed with `vramfit_string_free`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_reconcile(
     host: *const vramfit_host,

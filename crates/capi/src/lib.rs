@@ -1,8 +1,8 @@
 //! vramfit for C: `include/vramfit.h`, made of this crate by cbindgen, over the library `vramfit`.
 //!
 //! The header states the rules that callers keep: pointers are valid or NULL where NULL is allowed, a handle is freed
-//! once and not used behind that. Every entry catches panics, and nothing is global, so all of it may be called from any
-//! thread.
+//! once and not used behind that. Every entry catches panics, and nothing is global, so all of it may be called from
+//! any thread.
 
 #![allow(
     non_camel_case_types,

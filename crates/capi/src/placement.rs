@@ -238,8 +238,8 @@ pub unsafe extern "C" fn vramfit_placement_gpu_count(placement: *const vramfit_p
     })
 }
 
-/// What a GPU, or `VRAMFIT_HOST_MEMORY`, holds, split in terms; their sum is `vramfit_placement_required_bytes`. NULL beyond
-/// the end. Lives as long as the placement.
+/// What a GPU, or `VRAMFIT_HOST_MEMORY`, holds, split in terms; their sum is `vramfit_placement_required_bytes`. NULL
+/// beyond the end. Lives as long as the placement.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_placement_terms(
     placement: *const vramfit_placement,
@@ -271,8 +271,8 @@ pub unsafe extern "C" fn vramfit_placement_headroom_bytes(
     })
 }
 
-/// Layers on a GPU, or on `VRAMFIT_HOST_MEMORY`, ascending; the output layer is `vramfit_model_n_layer`. NULL for none. Lives as
-/// long as the placement.
+/// Layers on a GPU, or on `VRAMFIT_HOST_MEMORY`, ascending; the output layer is `vramfit_model_n_layer`. NULL for none.
+/// Lives as long as the placement.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_placement_layers(
     placement: *const vramfit_placement,

@@ -3,7 +3,7 @@
 
 use crate::api::{DecisionList, DecisionReport, GpuSums, LookedAt};
 use crate::problem::Problem;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use vramfit::ledger::{Decision, State};
 use vramfit::{Grant, LoadRequest};
@@ -38,19 +38,24 @@ impl Page {
             before: u64::MAX,
             limit: KEPT,
         };
-        let parts = query.split('&').filter(|part| !part.is_empty());
-        for (key, value) in parts.map(|part| part.split_once('=').unwrap_or((part, ""))) {
-            let wrong = |_| Problem::bad(format!("{key}: '{value}' is no number that it can be"));
-            match key {
-                "before" => page.before = value.parse().map_err(wrong)?,
-                "limit" => page.limit = value.parse().map_err(wrong)?,
+        let mut given = BTreeSet::new();
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            let number = || value.parse().ok().filter(|&number: &u64| number > 0);
+            let wrong = |most: &str| Problem::bad(format!("{key}: '{value}': give 1 to {most}"));
+            match &*key {
+                "before" => page.before = number().ok_or_else(|| wrong(&u64::MAX.to_string()))?,
+                "limit" => {
+                    let limit = number().and_then(|limit| usize::try_from(limit).ok());
+                    let limit = limit.filter(|&limit| limit <= KEPT);
+                    page.limit = limit.ok_or_else(|| wrong(&KEPT.to_string()))?;
+                }
                 _ => return Err(Problem::bad(format!("{key}: there are before and limit"))),
             }
+            if !given.insert(key.clone()) {
+                return Err(Problem::bad(format!("{key}: give it once")));
+            }
         }
-        match (1..=KEPT).contains(&page.limit) {
-            true => Ok(page),
-            false => Err(Problem::bad(format!("limit: give 1 to {KEPT}"))),
-        }
+        Ok(page)
     }
 }
 

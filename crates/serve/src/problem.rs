@@ -134,11 +134,16 @@ impl Problem {
 
 impl From<ledger::Error> for Problem {
     fn from(error: ledger::Error) -> Problem {
+        Error::from(error).into()
+    }
+}
+
+impl Problem {
+    fn of_ledger(error: &ledger::Error, detail: String) -> Problem {
         use ledger::Error::*;
         const CONFLICT: StatusCode = StatusCode::CONFLICT;
         const INVALID: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;
-        let detail = error.to_string();
-        match &error {
+        match error {
             FullNow(decision) => Problem::new(CONFLICT, "full-now", detail)
                 .looked(decision)
                 .retry(5),
@@ -176,7 +181,7 @@ impl From<Error> for Problem {
         const INVALID: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;
         let detail = error.to_string();
         match error {
-            Error::Ledger(error) => error.into(),
+            Error::Ledger(error) => Problem::of_ledger(&error, detail),
             Error::Open(gguf::OpenError::Malformed { .. } | gguf::OpenError::SplitName { .. })
             | Error::Model { .. }
             | Error::Projector { .. } => Problem::new(INVALID, "bad-model", detail),

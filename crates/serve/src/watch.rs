@@ -16,8 +16,8 @@ use vramfit::ledger::{GpuId, Probe as Probed, Reaped};
 const LEASES: Duration = Duration::from_millis(500);
 /// How often the driver is asked what is free.
 const PROBES: Duration = Duration::from_secs(15);
-/// How soon it is asked again after something was loaded, released or found: until then its figure counts that for others',
-/// too, and as much less is promised.
+/// How soon it is asked again after something was loaded, released or found: until then its figure counts that for
+/// others', too, and as much less is promised.
 const CONFIRM: Duration = Duration::from_secs(1);
 
 /// What came of asking the driver.
@@ -63,6 +63,21 @@ impl Asked {
         self.change(|asked| asked.has_moved = true);
     }
 
+    /// It is asked now: the answer may show what has been loaded until now. Whether there was such.
+    fn begins(&self) -> bool {
+        let mut had_moved = false;
+        self.change(|asked| {
+            asked.asked = Some(Instant::now());
+            had_moved = std::mem::take(&mut asked.has_moved);
+        });
+        had_moved
+    }
+
+    /// Nothing came of asking it: what it was to show it has not shown.
+    fn came_to_nothing(&self, had_moved: bool) {
+        self.change(|asked| asked.has_moved |= had_moved);
+    }
+
     /// For clients.
     pub fn report(&self) -> ProbeReport {
         let now = self.now();
@@ -103,7 +118,11 @@ impl App {
         let may_ask = |at: Instant| Instant::now() >= at;
         let is_due = ask_driver || self.asked.now().not_before.is_none_or(may_ask);
         if is_due && (ask_driver || !ledger.lapsed(now_ms)?.is_empty()) {
+            let had_moved = self.asked.begins();
             let reaped = self.ask(probe.as_ref(), now_ms);
+            if reaped.is_err() {
+                self.asked.came_to_nothing(had_moved);
+            }
             let in_vain = reaped.as_ref().map_or(true, |r| !r.unprobed.is_empty());
             let later = in_vain.then(|| Instant::now() + PROBES);
             self.asked.change(|asked| asked.not_before = later);
@@ -116,9 +135,6 @@ impl App {
     /// and what was loaded in the meantime may be in it or not.
     fn ask(&self, probe: &dyn Probe, now_ms: u64) -> Result<Reaped, Problem> {
         let ledger = self.host.ledger();
-        let now = Instant::now();
-        self.asked
-            .change(|asked| (asked.asked, asked.has_moved) = (Some(now), false));
         let before = ledger.state()?;
         let machine = probe.machine().map_err(|error| {
             let error = error.to_string();
@@ -200,5 +216,31 @@ impl App {
     /// What came of asking the driver; nothing where nobody is asked.
     pub fn probe_report(&self) -> Option<ProbeReport> {
         self.probe.as_ref().map(|_| self.asked.report())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_driver_was_to_show_is_asked_for_again_where_it_does_not_answer() {
+        let asked = Asked::default();
+        let has_moved = || asked.now().has_moved;
+        assert!(!asked.begins());
+        asked.has_moved();
+        // It has not answered.
+        let had_moved = asked.begins();
+        assert!(had_moved && !has_moved());
+        asked.came_to_nothing(had_moved);
+        assert!(has_moved());
+        // It has, but something was loaded in the meantime.
+        assert!(asked.begins());
+        asked.has_moved();
+        assert!(has_moved());
+        // Nothing to show, and nothing shown.
+        assert!(asked.begins());
+        asked.came_to_nothing(asked.begins());
+        assert!(!has_moved());
     }
 }

@@ -190,8 +190,14 @@ pub enum Error {
         gpus: usize,
     },
     /// The ledger has refused.
-    #[error(transparent)]
-    Ledger(#[from] ledger::Error),
+    #[error("{0}{next}", next = status::next_step(.0))]
+    Ledger(ledger::Error),
+}
+
+impl From<ledger::Error> for Error {
+    fn from(error: ledger::Error) -> Error {
+        Error::Ledger(error)
+    }
 }
 
 /// [`Error::Count`] where a list is not as long as that of the GPUs: a value that is missing would be
@@ -203,10 +209,17 @@ fn one_each(what: &'static str, given: usize, gpus: usize) -> Result<(), Error> 
     }
 }
 
-/// The first option that was not taken, as the end of a sentence.
+/// The first option that was not taken and the first thing that would help, as the end of a sentence.
 fn first_rejected(placement: &Placement) -> String {
     let first = placement.rejected.first();
     first.map_or(String::new(), |rejected| {
+        let fix = rejected.fixes.first().map_or(String::new(), |fix| {
+            let text = &fix.text;
+            match fix.flags.is_empty() {
+                true => format!("; {text}"),
+                false => format!("; {text} would do ({})", fix.flags.join(" ")),
+            }
+        });
         let short = rejected.shortfalls.first().map(|s| {
             let missing = s.missing_bytes();
             format!(
@@ -215,7 +228,7 @@ fn first_rejected(placement: &Placement) -> String {
             )
         });
         let why = || rejected.reason.as_ref().map(|why| format!(": {why}"));
-        short.or_else(why).unwrap_or_default()
+        short.or_else(why).unwrap_or_default() + &fix
     })
 }
 

@@ -102,6 +102,27 @@ impl Status {
     }
 }
 
+/// What to do about a refusal of the ledger's where its own words leave that open, as the end of its sentence.
+pub(crate) fn next_step(error: &ledger::Error) -> &'static str {
+    use ledger::{Error, Phase};
+    match error {
+        Error::UnknownReservation(_) => {
+            ": it was released, or its lease ran out; adopt what is still loaded"
+        }
+        Error::UnknownGpu(_) => ": not one of the host's, or gone",
+        Error::TookTooMuch { .. } => "; unload it and release it",
+        Error::Waits { .. } => "; unload and release those, then commit again",
+        Error::Phase { phase, .. } => match phase {
+            Phase::Pending => ": commit it when the engine has loaded it, then requests can begin",
+            Phase::Running => ": it has been committed",
+            Phase::Leaving => ": unload it and release it",
+        },
+        Error::NoRequest(_) => ": each begins before it ends, and ends once",
+        Error::NoSize => ": say how many bytes it takes, on each of its GPUs",
+        _ => "",
+    }
+}
+
 impl Error {
     /// What kind of error it is.
     pub fn status(&self) -> Status {
