@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // also in what the tests share
 
+use serde_json::json;
 use std::sync::{Arc, Barrier};
 use vramfit::ledger::{Memory, Phase, Store, Verdict as Looked};
 use vramfit::{
@@ -511,4 +512,73 @@ fn many_loaders_never_promise_the_same_byte() {
     );
     let need = alone.unwrap().placement.devices[0].required_bytes;
     assert!(free(host).iter().all(|&free| free < need));
+}
+
+/// A machine of cards of 80 GiB with so much free each, where the driver says it.
+fn machine(free: &[Option<u64>]) -> vramfit::GpuList {
+    let card = |(i, free): (usize, &Option<u64>)| {
+        json!({
+            "cuda_index": i, "nvml_index": i, "uuid": null, "pci_id": null, "name": "card",
+            "total_bytes": 80 * GIB, "nvml_total_bytes": null, "reserved_bytes": null,
+            "free": free.map(|bytes| json!({ "bytes": bytes, "from": "nvml" })), "used_bytes": null,
+            "processes": null, "compute_capability": "9.0", "sm_count": 132, "integrated": false,
+            "virtual_memory": true, "is_mig": false, "board": null
+        })
+    };
+    let unknown = |i| json!({ "kind": "free_unknown", "device": i, "why": "no NVML" });
+    let is_unknown = |(i, free): (usize, &Option<u64>)| free.is_none().then(|| unknown(i));
+    let devices: Vec<_> = free.iter().enumerate().map(card).collect();
+    let notes: Vec<_> = free.iter().enumerate().filter_map(is_unknown).collect();
+    let machine = json!({ "driver": null, "cuda": null, "notes": notes, "devices": devices });
+    let machine: vramfit::Machine = serde_json::from_value(machine).unwrap();
+    machine.list()
+}
+
+#[test]
+fn what_others_hold_when_it_is_opened_is_promised_when_they_have_gone() {
+    let store = Memory::new();
+    let open = |free: &[Option<u64>]| {
+        let host = Host::open(store.clone(), "here", machine(free)).unwrap();
+        let capacity = host.gpus().devices[0].free_bytes;
+        assert_eq!(capacity, 80 * GIB);
+        host
+    };
+    let at_first = open(&[Some(60 * GIB), Some(80 * GIB), None]);
+    // Of the third nobody says what is free: all of it is promised.
+    assert_eq!(free(&at_first), [60 * GIB, 80 * GIB, 80 * GIB]);
+    let found = |gpu: usize| {
+        let shares = at_first.shares(&[(gpu, 10 * GIB)]).unwrap();
+        ledger::Adopt::new(format!("on {gpu}"), "loader", shares).staying()
+    };
+    let old = [0, 2].map(|gpu| at_first.ledger().adopt(&found(gpu), 1).unwrap());
+    drop(at_first);
+
+    // The engines live on while the loader is started again, and others have gone: 10 GiB are taken, and counted once.
+    let again = open(&[Some(70 * GIB), Some(80 * GIB), None]);
+    assert_eq!(free(&again), [70 * GIB, 80 * GIB, 70 * GIB]);
+    assert!(again.ledger().audit().unwrap().is_empty());
+    again.release(old[1]).unwrap();
+    again.release(old[0]).unwrap();
+    // Where a driver is asked, its next figure says that it is free.
+    assert_eq!(free(&again), [70 * GIB, 80 * GIB, 80 * GIB]);
+    again
+        .ledger()
+        .probe(&again.probes(&[80 * GIB; 3]).unwrap()[..2])
+        .unwrap();
+    assert_eq!(free(&again), [80 * GIB; 3]);
+}
+
+#[test]
+fn of_gpus_given_by_hand_no_more_is_taken_than_was_free() {
+    let host = host("80GiB:free=20GiB");
+    let capacity = free(&host);
+    assert!(capacity[0] <= 20 * GIB);
+    host.observe(&[80 * GIB]).unwrap();
+    assert_eq!(free(&host), capacity);
+    // Unless it is said that the driver is to be asked.
+    let gpus = vramfit::gpu_list("80GiB:free=20GiB").unwrap();
+    let asked = Host::unobserved(Volatile, "here", gpus, ["GPU-1"]).unwrap();
+    assert!(free(&asked)[0] > 75 * GIB);
+    asked.observe(&[30 * GIB]).unwrap();
+    assert_eq!(free(&asked), [30 * GIB]);
 }

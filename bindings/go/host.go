@@ -28,8 +28,9 @@ type HostOptions struct {
 	Journal string   // a file that keeps the ledger over a crash
 }
 
-// OpenHost opens the ledger over the GPUs of host name. What is free on them in the list is what models may take of
-// them in all.
+// OpenHost opens the ledger over the GPUs of host name. Of GPUs given by hand, what is free in the list is what models may
+// take of them in all; of those that ProbeGPUs found models may take all, and what was free is the driver's first figure
+// (Observe).
 func OpenHost(name string, gpus *GPUs, options HostOptions) (*Host, error) {
 	if options.IDs != nil && len(options.IDs) != gpus.Len() {
 		return nil, errors.New("vramfit: as many IDs as there are GPUs")
@@ -100,9 +101,9 @@ func (h *Host) GPUs() (*GPUs, error) {
 }
 
 // Observe says what the driver says is free of each GPU, just now: since it was asked nothing was committed or released
-// by anybody (else ObserveWith). Never more than that is promised from now on, and what is released later is promised on
-// with the next figures: observe again behind a Release. What others hold is remembered where an engine may have unloaded
-// without a word, and may load again: Load.Stays.
+// by anybody (else ObserveWith). Never more than that is promised from now on, and what is released later is promised
+// on with the next figures: observe again behind a Release. What others hold is remembered where an engine may have
+// unloaded without a word, and may load again: Load.Stays.
 func (h *Host) Observe(freeBytes []uint64) error {
 	return h.observe(nil, freeBytes)
 }
@@ -150,9 +151,10 @@ type Load struct {
 	Stale   *Stale        // which reservations may be evicted; nil for none
 	Partial bool          // layers or experts on the host will do, too
 
-	// Its engine never unloads it by its own wish: llama-server does so only with --sleep-idle-seconds. Unless that is said,
-	// memory that becomes free beside it may still be its, and is not promised on where others held it before. It is said
-	// once: an engine that is started again with other habits is another reservation, made when the old one is released.
+	// Its engine never unloads it by its own wish: llama-server does so only with --sleep-idle-seconds. Unless that is
+	// said, memory that becomes free beside it may still be its, and is not promised on where others held it before. It is
+	// said once: an engine that is started again with other habits is another reservation, made when the old one is
+	// released.
 	Stays bool
 	// A name under which nothing is reserved twice, so that asking again is safe where an answer was lost; "" for none.
 	Key string
@@ -314,8 +316,8 @@ func (l Loaded) json() (string, error) {
 	return string(text), err
 }
 
-// Adopt takes over something that is already loaded. A fact: it is not checked, and the audit shows where it is too much.
-// Figures of before it count it as taken by others, too: observe again behind it.
+// Adopt takes over something that is already loaded. A fact: it is not checked, and the audit shows where it is too
+// much. Figures of before it count it as taken by others, too: observe again behind it.
 func (h *Host) Adopt(loaded Loaded) (uint64, error) {
 	text, err := loaded.json()
 	if err != nil {
@@ -438,8 +440,8 @@ func (h *Host) ReapWith(ask func() ([]uint64, error)) (json.RawMessage, error) {
 	return h.reap(mark, freeBytes)
 }
 
-// Expire is to be called instead of Reap where no driver can be asked: what a dead holder's engine still holds is not known
-// then, and is promised on (but for what earlier figures of its GPU leave).
+// Expire is to be called instead of Reap where no driver can be asked: what a dead holder's engine still holds is not
+// known then, and is promised on (but for what earlier figures of its GPU leave).
 func (h *Host) Expire() (json.RawMessage, error) {
 	var text *C.char
 	var failed *C.vramfit_error

@@ -69,8 +69,8 @@ enum vramfit_status
   VRAMFIT_STATUS_PHASE = 28,
   // No GPU is needed with these settings: there is nothing to reserve.
   VRAMFIT_STATUS_NO_GPU = 29,
-  // The journal did not take it, or cannot be read. It is not known whether it was stored; the ledger reads the journal
-  // again before it decides anything else.
+  // The journal did not take it, or cannot be read. It is not known whether it was stored; the ledger reads the
+  // journal again before it decides anything else.
   VRAMFIT_STATUS_STORE = 30,
   // A reservation was made under this key before, and is still held: `reservation` in the error's JSON.
   VRAMFIT_STATUS_KEY_TAKEN = 31,
@@ -223,7 +223,8 @@ vramfit_status vramfit_error_status(const vramfit_error *error);
 // What is wrong and what would do, on one line. Lives as long as the error.
 const char *vramfit_error_message(const vramfit_error *error);
 
-// The same for programs: a JSON object with `status` and `message`, and what else is known. Lives as long as the error.
+// The same for programs: a JSON object with `status` and `message`, and what else is known. Lives as long as the
+// error.
 const char *vramfit_error_json(const vramfit_error *error);
 
 // 1 where the same call may succeed later, with nothing else changed: others start, leave, or are released. Else 0.
@@ -239,8 +240,8 @@ vramfit_status vramfit_gpus_parse(const char *gpus_text,
                                   vramfit_error **error);
 
 // This machine's GPUs, as the driver shows them: "auto" (which NULL is, too), or "auto:0,2" for some. `program` is
-// vramfit's `estimate` (NULL: by its name, on the path), which asks the driver in a process of its own, so that a driver
-// that hangs or crashes does so there; it is given `timeout_ms` (0 for the default, some seconds), then killed.
+// vramfit's `estimate` (NULL: by its name, on the path), which asks the driver in a process of its own, so that a
+// driver that hangs or crashes does so there; it is given `timeout_ms` (0 for the default, some seconds), then killed.
 vramfit_status vramfit_gpus_probe(const char *program,
                                   const char *gpus_text,
                                   uint32_t timeout_ms,
@@ -278,8 +279,9 @@ uint64_t vramfit_gpus_free_bytes(const vramfit_gpus *gpus, uint32_t gpu);
 // Frees a list. NULL is allowed.
 void vramfit_gpus_free(vramfit_gpus *gpus);
 
-// Opens the ledger over the GPUs of host `name`. What is free on them in the list is what models may take of them in
-// all. `gpu_ids` has a name for each, such as its UUID, by which it is known after a restart; NULL takes CUDA0, CUDA1
+// Opens the ledger over the GPUs of host `name`. Of GPUs given by hand, what is free in the list is what models may take
+// of them in all; of those that `vramfit_gpus_probe` found models may take all, and what was free is the driver's first
+// figure (`vramfit_host_observe`). `gpu_ids` has a name for each, such as its UUID, by which it is known after a restart; NULL takes CUDA0, CUDA1
 // and so on. The ledger is kept in the file `journal_path`, which survives a crash and belongs to one process at a
 // time; NULL keeps it in memory.
 vramfit_status vramfit_host_open(const char *name,
@@ -292,16 +294,16 @@ vramfit_status vramfit_host_open(const char *name,
 // The host's GPUs with what is free of them by the ledger now: a list of its own, to be freed.
 vramfit_status vramfit_host_gpus(const vramfit_host *host, vramfit_gpus **gpus, vramfit_error **error);
 
-// Finds a placement of `model` on what is free by the ledger and reserves what it takes, in one step. `settings_json` is
-// that of `vramfit_plan`. `load_json` says who asks: {"model": "qwen3:8b", "holder": "loader-1"}, and where wanted
+// Finds a placement of `model` on what is free by the ledger and reserves what it takes, in one step. `settings_json`
+// is that of `vramfit_plan`. `load_json` says who asks: {"model": "qwen3:8b", "holder": "loader-1"}, and where wanted
 // "lease_ms" (a lease to renew at least this often), "stale": {"idle_ms", "start_ms"} (which reservations may be
-// evicted), "partial": true (layers or experts on the host will do, too), "stays": true and "key": "load-1" (under which
-// nothing is reserved twice, so that asking again is safe where an answer was lost). Times are milliseconds of one clock
-// that all holders share.
+// evicted), "partial": true (layers or experts on the host will do, too), "stays": true and "key": "load-1" (under
+// which nothing is reserved twice, so that asking again is safe where an answer was lost). Times are milliseconds of
+// one clock that all holders share.
 // "stays" says that its engine never unloads it by its own wish: llama-server does so only with --sleep-idle-seconds.
-// Unless that is said, memory that becomes free beside it may still be its, and is not promised on where others held it
-// before. It is said once: an engine that is started again with other habits is another reservation, made when the old
-// one has been released.
+// Unless that is said, memory that becomes free beside it may still be its, and is not promised on where others held
+// it before. It is said once: an engine that is started again with other habits is another reservation, made when the
+// old one has been released.
 vramfit_status vramfit_host_reserve(const vramfit_host *host,
                                     const vramfit_model *model,
                                     const char *settings_json,
@@ -374,9 +376,9 @@ vramfit_status vramfit_host_mark(const vramfit_host *host,
 void vramfit_mark_free(vramfit_mark *mark);
 
 // What the driver says is free of each GPU, in their order: never more than that is promised from now on, and what is
-// released later is promised on with the next figures: observe again behind a release. The figures are of any moment since
-// `mark`; NULL says that nothing was committed or released since the driver was asked. `count` is that of the host's
-// GPUs; a list of another length changes nothing.
+// released later is promised on with the next figures: observe again behind a release. The figures are of any moment
+// since `mark`; NULL says that nothing was committed or released since the driver was asked. `count` is that of the
+// host's GPUs; a list of another length changes nothing.
 // An engine may unload without a word, and load again: what others hold is remembered, see "stays" of
 // `vramfit_host_reserve`.
 vramfit_status vramfit_host_observe(const vramfit_host *host,
@@ -386,8 +388,8 @@ vramfit_status vramfit_host_observe(const vramfit_host *host,
                                     vramfit_error **error);
 
 // Drops reservations whose lease has run out, together with what the driver says is free of each GPU, as for
-// `vramfit_host_observe`: what an orphaned engine still holds then counts as taken by others. `reaped_json` may be NULL;
-// else it is an object with `released` and `unprobed`, to be freed with `vramfit_string_free`.
+// `vramfit_host_observe`: what an orphaned engine still holds then counts as taken by others. `reaped_json` may be
+// NULL; else it is an object with `released` and `unprobed`, to be freed with `vramfit_string_free`.
 vramfit_status vramfit_host_reap(const vramfit_host *host,
                                  const vramfit_mark *mark,
                                  const uint64_t *free_bytes,
@@ -396,32 +398,32 @@ vramfit_status vramfit_host_reap(const vramfit_host *host,
                                  char **reaped_json,
                                  vramfit_error **error);
 
-// As `vramfit_host_reap` where no driver can be asked: what a dead holder's engine still holds is not known then, and is
-// promised on (but for what earlier figures of its GPU leave). `released_json` may be NULL; else it is an array of what
-// was dropped, to be freed with `vramfit_string_free`.
+// As `vramfit_host_reap` where no driver can be asked: what a dead holder's engine still holds is not known then, and
+// is promised on (but for what earlier figures of its GPU leave). `released_json` may be NULL; else it is an array of
+// what was dropped, to be freed with `vramfit_string_free`.
 vramfit_status vramfit_host_expire(const vramfit_host *host,
                                    uint64_t now_ms,
                                    char **released_json,
                                    vramfit_error **error);
 
-// Every GPU with more promised on it than it has, as a JSON array, and how many there are: none, unless sizes were taken
-// over as facts or a GPU has gone. `violations_json` may be NULL; else free it with `vramfit_string_free`.
+// Every GPU with more promised on it than it has, as a JSON array, and how many there are: none, unless sizes were
+// taken over as facts or a GPU has gone. `violations_json` may be NULL; else free it with `vramfit_string_free`.
 vramfit_status vramfit_host_audit(const vramfit_host *host,
                                   size_t *count,
                                   char **violations_json,
                                   vramfit_error **error);
 
-// The ledger as of now, as a JSON object: `gpus` with what is reserved, leaving, foreign, missing (loaded by the ledger,
-// but not by the driver if others hold what is foreign), unconfirmed (released since the driver was asked) and free on
-// each, and `reservations`. Free it with `vramfit_string_free`.
+// The ledger as of now, as a JSON object: `gpus` with what is reserved, leaving, foreign, missing (loaded by the
+// ledger, but not by the driver if others hold what is foreign), unconfirmed (released since the driver was asked) and
+// free on each, and `reservations`. Free it with `vramfit_string_free`.
 vramfit_status vramfit_host_state_json(const vramfit_host *host,
                                        char **state_json,
                                        vramfit_error **error);
 
 // Something that is already loaded, as when a server starts beside running engines. A fact: it is not checked, and the
-// audit shows where it is too much. `loaded_json` says what and whose: {"model": "qwen3:8b", "holder": "loader-1"}, and
-// where wanted "lease_ms", "stays" and "key", all as for `vramfit_host_reserve`. Figures of before it count it as taken
-// by others, too: observe again behind it. `id` is UINT64_MAX where it is refused.
+// audit shows where it is too much. `loaded_json` says what and whose: {"model": "qwen3:8b", "holder": "loader-1"},
+// and where wanted "lease_ms", "stays" and "key", all as for `vramfit_host_reserve`. Figures of before it count it as
+// taken by others, too: observe again behind it. `id` is UINT64_MAX where it is refused.
 vramfit_status vramfit_host_adopt(const vramfit_host *host,
                                   const char *loaded_json,
                                   const vramfit_share *shares,
@@ -430,9 +432,10 @@ vramfit_status vramfit_host_adopt(const vramfit_host *host,
                                   uint64_t *id,
                                   vramfit_error **error);
 
-// What a holder's engine says it holds, as a JSON array of {"id": 7, "shares": [{"gpu": 0, "bytes": 1}]}, GPUs by index or,
-// as in `vramfit_host_state_json`, as {"host": "..", "gpu": ".."}; NULL for nothing. How that differs goes to `differences_json` (which may be NULL): an object with
-// `resized` (taken over), `unknown` and `missing`, to be freed with `vramfit_string_free`.
+// What a holder's engine says it holds, as a JSON array of {"id": 7, "shares": [{"gpu": 0, "bytes": 1}]}, GPUs by
+// index or, as in `vramfit_host_state_json`, as {"host": "..", "gpu": ".."}; NULL for nothing. How that differs goes
+// to `differences_json` (which may be NULL): an object with `resized` (taken over), `unknown` and `missing`, to be
+// freed with `vramfit_string_free`.
 vramfit_status vramfit_host_reconcile(const vramfit_host *host,
                                       const char *holder,
                                       const char *held_json,
@@ -482,8 +485,8 @@ vramfit_verdict vramfit_placement_verdict(const vramfit_placement *placement);
 // How many GPUs were given, used or not.
 uint32_t vramfit_placement_gpu_count(const vramfit_placement *placement);
 
-// What a GPU, or `VRAMFIT_HOST_MEMORY`, holds, split in terms; their sum is `vramfit_placement_required_bytes`. NULL beyond
-// the end. Lives as long as the placement.
+// What a GPU, or `VRAMFIT_HOST_MEMORY`, holds, split in terms; their sum is `vramfit_placement_required_bytes`. NULL
+// beyond the end. Lives as long as the placement.
 const vramfit_term *vramfit_placement_terms(const vramfit_placement *placement,
                                             uint32_t device,
                                             size_t *count);
@@ -495,8 +498,8 @@ uint64_t vramfit_placement_required_bytes(const vramfit_placement *placement,
 // Free less required on a GPU; below 0 what is missing. 0 for the host and beyond the end.
 int64_t vramfit_placement_headroom_bytes(const vramfit_placement *placement, uint32_t device);
 
-// Layers on a GPU, or on `VRAMFIT_HOST_MEMORY`, ascending; the output layer is `vramfit_model_n_layer`. NULL for none. Lives as
-// long as the placement.
+// Layers on a GPU, or on `VRAMFIT_HOST_MEMORY`, ascending; the output layer is `vramfit_model_n_layer`. NULL for none.
+// Lives as long as the placement.
 const uint32_t *vramfit_placement_layers(const vramfit_placement *placement,
                                          uint32_t device,
                                          size_t *count);

@@ -159,8 +159,9 @@ impl vramfit_host {
     }
 }
 
-/// Opens the ledger over the GPUs of host `name`. What is free on them in the list is what models may take of them in
-/// all. `gpu_ids` has a name for each, such as its UUID, by which it is known after a restart; NULL takes CUDA0, CUDA1
+/// Opens the ledger over the GPUs of host `name`. Of GPUs given by hand, what is free in the list is what models may take
+/// of them in all; of those that `vramfit_gpus_probe` found models may take all, and what was free is the driver's first
+/// figure (`vramfit_host_observe`). `gpu_ids` has a name for each, such as its UUID, by which it is known after a restart; NULL takes CUDA0, CUDA1
 /// and so on. The ledger is kept in the file `journal_path`, which survives a crash and belongs to one process at a
 /// time; NULL keeps it in memory.
 #[unsafe(no_mangle)]
@@ -214,16 +215,16 @@ pub unsafe extern "C" fn vramfit_host_gpus(
     })
 }
 
-/// Finds a placement of `model` on what is free by the ledger and reserves what it takes, in one step. `settings_json` is
-/// that of `vramfit_plan`. `load_json` says who asks: {"model": "qwen3:8b", "holder": "loader-1"}, and where wanted
+/// Finds a placement of `model` on what is free by the ledger and reserves what it takes, in one step. `settings_json`
+/// is that of `vramfit_plan`. `load_json` says who asks: {"model": "qwen3:8b", "holder": "loader-1"}, and where wanted
 /// "lease_ms" (a lease to renew at least this often), "stale": {"idle_ms", "start_ms"} (which reservations may be
-/// evicted), "partial": true (layers or experts on the host will do, too), "stays": true and "key": "load-1" (under which
-/// nothing is reserved twice, so that asking again is safe where an answer was lost). Times are milliseconds of one clock
-/// that all holders share.
+/// evicted), "partial": true (layers or experts on the host will do, too), "stays": true and "key": "load-1" (under
+/// which nothing is reserved twice, so that asking again is safe where an answer was lost). Times are milliseconds of
+/// one clock that all holders share.
 /// "stays" says that its engine never unloads it by its own wish: llama-server does so only with --sleep-idle-seconds.
-/// Unless that is said, memory that becomes free beside it may still be its, and is not promised on where others held it
-/// before. It is said once: an engine that is started again with other habits is another reservation, made when the old
-/// one has been released.
+/// Unless that is said, memory that becomes free beside it may still be its, and is not promised on where others held
+/// it before. It is said once: an engine that is started again with other habits is another reservation, made when the
+/// old one has been released.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_reserve(
     host: *const vramfit_host,

@@ -119,17 +119,15 @@ impl Server {
                 Box::new(journal.map_err(vramfit::Error::from)?)
             }
         };
-        let mut gpus = config.gpus;
-        if config.probe.is_some() {
-            gpus.devices
-                .iter_mut()
-                .for_each(|gpu| gpu.free_bytes = gpu.total_bytes);
-        }
-        let n = gpus.devices.len();
+        let n = config.gpus.devices.len();
         let ids = config
             .gpu_ids
             .unwrap_or_else(|| (0..n).map(GpuList::id).collect());
-        let host = Host::with_ids(store, config.host_name, gpus, ids)?;
+        let host = match config.probe {
+            // It is asked below.
+            Some(_) => Host::unobserved(store, config.host_name, config.gpus, ids)?,
+            None => Host::with_ids(store, config.host_name, config.gpus, ids)?,
+        };
         let failed = |source| StartError::Listen {
             address: config.listen,
             source,

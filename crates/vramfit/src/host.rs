@@ -1,6 +1,7 @@
 //! The GPUs of one host and the ledger over them: a model is placed on what is free by the ledger, and
 //! what the placement takes is reserved before anybody else can have it.
 
+use crate::devices::{Note, ProbeNote};
 use crate::{
     Device, Error, GpuList, Grant, Ledger, Model, Placement, Policy, ReservationId, RunConfig,
     Share, ledger, one_each, plan,
@@ -100,6 +101,24 @@ pub struct Host<S> {
     ledger: Ledger<S>,
 }
 
+/// What the driver said is free of each GPU of a list that a probe has made, where it did.
+fn driver_figures(gpus: &GpuList) -> Option<Vec<Option<u64>>> {
+    let is_probed = |note: &Note| matches!(note, Note::Probed { .. });
+    gpus.notes.iter().find(|note| is_probed(note))?;
+    let is_unknown = |i: usize| {
+        gpus.notes.iter().any(|note| match note {
+            Note::Probe {
+                note: ProbeNote::FreeUnknown { .. },
+                devices,
+            } => devices.iter().any(|&device| device as usize == i),
+            _ => false,
+        })
+    };
+    let free = gpus.devices.iter().enumerate();
+    let free = free.map(|(i, gpu)| (!is_unknown(i)).then_some(gpu.free_bytes));
+    Some(free.collect())
+}
+
 impl<S: Store> Host<S> {
     /// The host `name` with these GPUs, which the ledger knows as `CUDA0`, `CUDA1` and so on.
     pub fn open(
@@ -113,16 +132,56 @@ impl<S: Store> Host<S> {
     }
 
     /// As [`Host::open`], with the GPUs' own names, such as UUIDs: indices move when a card falls off
-    /// the bus. What is free on a GPU when it is given here is what models may take of it. GPUs that
-    /// the store knows of this host and that are not given are gone. [`Error::Count`] where there is not
-    /// one name for each GPU.
+    /// the bus. GPUs that the store knows of this host and that are not given are gone. [`Error::Count`] where
+    /// there is not one name for each GPU.
+    ///
+    /// Of GPUs given by hand, what is free of one is what models may take of it in all, whatever becomes free later:
+    /// the rest is somebody else's for good. Of GPUs that a probe has found ([`crate::probed_gpus`]) models may take
+    /// all, and what was free is the driver's first figure: nothing has been committed or released since, else
+    /// [`Host::unobserved`]. So what others hold is promised when they have gone, and what engines hold that the store
+    /// knows from before is counted once. Go on with [`Host::observe_with`].
     pub fn with_ids<N: Into<Name>>(
         store: S,
         name: impl Into<Name>,
         gpus: impl Into<GpuList>,
         ids: impl IntoIterator<Item = N>,
     ) -> Result<Host<S>, Error> {
-        let (name, mut gpus) = (name.into(), gpus.into());
+        let gpus = gpus.into();
+        let Some(free) = driver_figures(&gpus) else {
+            return Self::over(store, name.into(), gpus, ids);
+        };
+        let host = Self::unobserved(store, name, gpus, ids)?;
+        let probe = |(gpu, free): (&GpuId, Option<u64>)| {
+            let gpu = gpu.clone();
+            free.map(|free_bytes| Probe { gpu, free_bytes })
+        };
+        let probes: Vec<Probe> = host.ids.iter().zip(free).filter_map(probe).collect();
+        host.ledger.probe(&probes)?;
+        Ok(host)
+    }
+
+    /// As [`Host::with_ids`], where the driver is asked what is free before anything is reserved
+    /// ([`Host::observe_with`]): models may take all of each GPU, whatever was free of it when the list was made.
+    pub fn unobserved<N: Into<Name>>(
+        store: S,
+        name: impl Into<Name>,
+        gpus: impl Into<GpuList>,
+        ids: impl IntoIterator<Item = N>,
+    ) -> Result<Host<S>, Error> {
+        let mut gpus = gpus.into();
+        for gpu in &mut gpus.devices {
+            gpu.free_bytes = gpu.total_bytes;
+        }
+        Self::over(store, name.into(), gpus, ids)
+    }
+
+    /// What is free of the GPUs is what models may take of them.
+    fn over<N: Into<Name>>(
+        store: S,
+        name: Name,
+        mut gpus: GpuList,
+        ids: impl IntoIterator<Item = N>,
+    ) -> Result<Host<S>, Error> {
         let devices = std::mem::take(&mut gpus.devices).into_iter();
         gpus.devices = devices.map(Device::shared).collect();
         let ids = ids.into_iter().map(|id| GpuId::new(name.clone(), id));
