@@ -11,6 +11,8 @@ mod figures;
 mod going;
 #[path = "ledger/journal.rs"]
 mod journal;
+#[path = "ledger/larger.rs"]
+mod larger;
 #[path = "ledger/placing.rs"]
 mod placing;
 #[path = "ledger/plans.rs"]

@@ -216,6 +216,12 @@ impl Game {
             }
             Ok(()) if phase == Phase::Pending && promised && loaded => {
                 let now = self.now;
+                for (gpu, bytes) in &shares {
+                    let more = i128::from(*bytes) - self.naive.on(gpu, |s| s.id == id);
+                    if self.naive.grew(gpu, more.max(0)) {
+                        self.saw("outgrew its promise");
+                    }
+                }
                 let slot = self.naive.slot(id).unwrap();
                 (slot.shares, slot.phase, slot.active) = (shares, Phase::Running, now);
                 self.saw("committed");
@@ -376,34 +382,35 @@ impl Game {
         let holder = Name::from(format!("h{}", self.rng.u8(..2)));
         let mut report = Vec::new();
         let mut missing = Vec::new();
-        for slot in self.naive.slots.iter_mut().filter(|s| s.holder == holder) {
-            if slot.phase == Phase::Pending {
+        for at in 0..self.naive.slots.len() {
+            let slot = &self.naive.slots[at];
+            if slot.phase == Phase::Pending || slot.holder != holder {
                 continue;
             }
+            let (id, mut shares) = (slot.id, slot.shares.clone());
             match self.rng.u8(..8) {
-                0 => missing.push(slot.id),
+                0 => missing.push(id),
                 // Rarely more than was committed: over-committed GPUs should not be the rule.
                 draw => {
-                    for (_, bytes) in &mut slot.shares {
+                    for (gpu, bytes) in &mut shares {
+                        let was = *bytes;
                         *bytes = if draw == 1 {
-                            *bytes + self.rng.u64(..3)
+                            was + self.rng.u64(..3)
                         } else {
-                            (*bytes - 1).max(1)
+                            (was - 1).max(1)
                         };
-                    }
-                    self.naive.facts |= draw == 1;
-                    for (gpu, bytes) in &slot.shares {
+                        if self.naive.grew(gpu, i128::from(bytes.saturating_sub(was))) {
+                            self.saw("outgrew what it had");
+                        }
                         let figure = self.naive.figures.get_mut(gpu);
-                        if let Some(figure) = figure
-                            && let Some(explained) = figure.explained.get_mut(&slot.id)
-                        {
+                        if let Some(explained) = figure.and_then(|f| f.explained.get_mut(&id)) {
                             *explained = (*explained).min(*bytes);
                         }
                     }
-                    report.push(Held {
-                        id: slot.id,
-                        shares: exact(&slot.shares),
-                    });
+                    self.naive.facts |= draw == 1;
+                    let exact = exact(&shares);
+                    report.push(Held { id, shares: exact });
+                    self.naive.slots[at].shares = shares;
                 }
             }
         }
@@ -525,6 +532,8 @@ fn random_operations_never_differ_from_the_naive_model() {
         "answered late",
         "held back",
         "all that is free",
+        "outgrew its promise",
+        "outgrew what it had",
         "full now",
         "never",
     ];

@@ -29,6 +29,19 @@ pub struct Figure {
     pub others: i128,
     /// Found out since to have been a reservation's.
     pub found: u64,
+    /// Of what others are thought to hold: what came so many figures ago, as there was more than anybody in the ledger
+    /// could have.
+    pub came: Vec<(u32, i128)>,
+}
+
+impl Figure {
+    /// Those who came first are the first to be thought gone.
+    fn went(&mut self, mut bytes: i128) {
+        for (_, came) in &mut self.came {
+            let less = bytes.min(*came);
+            (*came, bytes) = (*came - less, bytes - less);
+        }
+    }
 }
 
 /// Of a reservation that is gone: nobody knows when its process is.
@@ -105,6 +118,7 @@ impl Naive {
             explained: self.running(gpu),
             others: 0,
             found: 0,
+            came: Vec::new(),
         };
         figure.explained.retain(|id, bytes| {
             *bytes = ran.get(id).map_or(0, |ran| *ran.min(bytes));
@@ -121,11 +135,17 @@ impl Naive {
         let sure = figure.explained.iter().filter(|&(&id, _)| stays(id));
         let sure: i128 = sure.map(|(_, &bytes)| i128::from(bytes)).sum();
         figure.others = match self.figures.get(gpu) {
-            None => self.unexplained(gpu, &figure),
+            None => used - all,
             Some(last) if last.others > used - sure => used - sure,
             Some(last) if last.others < used - all => used - all,
             Some(last) => last.others,
         };
+        if let Some(last) = self.figures.get(gpu) {
+            let older = last.came.iter().map(|&(ago, bytes)| (ago + 1, bytes));
+            figure.came = older.filter(|(ago, _)| *ago < HAUNTS).collect();
+            figure.came.push((0, (figure.others - last.others).max(0)));
+            figure.went((last.others - figure.others).max(0));
+        }
         let rest = self.unexplained(gpu, &figure) - figure.others;
         self.figures.insert(gpu.clone(), figure);
         self.exorcise(gpu, rest);
@@ -162,7 +182,29 @@ impl Naive {
         let rest = self.unexplained(gpu, figure) + theirs;
         let figure = self.figures.get_mut(gpu).unwrap();
         figure.found += bytes;
-        figure.others = figure.others.min(rest - i128::from(figure.found));
+        let most = rest - i128::from(figure.found);
+        if most < figure.others {
+            figure.went(figure.others - most);
+            figure.others = most;
+        }
+    }
+
+    /// What somebody has is more than was said. As far as others are thought to have come lately, it was that, unless
+    /// something is asleep by the figure. Whether it was.
+    pub fn grew(&mut self, gpu: &GpuId, bytes: i128) -> bool {
+        let Some(figure) = self.figures.get(gpu) else {
+            return false;
+        };
+        let came: i128 = figure.came.iter().map(|(_, bytes)| bytes).sum();
+        let less = bytes.min(came);
+        let is_asleep = self.foreign(gpu) > self.unexplained(gpu, figure);
+        if less <= 0 || is_asleep {
+            return false;
+        }
+        let figure = self.figures.get_mut(gpu).unwrap();
+        figure.went(less);
+        figure.others -= less;
+        true
     }
 
     /// What runs of it.

@@ -43,6 +43,9 @@ pub(crate) struct Figure {
     /// less than is set aside for them (a capacity below what the GPU has), or reservations are larger
     /// than what is loaded.
     pub others: i64,
+    /// By how much more than before, as figures showed more than reservations may have: a reservation that turns out
+    /// larger than was promised may have been that.
+    pub risen: FadingSum,
     /// What has been adopted since, and so was taken already.
     pub adopted: u64,
 }
@@ -58,6 +61,7 @@ impl Figure {
             unconfirmed: 0,
             going: FadingSum::default(),
             others: 0,
+            risen: FadingSum::default(),
             adopted: 0,
         }
     }
@@ -84,24 +88,33 @@ impl Figure {
         clamped(foreign.saturating_sub(self.unexplained(capacity)))
     }
 
-    /// What the figure makes of what was believed before it, and of what was `going` then. Of what is taken,
+    /// What the figure makes of what was believed at the `last`, and of what is `going` since. Of what is taken,
     /// reservations have at most `held`, and at least what is in the figure and surely stays.
     pub fn follows(
         &mut self,
-        before: i64,
+        last: &Figure,
         going: FadingSum,
         held: u128,
         staying: u128,
         capacity: u64,
     ) {
         let held = held.saturating_add(going.sum());
-        self.others = believed(before, self.used(capacity), held, staying);
+        self.others = believed(last.others, self.used(capacity), held, staying);
+        self.risen = last.risen.clone().aged();
+        let more = i128::from(self.others).saturating_sub(last.others.into());
+        self.risen.add(clamped(more));
+        self.risen.less(clamped(more.saturating_neg()));
         // If all that runs is there, what is left beside others is going, or loads.
         let rest = self
             .unexplained(capacity)
             .saturating_sub(self.others.into());
         self.going = going.aged();
         self.going.limit(u128::try_from(rest).unwrap_or(0));
+    }
+
+    /// The first figure: others have at least what reservations cannot have. What loads may be in it or not.
+    pub fn begins(&mut self, held: u128, capacity: u64) {
+        self.others = narrow(self.used(capacity).saturating_sub(signed(held)));
     }
 
     /// What leads here: for snapshots.
@@ -115,6 +128,7 @@ impl Figure {
             others_bytes: Some(self.others),
             adopted_bytes: self.adopted,
             going: self.going.parts(),
+            risen: self.risen.parts(),
         }
     }
 
@@ -128,8 +142,20 @@ impl Figure {
         }
         self.adopted = self.adopted.saturating_add(bytes);
         let ours = signed(staying).saturating_add(self.adopted.into());
-        let most = self.used(capacity).saturating_sub(ours);
-        self.others = self.others.min(narrow(most));
+        let most = narrow(self.used(capacity).saturating_sub(ours));
+        self.risen
+            .less(clamped(i128::from(self.others).saturating_sub(most.into())));
+        self.others = self.others.min(most);
+    }
+
+    /// A reservation turns out so much larger than was promised. Where figures showed more than reservations may have,
+    /// and others were believed to have come, it was that. But not where less was taken than is believed to be there: an
+    /// engine may have unloaded without a word, and it may lie in what that one left.
+    pub fn grow(&mut self, bytes: u64, capacity: u64) {
+        if self.missing(capacity) == 0 {
+            let less = self.risen.less(bytes);
+            self.others = narrow(i128::from(self.others).saturating_sub(less.into()));
+        }
     }
 
     /// At least `bytes` of the reservation, and maybe no more, were in the figure.
@@ -215,6 +241,13 @@ impl Account {
     pub fn limit_seen(&mut self, id: ReservationId, bytes: u64) {
         if let Some(figure) = &mut self.figure {
             figure.limit(id, bytes);
+        }
+    }
+
+    /// The reservation has `more` than was promised.
+    pub fn grown(&mut self, more: u64) {
+        if let Some(figure) = &mut self.figure {
+            figure.grow(more, self.capacity);
         }
     }
 

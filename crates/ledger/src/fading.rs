@@ -55,9 +55,20 @@ impl FadingSum {
         self
     }
 
-    /// It can be no more than `most`: the oldest goes first.
+    /// It can be no more than `most`.
     pub fn limit(&mut self, most: u128) {
-        let mut less = self.sum().saturating_sub(most);
+        self.take(self.sum().saturating_sub(most));
+    }
+
+    /// Less, as far as there is any: how much less it is.
+    pub fn less(&mut self, bytes: u64) -> u64 {
+        let was = self.sum();
+        self.take(bytes.into());
+        u64::try_from(was.saturating_sub(self.sum())).unwrap_or(bytes)
+    }
+
+    /// The oldest goes first.
+    fn take(&mut self, mut less: u128) {
         for part in &mut self.0 {
             let bytes = part.bytes;
             part.bytes = bytes.saturating_sub(u64::try_from(less).unwrap_or(u64::MAX));
@@ -89,6 +100,8 @@ mod tests {
         sum.add(7);
         assert_eq!(sum.aged(), parts(&[(15, 4), (u64::MAX, 15)]));
         assert_eq!(parts(&[(1, 1), (2, 0)]).aged(), parts(&[]));
+        let mut some = parts(&[(10, 3), (20, 5)]);
+        assert_eq!((some.less(12), some.less(20), some.less(1)), (12, 18, 0));
         let mut huge = parts(&[(u64::MAX, 1), (u64::MAX, 2)]);
         huge.limit(1);
         assert_eq!(huge, parts(&[(1, 2)]));

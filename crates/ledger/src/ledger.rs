@@ -207,8 +207,11 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     /// which it does so or something is loaded, released or adopted; which of the two has gone where an engine unloads
     /// without a word while a released process ends: that counts as others' if the engine loads again before the other
     /// has ended; and what an engine had unloaded before the first figure that could show it (of what is adopted, the
-    /// first behind the adoption). A share larger than the reservation's counts as others'.
-    /// [`Ledger::reconcile`] with what engines say they hold makes reservations as large as they are.
+    /// first behind the adoption; of what runs while something loads at the first figure of all, the first behind that).
+    ///
+    /// A share larger than the reservation's counts as others'. A commit with more, or [`Ledger::reconcile`] with what
+    /// engines say they hold, makes reservations as large as they are: what others were believed to have taken in the
+    /// last 16 figures was theirs, as far as they are larger than was promised.
     pub fn probe(&self, probes: &[Probe]) -> Result<Vec<Drift>, Error> {
         self.transact(|state| state.probe(state, probes))
     }

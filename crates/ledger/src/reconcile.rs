@@ -1,7 +1,7 @@
 //! The ledger against the world: what the driver says is free, what an engine says it holds, and
 //! holders that are no longer there.
 
-use crate::account::{Figure, Seen, narrow};
+use crate::account::{Figure, Seen};
 use crate::hold::Decided;
 use crate::ids::check_shares;
 use crate::{Error, Event, GpuId, Name, Phase, Reservation, ReservationId, Share, State};
@@ -100,14 +100,14 @@ impl State {
         });
         let mut figure = Figure::new(probe.free_bytes, seen.collect());
         let capacity = account.capacity;
+        let held = may_have_held(here(), before, self, &probe.gpu);
         match &account.figure {
             Some(last) => {
                 let mut going = last.going.clone();
                 gone.iter().for_each(|r| going.add(r.bytes_on(&probe.gpu)));
-                let held = may_have_held(here(), before, self, &probe.gpu);
-                figure.follows(last.others, going, held, staying, capacity);
+                figure.follows(last, going, held, staying, capacity);
             }
-            None => figure.others = narrow(figure.unexplained(capacity)),
+            None => figure.begins(held, capacity),
         }
         let drift = Drift {
             gpu: probe.gpu.clone(),

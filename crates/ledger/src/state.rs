@@ -113,6 +113,10 @@ pub enum Event {
         /// What may still be there of reservations that are gone. Not in journals of before.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         going: Vec<Fading>,
+        /// By how much more others are believed to hold than before: a reservation that is larger than was promised may
+        /// have been that. Not in journals of before.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        risen: Vec<Fading>,
     },
     /// As [`Event::Figure`] in journals of before: how much of a GPU is taken by what is not in the ledger,
     /// whatever is released later.
@@ -217,10 +221,12 @@ impl State {
                 others_bytes,
                 adopted_bytes,
                 going,
+                risen,
             } => {
                 let mut figure = Figure::new(free_bytes, seen);
                 figure.unconfirmed = unconfirmed_bytes;
                 figure.going = FadingSum::new(going);
+                figure.risen = FadingSum::new(risen);
                 figure.adopted = adopted_bytes;
                 let account = self.gpus.get_mut(&gpu).ok_or("no such GPU");
                 account.map(|account| account.takes(figure, others_bytes))
@@ -233,17 +239,16 @@ impl State {
                 })
             }
             Event::Reserved { reservation, evict } => self.enter(reservation, &evict),
-            Event::Committed { id, shares, at_ms } => self.change(id, |r| {
-                r.shares = shares;
-                r.phase = Phase::Running;
-                r.active_ms = r.active_ms.max(at_ms);
-            }),
+            Event::Committed { id, shares, at_ms } => {
+                self.turns_out(id, &shares);
+                self.change(id, |r| {
+                    r.shares = shares;
+                    r.phase = Phase::Running;
+                    r.active_ms = r.active_ms.max(at_ms);
+                })
+            }
             Event::Measured { id, shares } => {
-                for (gpu, account) in &mut self.gpus {
-                    // Where it has less than the ledger had, that may have been so then, too.
-                    let share = shares.iter().find(|s| s.gpu == *gpu);
-                    account.limit_seen(id, share.map_or(0, |s| s.bytes.get()));
-                }
+                self.turns_out(id, &shares);
                 self.change(id, |r| r.shares = shares)
             }
             Event::Requests { id, active, at_ms } => self.note(id, |r| {
@@ -355,6 +360,19 @@ impl State {
         let staying = figure.seen.iter().filter(|(id, _)| stays(*id));
         let staying = staying.map(|(_, &bytes)| u128::from(bytes));
         staying.fold(0, u128::saturating_add)
+    }
+
+    /// A reservation has other sizes than the ledger had. Where it has less, that may have been so at the last figure, too.
+    fn turns_out(&mut self, id: ReservationId, shares: &[Share]) {
+        let Some(r) = self.held.get(&id) else {
+            return;
+        };
+        for (gpu, account) in &mut self.gpus {
+            let share = shares.iter().find(|s| s.gpu == *gpu);
+            let bytes = share.map_or(0, |s| s.bytes.get());
+            account.grown(bytes.saturating_sub(r.bytes_on(gpu)));
+            account.limit_seen(id, bytes);
+        }
     }
 
     /// A change that moves no bytes.
