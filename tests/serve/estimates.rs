@@ -290,6 +290,9 @@ fn what_cannot_be_is_refused_with_the_reason() {
         "'seven'",
     );
     check("/v1/reservations/-1/commit", "", 400, "bad-request", "'-1'");
+    // A byte that is no text.
+    check("/v1/reservations/%ff/end", "", 400, "bad-request", "UTF-8");
+    check("/v1/reservations/%37/end", "", 404, "not-found", "#7");
 
     let kind = ["Content-Type: text/plain"];
     server

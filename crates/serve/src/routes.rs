@@ -16,7 +16,8 @@ use crate::wire::{Answer, answer, body, created, is_json, json, ok, parse, some_
 use crate::work::quick;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Request, State};
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
@@ -262,9 +263,18 @@ async fn list(State(app): Shared) -> Answer {
     })
 }
 
-fn number(id: &str) -> Result<ReservationId, Problem> {
-    let number = id.parse().map(ReservationId);
-    number.map_err(|_| Problem::bad(format!("'{id}' is not the number of a reservation")))
+/// The number of a reservation in a path.
+struct Number(ReservationId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Number {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Number, Problem> {
+        let id = Path::<String>::from_request_parts(parts, state).await;
+        let Path(id) = id.map_err(|rejection| Problem::bad(rejection.body_text()))?;
+        let number = id.parse().map(|id| Number(ReservationId(id)));
+        number.map_err(|_| Problem::bad(format!("'{id}' is not the number of a reservation")))
+    }
 }
 
 pub fn shown(app: &App, id: ReservationId) -> Result<ReservationReport, Problem> {
@@ -273,13 +283,11 @@ pub fn shown(app: &App, id: ReservationId) -> Result<ReservationReport, Problem>
     found.ok_or_else(|| vramfit::ledger::Error::UnknownReservation(id).into())
 }
 
-async fn show(State(app): Shared, Path(id): Path<String>) -> Answer {
-    let id = number(&id)?;
+async fn show(State(app): Shared, Number(id): Number) -> Answer {
     ok(&quick(move || shown(&app, id)).await?)
 }
 
-async fn commit(State(app): Shared, Path(id): Path<String>, request: Request) -> Answer {
-    let id = number(&id)?;
+async fn commit(State(app): Shared, Number(id): Number, request: Request) -> Answer {
     let sent_as = is_json(request.headers());
     let body = some_body(&app, request).await?;
     let asked: CommitRequest = match body.is_empty() {
@@ -312,10 +320,9 @@ async fn commit(State(app): Shared, Path(id): Path<String>, request: Request) ->
 /// Does something to a reservation and shows it.
 async fn change(
     app: Arc<App>,
-    id: &str,
+    id: ReservationId,
     change: impl FnOnce(&App, ReservationId, u64) -> Result<(), vramfit::ledger::Error> + Send + 'static,
 ) -> Answer {
-    let id = number(id)?;
     let changed = quick(move || {
         change(&app, id, app.clock.now_ms())?;
         shown(&app, id)
@@ -323,29 +330,28 @@ async fn change(
     ok(&changed.await?)
 }
 
-async fn renew(State(app): Shared, Path(id): Path<String>) -> Answer {
-    change(app, &id, |app, id, now_ms| {
+async fn renew(State(app): Shared, Number(id): Number) -> Answer {
+    change(app, id, |app, id, now_ms| {
         app.host.ledger().renew(id, now_ms)
     })
     .await
 }
 
-async fn begin(State(app): Shared, Path(id): Path<String>) -> Answer {
-    change(app, &id, |app, id, now_ms| {
+async fn begin(State(app): Shared, Number(id): Number) -> Answer {
+    change(app, id, |app, id, now_ms| {
         app.host.ledger().begin_request(id, now_ms)
     })
     .await
 }
 
-async fn end(State(app): Shared, Path(id): Path<String>) -> Answer {
-    change(app, &id, |app, id, now_ms| {
+async fn end(State(app): Shared, Number(id): Number) -> Answer {
+    change(app, id, |app, id, now_ms| {
         app.host.ledger().end_request(id, now_ms)
     })
     .await
 }
 
-async fn release(State(app): Shared, Path(id): Path<String>) -> Answer {
-    let id = number(&id)?;
+async fn release(State(app): Shared, Number(id): Number) -> Answer {
     let released = move || {
         app.host.release(id)?;
         app.asked.has_moved();
