@@ -24,6 +24,7 @@ struct Asked {
     before: State,
     held: BTreeMap<ReservationId, u64>,
     ran: BTreeMap<ReservationId, u64>,
+    haunted: i128,
     probe: Probe,
 }
 
@@ -289,16 +290,16 @@ impl Game {
         }
     }
 
-    fn note(&mut self, probe: &Probe) {
+    fn note(&mut self, probe: &Probe, haunted: i128) {
         let (held, ran) = (self.naive.held(&probe.gpu), self.naive.running(&probe.gpu));
-        self.naive.note(probe, held, &ran);
+        self.naive.note(probe, held, &ran, haunted);
     }
 
     fn probe(&mut self) {
         let gpu = self.rng.choice(&self.gpus).unwrap().clone();
         let probe = self.driver(&gpu);
         self.ledger.probe(std::slice::from_ref(&probe)).unwrap();
-        self.note(&probe);
+        self.note(&probe, self.naive.haunted(&gpu));
         // min(driver - pending, capacity - ledger).
         let n = &self.naive;
         let pending = n.on(&gpu, |s| s.phase == Phase::Pending);
@@ -330,6 +331,7 @@ impl Game {
                 before: self.ledger.state().unwrap(),
                 held: self.naive.held(&gpu),
                 ran: self.naive.running(&gpu),
+                haunted: self.naive.haunted(&gpu),
                 probe: self.driver(&gpu),
             });
             return;
@@ -338,11 +340,12 @@ impl Game {
             before,
             held,
             ran,
+            haunted,
             probe,
         } = asked;
         let probes = std::slice::from_ref(&probe);
         self.ledger.probe_since(&before, probes).unwrap();
-        self.naive.note(&probe, held, &ran);
+        self.naive.note(&probe, held, &ran, haunted);
         self.saw(match self.naive.figures[&probe.gpu].explained == ran {
             true => "answered",
             false => "answered late",
@@ -367,12 +370,15 @@ impl Game {
             reaped.released.iter().map(|r| r.id).collect::<Vec<_>>(),
             released
         );
+        let haunted: Vec<_> = gpus.iter().map(|gpu| self.naive.haunted(gpu)).collect();
         // That it was to leave says nothing of what its holder, who died, has unloaded.
         for id in &released {
             self.naive.gone(*id, Phase::Running);
         }
         self.naive.slots.retain(|s| !released.contains(&s.id));
-        probes.iter().for_each(|probe| self.note(probe));
+        for (probe, haunted) in probes.iter().zip(haunted) {
+            self.note(probe, haunted);
+        }
         if !released.is_empty() {
             self.saw("reaped");
         }

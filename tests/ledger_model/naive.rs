@@ -103,7 +103,7 @@ impl Naive {
         bytes.collect()
     }
 
-    /// The driver has counted, after the moment at which this was held and ran. Others hold what they held, as long as
+    /// The driver has counted, after the moment at which this was held and ran and so much was haunted. Others hold what they held, as long as
     /// that can be: if nobody has loaded but those who never unload unasked, they have the rest; if everybody has
     /// loaded everything, and nothing has ended that is gone, they have what is left.
     pub fn note(
@@ -111,6 +111,7 @@ impl Naive {
         probe: &Probe,
         mut held: BTreeMap<ReservationId, u64>,
         ran: &BTreeMap<ReservationId, u64>,
+        haunted: i128,
     ) {
         let gpu = &probe.gpu;
         let mut figure = Figure {
@@ -148,10 +149,12 @@ impl Naive {
         }
         let rest = self.unexplained(gpu, &figure) - figure.others;
         self.figures.insert(gpu.clone(), figure);
-        self.exorcise(gpu, rest);
+        // Who has died only since may have had more when he did.
+        let fresh = (self.haunted(gpu) - haunted).max(0);
+        self.exorcise(gpu, rest.max(0) + fresh);
     }
 
-    fn haunted(&self, gpu: &GpuId) -> i128 {
+    pub fn haunted(&self, gpu: &GpuId) -> i128 {
         let ghosts = self.ghosts.get(gpu).into_iter().flatten();
         ghosts.map(|ghost| ghost.bytes).sum()
     }

@@ -88,28 +88,26 @@ impl Figure {
         clamped(foreign.saturating_sub(self.unexplained(capacity)))
     }
 
-    /// What the figure makes of what was believed at the `last`, and of what is `going` since. Of what is taken,
-    /// reservations have at most `held`, and at least what is in the figure and surely stays.
-    pub fn follows(
-        &mut self,
-        last: &Figure,
-        going: FadingSum,
-        held: u128,
-        staying: u128,
-        capacity: u64,
-    ) {
-        let held = held.saturating_add(going.sum());
-        self.others = believed(last.others, self.used(capacity), held, staying);
+    /// What the figure makes of what was believed at the `last`, and of what is `going` since, of which `then` when the
+    /// driver was asked. Of what is taken, reservations have at most `held`, and at least what is in the figure and
+    /// surely stays.
+    pub fn follows(&mut self, last: &Figure, going: FadingSum, then: u128, may: MayHold) {
+        let (capacity, all) = (may.capacity, going.sum());
+        let held = may.held.saturating_add(all);
+        self.others = believed(last.others, self.used(capacity), held, may.staying);
         self.risen = last.risen.clone().aged();
         let more = i128::from(self.others).saturating_sub(last.others.into());
         self.risen.add(clamped(more));
         self.risen.less(clamped(more.saturating_neg()));
-        // If all that runs is there, what is left beside others is going, or loads.
+        // If all that runs is there, what is left beside others is going, or loads. What went only since the driver was
+        // asked may have loaded more since it counted.
         let rest = self
             .unexplained(capacity)
             .saturating_sub(self.others.into());
+        let rest = u128::try_from(rest).unwrap_or(0);
         self.going = going.aged();
-        self.going.limit(u128::try_from(rest).unwrap_or(0));
+        self.going
+            .limit(rest.saturating_add(all.saturating_sub(then)));
     }
 
     /// The first figure: others have at least what reservations cannot have. What loads may be in it or not.
@@ -185,6 +183,15 @@ impl Figure {
         self.known = self.known.saturating_sub(bytes.into());
         bytes
     }
+}
+
+/// What reservations can have had of a GPU's capacity when the driver counted.
+pub(crate) struct MayHold {
+    pub capacity: u64,
+    /// At most.
+    pub held: u128,
+    /// At least, as it does not unload without a word.
+    pub staying: u128,
 }
 
 /// A GPU's account. Sums are u128: no number of u64 shares overflows them.

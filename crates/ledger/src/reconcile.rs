@@ -1,7 +1,7 @@
 //! The ledger against the world: what the driver says is free, what an engine says it holds, and
 //! holders that are no longer there.
 
-use crate::account::{Figure, Seen};
+use crate::account::{Figure, MayHold, Seen};
 use crate::hold::Decided;
 use crate::ids::check_shares;
 use crate::{Error, Event, GpuId, Name, Phase, Reservation, ReservationId, Share, State};
@@ -105,7 +105,15 @@ impl State {
             Some(last) => {
                 let mut going = last.going.clone();
                 gone.iter().for_each(|r| going.add(r.bytes_on(&probe.gpu)));
-                figure.follows(last, going, held, staying, capacity);
+                let then = before.gpus.get(&probe.gpu);
+                let then = then.and_then(|account| account.figure.as_ref());
+                let then = then.map_or(0, |figure| figure.going.sum());
+                let may = MayHold {
+                    capacity,
+                    held,
+                    staying,
+                };
+                figure.follows(last, going, then, may);
             }
             None => figure.begins(held, capacity),
         }
