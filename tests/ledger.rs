@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)] // also in what the tests share
 
+#[path = "ledger/away.rs"]
+mod away;
 #[path = "ledger/evicting.rs"]
 mod evicting;
 #[path = "ledger/figures.rs"]

@@ -277,7 +277,7 @@ fn a_gpu_of_which_the_driver_says_no_more() {
     let (ledger, old) = beside(20, 30);
     ledger.release(old.id).unwrap();
     assert_eq!(shown(&ledger).2, 30);
-    ledger.gpu_gone(&gpu0()).unwrap();
+    ledger.forget_figure(&gpu0()).unwrap();
     let there = [(gpu0(), size(60 * GIB).unwrap())];
     ledger.set_gpus(&there).unwrap();
     assert_eq!(shown(&ledger), (0, 0, 60));

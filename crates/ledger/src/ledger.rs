@@ -86,11 +86,24 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
         })
     }
 
-    /// A GPU is gone. Its reservations stay until they are released; the audit lists them.
+    /// A GPU is gone. Its reservations stay until they are released; the audit lists them. What the driver last said of it
+    /// counts again when [`Ledger::set_gpus`] says that it is back.
     pub fn gpu_gone(&self, gpu: &GpuId) -> Result<(), Error> {
         self.transact(|state| match state.gpus.contains_key(gpu) {
             true => Ok((vec![Event::GpuGone { gpu: gpu.clone() }], ())),
             false => Err(Error::UnknownGpu(gpu.clone())),
+        })
+    }
+
+    /// The driver says no more of a GPU: what it said last does not count any longer, and all of the capacity is there to
+    /// be promised. [`Ledger::set_gpus`] says what models may still take.
+    pub fn forget_figure(&self, gpu: &GpuId) -> Result<(), Error> {
+        self.transact(|state| {
+            let known = state.gpus.get(gpu).or(state.gone.get(gpu));
+            let known = known.ok_or_else(|| Error::UnknownGpu(gpu.clone()))?;
+            let forgotten = known.figure.is_some();
+            let event = forgotten.then(|| Event::Forgotten { gpu: gpu.clone() });
+            Ok((event.into_iter().collect(), ()))
         })
     }
 
@@ -189,7 +202,7 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     /// at once.
     ///
     /// So a GPU that was probed once is probed again and again. Where its driver has no more answers, what is released
-    /// stays taken; [`Ledger::gpu_gone`] and [`Ledger::set_gpus`] with what models may still take begin without a figure.
+    /// stays taken: [`Ledger::forget_figure`] then.
     ///
     /// An engine may unload without a word, and load again with its next request (llama-server does when it sleeps).
     /// The driver gives totals: it does not say whether it is that, or others that have gone. So where less is taken

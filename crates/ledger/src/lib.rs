@@ -4,7 +4,8 @@
 //! [`Ledger::commit`] records what it really took, [`Ledger::release`] gives it back. The crate knows
 //! bytes and GPUs, no models.
 //!
-//! `state` is what is held, changed by events alone; `plan` looks at options, `evict` finds what has
+//! `state` is what is held, changed by events alone, `account` what the driver said of a GPU and what follows from
+//! it, `view` what all that comes to; `plan` looks at options, `evict` finds what has
 //! to leave, `hold` and `reconcile` decide which events should happen, `ledger` makes them happen
 //! under one lock, `store` keeps them and `journal` keeps them in a file. There is no clock: times are
 //! arguments, in milliseconds.
@@ -40,6 +41,7 @@ mod reconcile;
 mod request;
 mod state;
 mod store;
+mod view;
 
 pub use account::Seen;
 pub use error::{Error, StoreError};
@@ -52,5 +54,6 @@ pub use reconcile::{Differences, Drift, Held, Probe, Reaped};
 pub use request::{
     Adopt, Decision, Eviction, Grant, Looked, Plan, Request, Shape, Shortfall, Stale, Verdict,
 };
-pub use state::{Event, GpuView, Phase, Reservation, State, Violation};
+pub use state::{Event, Phase, Reservation, State};
 pub use store::{Log, Memory, Store, Tail, Volatile};
+pub use view::{GpuView, Violation};

@@ -3,9 +3,9 @@
 use crate::account::{Account, Figure, Seen, narrow};
 use crate::fading::{Fading, FadingSum};
 use crate::ids::check_shares;
-use crate::{GpuId, Name, ReservationId, Share, Shortfall, StoreError};
+use crate::{GpuId, Name, ReservationId, Share, StoreError};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU64;
 
@@ -87,7 +87,8 @@ pub enum Event {
         /// What models may take of it in all.
         capacity_bytes: NonZeroU64,
     },
-    /// A GPU is gone. What was reserved on it stays in the list until it is released.
+    /// A GPU is gone. What was reserved on it stays in the list until it is released, and what the driver last said of it
+    /// counts again when it is back.
     GpuGone {
         /// Which.
         gpu: GpuId,
@@ -117,6 +118,11 @@ pub enum Event {
         /// have been that. Not in journals of before.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         risen: Vec<Fading>,
+    },
+    /// The driver says no more of a GPU: what it said does not count any longer.
+    Forgotten {
+        /// Which.
+        gpu: GpuId,
     },
     /// As [`Event::Figure`] in journals of before: how much of a GPU is taken by what is not in the ledger,
     /// whatever is released later.
@@ -183,6 +189,8 @@ pub struct State {
     pub(crate) seq: u64,
     pub(crate) next_id: u64,
     pub(crate) gpus: BTreeMap<GpuId, Account>,
+    /// Those that are gone and of which the driver had said something: nothing is counted, planned or promised there.
+    pub(crate) gone: BTreeMap<GpuId, Account>,
     pub(crate) held: BTreeMap<ReservationId, Reservation>,
 }
 
@@ -212,7 +220,15 @@ impl State {
                 self.open_account(gpu, capacity_bytes.get());
                 Ok(())
             }
-            Event::GpuGone { gpu } => self.gpus.remove(&gpu).map(drop).ok_or("no such GPU"),
+            Event::GpuGone { gpu } => self.close_account(gpu).ok_or("no such GPU"),
+            Event::Forgotten { gpu } => {
+                let here = self.gpus.get_mut(&gpu);
+                let forget = |account: &mut Account| account.figure = None;
+                let forgotten = here.map(forget);
+                forgotten
+                    .or(self.gone.remove(&gpu).map(drop))
+                    .ok_or("no such GPU")
+            }
             Event::Figure {
                 gpu,
                 free_bytes,
@@ -260,7 +276,7 @@ impl State {
                 Some(gone) => {
                     self.count(&gone, false);
                     for share in &gone.shares {
-                        if let Some(account) = self.gpus.get_mut(&share.gpu) {
+                        if let Some(account) = self.account(&share.gpu) {
                             account.released(&gone, share.bytes.get());
                         }
                     }
@@ -288,7 +304,7 @@ impl State {
 
     /// Events that lead from nothing to here (with another `seq`): what a snapshot stores.
     pub fn as_events(&self) -> Vec<Event> {
-        let gpus = self.gpus.iter().flat_map(|(gpu, account)| {
+        let events = |(gpu, account): (&GpuId, &Account)| {
             let capacity = NonZeroU64::new(account.capacity);
             let there = capacity.map(|capacity_bytes| Event::Gpu {
                 gpu: gpu.clone(),
@@ -296,7 +312,12 @@ impl State {
             });
             let figure = account.figure.as_ref();
             let figure = figure.map(|figure| figure.as_event(gpu));
-            there.into_iter().chain(figure)
+            there.into_iter().chain(figure).collect::<Vec<_>>()
+        };
+        let gpus = self.gpus.iter().flat_map(events);
+        let gone = self.gone.iter().flat_map(|(gpu, account)| {
+            let gone = Event::GpuGone { gpu: gpu.clone() };
+            events((gpu, account)).into_iter().chain([gone])
         });
         let held = self.held.values().map(|r| Event::Reserved {
             reservation: r.clone(),
@@ -305,7 +326,7 @@ impl State {
         let numbered = Event::Numbered {
             next_id: self.next_id,
         };
-        gpus.chain(held).chain([numbered]).collect()
+        gpus.chain(gone).chain(held).chain([numbered]).collect()
     }
 
     /// The state of a snapshot that was taken at `seq`.
@@ -323,7 +344,8 @@ impl State {
             capacity,
             ..Account::default()
         };
-        if let Some(known) = self.gpus.remove(&gpu) {
+        let known = self.gpus.remove(&gpu);
+        if let Some(known) = known.or(self.gone.remove(&gpu)) {
             account.figure = known.figure;
             // What others hold is the same; how much of it lies beyond the capacity is not.
             let more = i128::from(capacity).saturating_sub(known.capacity.into());
@@ -335,6 +357,27 @@ impl State {
             account.count(r.phase, r.bytes_on(&gpu), true);
         }
         self.gpus.insert(gpu, account);
+    }
+
+    fn close_account(&mut self, gpu: GpuId) -> Option<()> {
+        let Account {
+            capacity, figure, ..
+        } = self.gpus.remove(&gpu)?;
+        if figure.is_some() {
+            let account = Account {
+                capacity,
+                figure,
+                ..Account::default()
+            };
+            self.gone.insert(gpu, account);
+        }
+        Some(())
+    }
+
+    /// Of a GPU that is there, or was.
+    fn account(&mut self, gpu: &GpuId) -> Option<&mut Account> {
+        let here = self.gpus.get_mut(gpu);
+        here.or(self.gone.get_mut(gpu))
     }
 
     fn enter(&mut self, r: Reservation, evict: &[ReservationId]) -> Result<(), &'static str> {
@@ -367,7 +410,7 @@ impl State {
         let Some(r) = self.held.get(&id) else {
             return;
         };
-        for (gpu, account) in &mut self.gpus {
+        for (gpu, account) in self.gpus.iter_mut().chain(&mut self.gone) {
             let share = shares.iter().find(|s| s.gpu == *gpu);
             let bytes = share.map_or(0, |s| s.bytes.get());
             account.grown(bytes.saturating_sub(r.bytes_on(gpu)));
@@ -406,136 +449,5 @@ impl State {
                 account.count(r.phase, share.bytes.get(), add);
             }
         }
-    }
-}
-
-/// One GPU as the next decision sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct GpuView {
-    /// Which.
-    pub gpu: GpuId,
-    /// What models may take of it in all.
-    pub capacity_bytes: u64,
-    /// Pending and running reservations.
-    pub reserved_bytes: u64,
-    /// Reservations that are to leave: promised on, not yet free.
-    pub leaving_bytes: u64,
-    /// Taken by what is not in the ledger, as of the driver's last figure: what is in it beside the reservations, or,
-    /// where less is, what others held before: an engine that has unloaded without a word may load again
-    /// ([`crate::Request::stays`]).
-    pub foreign_bytes: u64,
-    /// Loaded by the ledger, but not in the driver's figure if others hold `foreign_bytes`: unloaded without a word,
-    /// or larger in the ledger than in memory; or others have less by now.
-    #[serde(default)]
-    pub missing_bytes: u64,
-    /// Of `foreign_bytes`: the bytes of reservations that were released since. The next figure shows whether
-    /// they are free.
-    #[serde(default)]
-    pub unconfirmed_bytes: u64,
-    /// What can be promised: `capacity - reserved - foreign`, at least 0.
-    pub free_bytes: u64,
-}
-
-/// A GPU with more on it than it has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Violation {
-    /// Which.
-    pub gpu: GpuId,
-    /// What it has; 0 where the GPU is gone.
-    pub capacity_bytes: u64,
-    /// What is promised on it, or, with what has yet to leave, still lies there.
-    pub reserved_bytes: u128,
-    /// By whom.
-    pub reservations: Vec<ReservationId>,
-}
-
-impl State {
-    /// Every GPU.
-    pub fn gpus(&self) -> Vec<GpuView> {
-        let clamp = |bytes: u128| u64::try_from(bytes).unwrap_or(u64::MAX);
-        let view = |(gpu, account): (&GpuId, &Account)| GpuView {
-            gpu: gpu.clone(),
-            capacity_bytes: account.capacity,
-            reserved_bytes: clamp(account.promised),
-            leaving_bytes: clamp(account.leaving),
-            foreign_bytes: account.foreign(),
-            missing_bytes: account.missing(),
-            unconfirmed_bytes: account.unconfirmed(),
-            free_bytes: u64::try_from(account.room()).unwrap_or(0),
-        };
-        self.gpus.iter().map(view).collect()
-    }
-
-    /// Every over-committed GPU. Counts from the reservations, not from the sums kept beside them.
-    pub fn audit(&self) -> Vec<Violation> {
-        let mut on: BTreeMap<&GpuId, Vec<(&Reservation, u64)>> = BTreeMap::new();
-        for r in self.held.values() {
-            for share in &r.shares {
-                let there = on.entry(&share.gpu).or_default();
-                there.push((r, share.bytes.get()));
-            }
-        }
-        let mut violations = Vec::new();
-        for (gpu, there) in on {
-            let sum = |in_phase: fn(Phase) -> bool| -> u128 {
-                let counted = there.iter().filter(|(r, _)| in_phase(r.phase));
-                counted.map(|&(_, bytes)| u128::from(bytes)).sum()
-            };
-            let reserved = sum(|p| p != Phase::Leaving).max(sum(|p| p != Phase::Pending));
-            let capacity = self.gpus.get(gpu).map_or(0, |account| account.capacity);
-            if reserved > u128::from(capacity) {
-                violations.push(Violation {
-                    gpu: gpu.clone(),
-                    capacity_bytes: capacity,
-                    reserved_bytes: reserved,
-                    reservations: there.iter().map(|(r, _)| r.id).collect(),
-                });
-            }
-        }
-        violations
-    }
-
-    /// The one check, for one GPU and for any number: where `shares` do not fit once `evict` have
-    /// left. Empty where they do. [`crate::Error::EvictedTwice`] where `evict` names one twice, which
-    /// frees its bytes once.
-    pub fn validate(
-        &self,
-        shares: &[Share],
-        evict: &[ReservationId],
-    ) -> Result<Vec<Shortfall>, crate::Error> {
-        check_shares(shares)?;
-        let mut seen = BTreeSet::new();
-        if let Some(&id) = evict.iter().find(|&id| !seen.insert(id)) {
-            return Err(crate::Error::EvictedTwice(id));
-        }
-        let leavers = || evict.iter().filter_map(|id| self.held.get(id));
-        let leavers = || leavers().filter(|r| r.phase != Phase::Leaving);
-        self.shortfalls(shares, |gpu, account| {
-            account.room() + leavers().map(|r| i128::from(r.bytes_on(gpu))).sum::<i128>()
-        })
-    }
-
-    /// Where `shares` are more than `room` says.
-    pub(crate) fn shortfalls(
-        &self,
-        shares: &[Share],
-        room: impl Fn(&GpuId, &Account) -> i128,
-    ) -> Result<Vec<Shortfall>, crate::Error> {
-        let mut short = Vec::new();
-        for share in shares {
-            let account = self.gpus.get(&share.gpu);
-            let account = account.ok_or_else(|| crate::Error::UnknownGpu(share.gpu.clone()))?;
-            let room = room(&share.gpu, account);
-            if i128::from(share.bytes.get()) > room {
-                short.push(Shortfall {
-                    gpu: share.gpu.clone(),
-                    need_bytes: share.bytes.get(),
-                    room_bytes: u64::try_from(room).unwrap_or(0),
-                });
-            }
-        }
-        Ok(short)
     }
 }
