@@ -106,7 +106,8 @@ impl Game {
             91..94 => self.reap(),
             94..96 => self.probe(),
             96 => self.ask_or_answer(),
-            97..98 => self.reconcile(),
+            97 if self.rng.bool() => self.reconcile(),
+            97 => self.tell(),
             98 => self.adopt(),
             _ => self.capacity(),
         }
@@ -452,10 +453,27 @@ impl Game {
         });
     }
 
+    /// Somebody knows what others hold.
+    fn tell(&mut self) {
+        let gpu = self.rng.choice(&self.gpus).unwrap().clone();
+        let bytes = self.rng.u64(..20);
+        self.ledger.others_hold(&gpu, bytes).unwrap();
+        if let Some(figure) = self.naive.figures.get_mut(&gpu) {
+            if bytes > 0 || figure.others > 0 {
+                figure.others = bytes.into();
+            }
+            figure.came.clear();
+        }
+    }
+
     fn capacity(&mut self) {
         let gpu = self.rng.choice(&self.gpus).unwrap().clone();
         let more = self.rng.u64(..2);
         let bytes = self.naive.capacity[&gpu] + more;
+        if self.rng.bool() {
+            // It was gone for a while.
+            self.ledger.gpu_gone(&gpu).unwrap();
+        }
         self.ledger
             .set_gpus(&[(gpu.clone(), size(bytes).unwrap())])
             .unwrap();

@@ -20,10 +20,12 @@ fn settle(world: &mut World) {
     world.come_to_rest();
     let state = world.ledger.state().unwrap();
     let all_stay = state.reservations().all(|r| r.stays);
+    let is_told = world.tell();
     let manner = &world.manner;
-    let is_known = manner.others == Others::Stay && !world.unclear;
+    let is_known = is_told || (manner.others == Others::Stay && !world.unclear);
     let is_plain = !manner.resizes && !manner.lingers;
-    for (view, driver) in state.gpus().iter().zip(world.count()) {
+    let views = world.ledger.gpus().unwrap();
+    for (view, driver) in views.iter().zip(world.count()) {
         let aside = world.aside[&view.gpu];
         let others = world.others[&view.gpu].saturating_sub(aside);
         if all_stay || (is_known && !manner.generous) {
@@ -76,8 +78,9 @@ fn no_order_of_loads_and_figures_promises_what_is_not_there() {
         exact,
     ] = seen;
     println!(
-        "{worlds} worlds: {granted} granted, {late} late figures, {asleep} asleep, {lingered} outlive their reservations, \
-         {reaped} reaped, {adopted} adopted, {resized} larger than promised, {exact} times all that is free beside what may sleep"
+        "{worlds} worlds: {granted} granted, {late} late figures, {asleep} asleep, {lingered} outlive their \
+         reservations, {reaped} reaped, {adopted} adopted, {resized} larger than promised, {exact} times all that is \
+         free beside what may sleep"
     );
     assert!(granted > 10 * worlds);
     let least = [late, asleep, lingered, reaped, adopted, resized, exact]

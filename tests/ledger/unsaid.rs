@@ -271,6 +271,36 @@ fn an_engine_that_grows_takes_from_what_is_free_and_one_that_shrinks_gives_nothi
     assert_eq!(shown(&ledger), (25, 0, 40));
 }
 
+#[test]
+fn who_knows_what_others_hold_says_so() {
+    let (ledger, _) = beside(20, 30);
+    let say = |gib: u64| ledger.others_hold(&gpu0(), gib * GIB).unwrap();
+    // Less is taken: it was others, not the engine.
+    figure(&ledger, 45);
+    assert_eq!(shown(&ledger), (20, 15, 30));
+    say(5);
+    assert_eq!(shown(&ledger), (5, 0, 45));
+    figure(&ledger, 45);
+    figure(&ledger, 75); // and now it is the engine
+    assert_eq!(shown(&ledger), (5, 30, 45));
+    // Others have taken 10 more in its place.
+    figure(&ledger, 65);
+    say(15);
+    assert_eq!(shown(&ledger), (15, 30, 35));
+    figure(&ledger, 35);
+    assert_eq!(shown(&ledger), (15, 0, 35));
+    // Whatever is said, what the driver saw is taken.
+    say(0);
+    assert_eq!(shown(&ledger), (15, 0, 35));
+    figure(&ledger, 35);
+    assert_eq!(shown(&ledger), (15, 0, 35));
+    let unknown = ledger.others_hold(&gpu1(), GIB);
+    assert!(matches!(unknown, Err(Error::UnknownGpu(_))));
+    let ledger = hosts(&[("a", &[80])]);
+    ledger.others_hold(&gpu0(), 30 * GIB).unwrap();
+    assert_eq!(shown(&ledger), (0, 0, 80));
+}
+
 /// What was released after the last figure is taken for as long as there is none.
 #[test]
 fn a_gpu_of_which_the_driver_says_no_more() {

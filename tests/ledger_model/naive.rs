@@ -103,9 +103,9 @@ impl Naive {
         bytes.collect()
     }
 
-    /// The driver has counted, after the moment at which this was held and ran and so much was haunted. Others hold what they held, as long as
-    /// that can be: if nobody has loaded but those who never unload unasked, they have the rest; if everybody has
-    /// loaded everything, and nothing has ended that is gone, they have what is left.
+    /// The driver has counted, after the moment at which this was held and ran and so much was haunted. Others hold
+    /// what they held, as long as that can be: if nobody has loaded but those who never unload unasked, they have the
+    /// rest; if everybody has loaded everything, and nothing has ended that is gone, they have what is left.
     pub fn note(
         &mut self,
         probe: &Probe,

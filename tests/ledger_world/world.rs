@@ -543,7 +543,7 @@ impl World {
         });
     }
 
-    /// More or less of a GPU is set aside: not what is promised.
+    /// More or less of a GPU is set aside: not what is promised. Or it was gone for a while.
     fn set_aside(&mut self) {
         for view in self.ledger.gpus().unwrap() {
             let aside = self.aside.get_mut(&view.gpu).unwrap();
@@ -555,8 +555,26 @@ impl World {
             let most = 12.min(*aside + free);
             *aside = self.rng.u64(0..=most);
             let capacity = size(self.memory[&view.gpu] - *aside).unwrap();
+            if self.rng.bool() {
+                self.ledger.gpu_gone(&view.gpu).unwrap();
+            }
             self.ledger.set_gpus(&[(view.gpu, capacity)]).unwrap();
         }
+    }
+
+    /// Now and then somebody knows what others hold, and says so.
+    pub fn tell(&mut self) -> bool {
+        let tells = self.rng.u8(..4) == 0;
+        for (gpu, others) in self.others.iter().filter(|_| tells) {
+            let others = others.saturating_sub(self.aside[gpu]);
+            self.ledger.others_hold(gpu, others).unwrap();
+        }
+        if tells {
+            // By how much less than is set aside they hold nobody says.
+            let less = |(gpu, others): (&GpuId, &u64)| *others < self.aside[gpu];
+            self.unclear = self.others.iter().any(less);
+        }
+        tells
     }
 
     /// What is left of a process that nobody answers for ends by and by.

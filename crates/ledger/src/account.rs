@@ -146,14 +146,24 @@ impl Figure {
         self.others = self.others.min(most);
     }
 
-    /// A reservation turns out so much larger than was promised. Where figures showed more than reservations may have,
-    /// and others were believed to have come, it was that. But not where less was taken than is believed to be there: an
-    /// engine may have unloaded without a word, and it may lie in what that one left.
+    /// A reservation turns out so much larger than was promised. Where figures showed more than reservations may
+    /// have, and others were believed to have come, it was that. But not where less was taken than is believed to be
+    /// there: an engine may have unloaded without a word, and it may lie in what that one left.
     pub fn grow(&mut self, bytes: u64, capacity: u64) {
         if self.missing(capacity) == 0 {
             let less = self.risen.less(bytes);
             self.others = narrow(i128::from(self.others).saturating_sub(less.into()));
         }
+    }
+
+    /// Who knows says what others hold. What the figure shows beside its reservations counts as taken all the same.
+    pub fn tell(&mut self, others: u64) {
+        let believed = self.others;
+        self.others = match narrow(others.into()) {
+            0 => believed.min(0), // how much less than is set aside, nobody says
+            others => others,
+        };
+        self.risen = FadingSum::default();
     }
 
     /// At least `bytes` of the reservation, and maybe no more, were in the figure.

@@ -11,7 +11,10 @@ pub enum Error {
     #[error("no room for {} now: retry later{}", .0.model, .0.shortest())]
     FullNow(Box<Decision>),
     /// As [`Error::FullNow`], but reservations are still starting or leaving: retry when they have.
-    #[error("no room for {} while {} reservations start or leave: retry after{}", .decision.model, .pending.len(), .decision.shortest())]
+    #[error(
+        "no room for {} while {} reservations start or leave: retry after{}",
+        .decision.model, .pending.len(), .decision.shortest()
+    )]
     FullPending {
         /// Those that start or leave on the hosts that were asked for.
         pending: Vec<ReservationId>,

@@ -86,8 +86,8 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
         })
     }
 
-    /// A GPU is gone. Its reservations stay until they are released; the audit lists them. What the driver last said of it
-    /// counts again when [`Ledger::set_gpus`] says that it is back.
+    /// A GPU is gone. Its reservations stay until they are released; the audit lists them. What the driver last said
+    /// of it counts again when [`Ledger::set_gpus`] says that it is back.
     pub fn gpu_gone(&self, gpu: &GpuId) -> Result<(), Error> {
         self.transact(|state| match state.gpus.contains_key(gpu) {
             true => Ok((vec![Event::GpuGone { gpu: gpu.clone() }], ())),
@@ -95,8 +95,8 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
         })
     }
 
-    /// The driver says no more of a GPU: what it said last does not count any longer, and all of the capacity is there to
-    /// be promised. [`Ledger::set_gpus`] says what models may still take.
+    /// The driver says no more of a GPU: what it said last does not count any longer, and all of the capacity is
+    /// there to be promised. [`Ledger::set_gpus`] says what models may still take.
     pub fn forget_figure(&self, gpu: &GpuId) -> Result<(), Error> {
         self.transact(|state| {
             let known = state.gpus.get(gpu).or(state.gone.get(gpu));
@@ -211,16 +211,17 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     /// GPU may be.
     ///
     /// A process may outlive its reservation. What it holds is taken while figures show it, and is not believed to be
-    /// others' in the 16 figures behind its release, so that it is free when it has ended, whatever else may sleep. It
-    /// counts as ended once a figure is explained by what runs and others alone, and as one of the others if it is still
-    /// there beyond those figures.
+    /// others' in the 16 figures behind its release, so that it is free when it has ended, whatever else may sleep.
+    /// It counts as ended once a figure is explained by what runs and others alone, and as one of the others if it is
+    /// still there beyond those figures.
     ///
-    /// What totals cannot tell at all, and per-process figures could: that others take more while an engine has
-    /// unloaded without a word or a released process may still end, by no more than that, or in the same interval in
-    /// which it does so or something is loaded, released or adopted; which of the two has gone where an engine unloads
-    /// without a word while a released process ends: that counts as others' if the engine loads again before the other
-    /// has ended; and what an engine had unloaded before the first figure that could show it (of what is adopted, the
-    /// first behind the adoption; of what runs while something loads at the first figure of all, the first behind that).
+    /// What totals cannot tell at all, and per-process figures could ([`Ledger::others_hold`]): that others take more
+    /// while an engine has unloaded without a word or a released process may still end, by no more than that, or in
+    /// the same interval in which it does so or something is loaded, released or adopted; which of the two has gone
+    /// where an engine unloads without a word while a released process ends: that counts as others' if the engine
+    /// loads again before the other has ended; and what an engine had unloaded before the first figure that could
+    /// show it (of what is adopted, the first behind the adoption; of what runs while something loads at the first
+    /// figure of all, the first behind that).
     ///
     /// A share larger than the reservation's counts as others'. A commit with more, or [`Ledger::reconcile`] with what
     /// engines say they hold, makes reservations as large as they are: what others were believed to have taken in the
@@ -236,6 +237,16 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     /// older than that may be. Leave it, or ask one at a time.
     pub fn probe_since(&self, before: &State, probes: &[Probe]) -> Result<Vec<Drift>, Error> {
         self.transact(|state| state.probe(before, probes))
+    }
+
+    /// What others hold of a GPU's capacity, from who knows: an operator, or per-process figures, of which totals are
+    /// the sum. It takes the place of what they are believed to hold, so that what they left beside an engine that
+    /// may sleep is free at once, and what they took while one slept is kept for them. What the last figure shows
+    /// beside the ledger's own counts as taken all the same, until the next; and later figures are held against it as
+    /// ever. Without a figure it says nothing. What is set aside of a GPU (what it has beyond the capacity) is not
+    /// part of `bytes`.
+    pub fn others_hold(&self, gpu: &GpuId, bytes: u64) -> Result<(), Error> {
+        self.transact(|state| state.others_hold(gpu, bytes))
     }
 
     /// What a holder's engine says it holds. [`Error::ReportedTwice`] where one is in `report` twice.

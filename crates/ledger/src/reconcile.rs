@@ -181,6 +181,19 @@ impl State {
         events
     }
 
+    /// Somebody knows what others hold of the capacity.
+    pub(crate) fn others_hold(&self, gpu: &GpuId, bytes: u64) -> Decided<()> {
+        let account = self.gpus.get(gpu);
+        let account = account.ok_or_else(|| Error::UnknownGpu(gpu.clone()))?;
+        let told = account.figure.clone().map(|mut figure| {
+            figure.tell(bytes);
+            figure
+        });
+        let is_news = told != account.figure;
+        let event = told.filter(|_| is_news).map(|figure| figure.as_event(gpu));
+        Ok((event.into_iter().collect(), ()))
+    }
+
     /// An engine's own list against the holder's reservations. Sizes are facts and taken over, even
     /// where that over-commits a GPU: the audit shows it, and nothing more is promised there.
     pub(crate) fn reconcile(&self, holder: &Name, report: &[Held]) -> Decided<Differences> {
@@ -223,9 +236,9 @@ fn loaded(r: &Reservation, gpu: &GpuId) -> u64 {
     }
 }
 
-/// The most that reservations which are `here`, or are gone since `before`, may have had in a GPU's memory at some moment
-/// since: those that start or leave all that is theirs. What is gone is going, too, but a figure that was counted later
-/// and came sooner may have shown it ended.
+/// The most that reservations which are `here`, or are gone since `before`, may have had in a GPU's memory at some
+/// moment since: those that start or leave all that is theirs. What is gone is going, too, but a figure that was
+/// counted later and came sooner may have shown it ended.
 fn may_have_held<'a>(
     here: impl Iterator<Item = &'a Reservation>,
     before: &State,

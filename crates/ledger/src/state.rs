@@ -87,8 +87,8 @@ pub enum Event {
         /// What models may take of it in all.
         capacity_bytes: NonZeroU64,
     },
-    /// A GPU is gone. What was reserved on it stays in the list until it is released, and what the driver last said of it
-    /// counts again when it is back.
+    /// A GPU is gone. What was reserved on it stays in the list until it is released, and what the driver last said
+    /// of it counts again when it is back.
     GpuGone {
         /// Which.
         gpu: GpuId,
@@ -405,7 +405,8 @@ impl State {
         staying.fold(0, u128::saturating_add)
     }
 
-    /// A reservation has other sizes than the ledger had. Where it has less, that may have been so at the last figure, too.
+    /// A reservation has other sizes than the ledger had. Where it has less, that may have been so at the last
+    /// figure, too.
     fn turns_out(&mut self, id: ReservationId, shares: &[Share]) {
         let Some(r) = self.held.get(&id) else {
             return;
