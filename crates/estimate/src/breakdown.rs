@@ -64,6 +64,7 @@ impl Pass {
 
 /// Size of one pass's graph.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct PassStats {
     /// Operations.
     pub n_nodes: usize,
@@ -92,6 +93,7 @@ impl Bounded {
 
 /// Bytes in every memory, and the settings that llama.cpp settles on.
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Breakdown {
     /// The context as resolved.
     pub params: ContextParams,

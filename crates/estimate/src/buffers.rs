@@ -24,6 +24,7 @@ pub enum BufferUse {
 
 /// Buffers that are made together, at most one a device.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct BufferGroup {
     /// What for.
     pub used_for: BufferUse,

@@ -9,6 +9,7 @@ use vramfit_ggml::{Backend, BackendId, Graph, Label, Observer, TensorId, Type, r
 
 /// A tensor in the compute buffer at its peak.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct AliveTensor {
     /// As llama.cpp names it, where it does.
     pub name: String,
@@ -24,6 +25,7 @@ pub struct AliveTensor {
 
 /// The moment at which a compute buffer is fullest.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Peak {
     /// Device in the layout's order; `None` for the host.
     pub device: Option<usize>,
@@ -135,6 +137,7 @@ impl Peak {
 
 /// What sets the size of a device's runtime pool. Modelled, like the pool itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct PoolPeak {
     /// Device in the layout's order.
     pub device: usize,
@@ -154,6 +157,7 @@ pub struct PoolPeak {
 
 /// An operation that needs temporary buffers.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct PoolOp {
     /// ggml's operation.
     pub op: &'static str,

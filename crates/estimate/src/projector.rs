@@ -21,6 +21,7 @@ pub struct ProjectorConfig {
 
 /// What one tower takes.
 #[derive(Clone, Copy, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct TowerUse {
     /// What it reads.
     pub modality: Modality,

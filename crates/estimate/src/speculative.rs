@@ -156,6 +156,7 @@ impl SpeculativeConfig {
 
 /// What target and draft take, each by its own devices.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct SpeculativeUse {
     /// The target, with what it has to hold for the draft.
     pub target: Breakdown,

@@ -57,23 +57,6 @@ pub(crate) fn placement(problem: &Problem, scored: Scored) -> Result<Placement, 
     })
 }
 
-/// A GPU that is not used.
-pub(crate) fn unused(index: usize, device: &Device) -> DevicePlacement {
-    DevicePlacement {
-        device: index,
-        layers: Vec::new(),
-        memory: Default::default(),
-        projector: Default::default(),
-        projector_is_guess: false,
-        draft: Default::default(),
-        runtime_bytes: 0,
-        runtime_certainty: Certainty::Modelled,
-        overhead_bytes: 0,
-        required_bytes: 0,
-        headroom_bytes: i64::try_from(device.free_bytes).unwrap_or(i64::MAX),
-    }
-}
-
 fn device_placement(
     scored: &Scored,
     used: &[usize],
@@ -81,7 +64,7 @@ fn device_placement(
     device: &Device,
     projector: Option<&ProjectorShare>,
 ) -> DevicePlacement {
-    let mut placement = unused(index, device);
+    let mut placement = DevicePlacement::unused(index, device.free_bytes);
     let at = used.iter().position(|&d| d == index);
     let draft = scored.draft.as_ref().and_then(|d| d.on(index));
     if at.is_none() && projector.is_none() && draft.is_none() {
@@ -154,11 +137,7 @@ pub(crate) fn refused(problem: &Problem, option: String, why: String) -> Result<
     let scored = problem.score_host()?;
     let mut placement = placement(problem, scored)?;
     placement.verdict = Verdict::DoesNotFit;
-    placement.rejected.push(Rejected {
-        option,
-        shortfalls: Vec::new(),
-        reason: Some(why),
-        fixes: Vec::new(),
-    });
+    let rejected = Rejected::new(option, Vec::new(), Some(why));
+    placement.rejected.push(rejected);
     Ok(placement)
 }

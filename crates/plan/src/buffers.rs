@@ -18,6 +18,7 @@ pub enum Owner {
 
 /// One allocation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct PlannedBuffer {
     /// Index into the GPUs given; `CUDA<index>`.
     pub device: usize,

@@ -86,7 +86,7 @@ pub fn plan(
     };
     notes::explain(&problem, &mut placement);
     let unseen = devices.iter().enumerate().skip(seen.len());
-    let unseen = unseen.map(|(index, device)| answer::unused(index, device));
+    let unseen = unseen.map(|(index, device)| DevicePlacement::unused(index, device.free_bytes));
     placement.devices.extend(unseen);
     if devices.len() > seen.len() {
         placement.notes.push(format!(

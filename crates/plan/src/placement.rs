@@ -28,6 +28,7 @@ pub enum Certainty {
 
 /// One GPU's share.
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct DevicePlacement {
     /// Index into the list of GPUs given; `CUDA<index>`.
     pub device: usize,
@@ -51,6 +52,25 @@ pub struct DevicePlacement {
     pub required_bytes: u64,
     /// Free less required; below 0 what is missing.
     pub headroom_bytes: i64,
+}
+
+impl DevicePlacement {
+    /// Nothing on GPU `device`, of which so much is free.
+    pub fn unused(device: usize, free_bytes: u64) -> DevicePlacement {
+        DevicePlacement {
+            device,
+            layers: Vec::new(),
+            memory: MemoryBytes::default(),
+            projector: MemoryBytes::default(),
+            projector_is_guess: false,
+            draft: MemoryBytes::default(),
+            runtime_bytes: 0,
+            runtime_certainty: Certainty::Modelled,
+            overhead_bytes: 0,
+            required_bytes: 0,
+            headroom_bytes: i64::try_from(free_bytes).unwrap_or(i64::MAX),
+        }
+    }
 }
 
 /// A setting whose change would make a rejected option fit.
@@ -83,6 +103,7 @@ impl Shortfall {
 
 /// An option that was looked at and not taken.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Rejected {
     /// What it was: `all layers on CUDA0`.
     pub option: String,
@@ -94,8 +115,21 @@ pub struct Rejected {
     pub fixes: Vec<Fix>,
 }
 
+impl Rejected {
+    /// An option and why not: the GPUs that fall short, or `reason` where none does.
+    pub fn new(option: String, shortfalls: Vec<Shortfall>, reason: Option<String>) -> Rejected {
+        Rejected {
+            option,
+            shortfalls,
+            reason,
+            fixes: Vec::new(),
+        }
+    }
+}
+
 /// Where a draft goes.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct DraftPlacement {
     /// Its model as llama.cpp loads it; none of a second context on the model.
     pub model: Option<Arc<Model>>,
@@ -113,6 +147,7 @@ pub struct DraftPlacement {
 
 /// Where everything goes.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Placement {
     /// In one word.
     pub verdict: Verdict,

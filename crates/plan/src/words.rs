@@ -56,10 +56,5 @@ pub(crate) fn option(problem: &Problem, scored: &Scored) -> String {
 
 /// A scored candidate that was not taken. Where it would have fitted, `reason` says why not.
 pub(crate) fn rejected(problem: &Problem, scored: &Scored, reason: Option<String>) -> Rejected {
-    Rejected {
-        option: option(problem, scored),
-        shortfalls: scored.shortfalls.clone(),
-        reason,
-        fixes: Vec::new(),
-    }
+    Rejected::new(option(problem, scored), scored.shortfalls.clone(), reason)
 }

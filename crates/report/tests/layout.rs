@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 
 use vramfit_arch::Model;
 use vramfit_estimate::{
-    Breakdown, EngineProfile, Layout, LayoutDevice, MemoryBytes, PassStats, RunConfig, Runtime,
+    EngineProfile, Layout, LayoutDevice, MemoryBytes, PassStats, RunConfig, Runtime,
 };
 use vramfit_ggml::ComputeCapability;
 use vramfit_plan::{
-    Allowance, Certainty, Device, DevicePlacement, Fix, Placement, Policy, Rejected, Shortfall,
-    Verdict,
+    Allowance, Device, DevicePlacement, Fix, Placement, Policy, Rejected, Shortfall, Verdict, plan,
 };
 use vramfit_report::{Estimate, Style, Subject, VerdictWord, estimate_text, summary_line};
 
@@ -51,78 +50,55 @@ fn placement(model: &Model) -> Placement {
         compute: 16 * MIB + MIB / 2,
         ..MemoryBytes::default()
     };
-    let used = DevicePlacement {
-        device: 0,
-        layers: (0..=48).collect(),
-        memory,
-        projector: MemoryBytes::default(),
-        projector_is_guess: false,
-        draft: MemoryBytes::default(),
-        runtime_bytes: 64 * MIB,
-        runtime_certainty: Certainty::Modelled,
-        overhead_bytes: 192 * MIB,
-        required_bytes: 3072 * MIB,
-        headroom_bytes: 1024 * MIB as i64,
-    };
-    let unused = DevicePlacement {
-        device: 1,
-        layers: Vec::new(),
-        memory: MemoryBytes::default(),
-        projector: MemoryBytes::default(),
-        projector_is_guess: false,
-        draft: MemoryBytes::default(),
-        runtime_bytes: 0,
-        overhead_bytes: 0,
-        required_bytes: 0,
-        headroom_bytes: 3072 * MIB as i64,
-        ..used.clone()
-    };
-    let flags = "-c 4096 -np 1 -ngl 49 -dev CUDA0 --fit off";
-    Placement {
-        verdict: Verdict::Fits,
-        devices: vec![used, unused],
-        host,
-        projector_host: MemoryBytes::default(),
-        draft: None,
-        host_layers: Vec::new(),
-        breakdown: Breakdown {
-            params: run.resolve(model).unwrap(),
-            pipeline_copies: 1,
-            devices: vec![memory],
-            runtime: vec![Runtime::default()],
-            host,
-            host_repacked_bytes: 0,
-            layers: vec![Some(0); 49],
-            split_tensors: false,
-            passes: [PassStats::default(); 2],
-            bounded: Default::default(),
-        },
-        run,
-        layout: Layout {
-            devices: vec![LayoutDevice {
-                sm_count: Some(10),
-                ..LayoutDevice::new(ComputeCapability(860))
-            }],
-            ..Layout::default()
-        },
-        layout_devices: vec![0],
-        flags: flags.split(' ').map(str::to_string).collect(),
-        rejected: vec![Rejected {
-            option: "all 49 layers on CUDA1 alone".to_string(),
-            shortfalls: vec![Shortfall {
-                device: 1,
-                required_bytes: 3584 * MIB,
-                free_bytes: 3072 * MIB,
-            }],
-            reason: None,
-            fixes: vec![Fix {
-                flags: vec!["-c".to_string(), "2048".to_string()],
-                text: "half the context".to_string(),
-            }],
+    let mut used = DevicePlacement::unused(0, 4096 * MIB);
+    used.layers = (0..=48).collect();
+    used.memory = memory;
+    used.runtime_bytes = 64 * MIB;
+    used.overhead_bytes = 192 * MIB;
+    used.required_bytes = 3072 * MIB;
+    used.headroom_bytes = 1024 * MIB as i64;
+    let mut rejected = Rejected::new(
+        "all 49 layers on CUDA1 alone".to_string(),
+        vec![Shortfall {
+            device: 1,
+            required_bytes: 3584 * MIB,
+            free_bytes: 3072 * MIB,
         }],
-        notes: vec!["a note".to_string()],
-        n_estimates: 1,
-    }
+        None,
+    );
+    rejected.fixes.push(Fix {
+        flags: vec!["-c".to_string(), "2048".to_string()],
+        text: "half the context".to_string(),
+    });
+    let flags = "-c 4096 -np 1 -ngl 49 -dev CUDA0 --fit off";
+    // A real one's frame, every figure of which is replaced.
+    let engine = EngineProfile::LLAMA_CPP_V0_5_0;
+    let gpus = [card(65536), card(3072)];
+    let mut placement = plan(model, &run, &gpus, &Policy::default(), &engine).unwrap();
+    placement.verdict = Verdict::Fits;
+    placement.devices = vec![used, DevicePlacement::unused(1, 3072 * MIB)];
+    placement.host = host;
+    placement.host_layers = Vec::new();
+    placement.breakdown.pipeline_copies = 1;
+    placement.breakdown.devices = vec![memory];
+    placement.breakdown.runtime = vec![Runtime::default()];
+    placement.breakdown.host = host;
+    placement.breakdown.host_repacked_bytes = 0;
+    placement.breakdown.layers = vec![Some(0); 49];
+    placement.breakdown.passes = [PassStats::default(); 2];
+    placement.layout = Layout {
+        devices: vec![LayoutDevice {
+            sm_count: Some(10),
+            ..LayoutDevice::new(ComputeCapability(860))
+        }],
+        ..Layout::default()
+    };
+    placement.layout_devices = vec![0];
+    placement.flags = flags.split(' ').map(str::to_string).collect();
+    placement.rejected = vec![rejected];
+    placement.notes = vec!["a note".to_string()];
+    placement.n_estimates = 1;
+    placement
 }
 
 fn estimate() -> Estimate {

@@ -2,9 +2,7 @@
 
 use vramfit_classic::human::{human, list};
 use vramfit_classic::{Attempt, Decision, Rules, Share};
-use vramfit_plan::{
-    Certainty, Device, DevicePlacement, Placement, Policy, Rejected, Shortfall, Verdict,
-};
+use vramfit_plan::{Device, DevicePlacement, Placement, Policy, Rejected, Shortfall, Verdict};
 
 use crate::{Error, MemoryBytes, Model, RunConfig};
 
@@ -83,33 +81,28 @@ pub fn classic_placement(
 }
 
 fn device(gpu: usize, free: u64, share: Share) -> DevicePlacement {
-    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     // A GPU that was charged without getting a layer is not used in the end.
     let is_used = !share.layers.is_empty();
     let share = if is_used { share } else { Share::default() };
-    let required_bytes = share.sum();
-    DevicePlacement {
-        device: gpu,
-        memory: MemoryBytes {
-            model: share.repeating.saturating_add(share.output),
-            context: share.kv,
-            compute: share.graph,
-            adapters: 0,
-        },
-        projector: MemoryBytes {
-            model: share.projector_weights,
-            compute: share.projector_graph,
-            ..MemoryBytes::default()
-        },
-        projector_is_guess: false,
-        draft: MemoryBytes::default(),
-        runtime_bytes: share.layer_buffer,
-        runtime_certainty: Certainty::Modelled,
-        overhead_bytes: share.minimum,
-        required_bytes,
-        headroom_bytes: signed(free).saturating_sub(signed(required_bytes)),
-        layers: share.layers,
-    }
+    let mut placement = DevicePlacement::unused(gpu, free);
+    placement.memory = MemoryBytes {
+        model: share.repeating.saturating_add(share.output),
+        context: share.kv,
+        compute: share.graph,
+        adapters: 0,
+    };
+    placement.projector = MemoryBytes {
+        model: share.projector_weights,
+        compute: share.projector_graph,
+        ..MemoryBytes::default()
+    };
+    placement.runtime_bytes = share.layer_buffer;
+    placement.overhead_bytes = share.minimum;
+    placement.required_bytes = share.sum();
+    let required = placement.required_bytes;
+    placement.headroom_bytes = placement.headroom_bytes.saturating_sub_unsigned(required);
+    placement.layers = share.layers;
+    placement
 }
 
 /// What no GPU has.
@@ -153,18 +146,15 @@ fn rejected(attempts: &[Attempt], n_gpus: usize, free: &[u64]) -> Vec<Rejected> 
             _ => None,
         };
         let short = short.filter(|s| s.missing_bytes() > 0);
-        Rejected {
-            option: format!("{wanted} on {}{parallel}", ids(&attempt.gpus)),
-            reason: short.is_none().then(|| {
-                let n = match estimate.layers_offload {
-                    n if n >= all => format!("all {n} that the model has"),
-                    n => n.to_string(),
-                };
-                format!("{n} have room, of {} in all", human(estimate.required_full))
-            }),
-            shortfalls: short.into_iter().collect(),
-            fixes: Vec::new(),
-        }
+        let reason = short.is_none().then(|| {
+            let n = match estimate.layers_offload {
+                n if n >= all => format!("all {n} that the model has"),
+                n => n.to_string(),
+            };
+            format!("{n} have room, of {} in all", human(estimate.required_full))
+        });
+        let option = format!("{wanted} on {}{parallel}", ids(&attempt.gpus));
+        Rejected::new(option, short.into_iter().collect(), reason)
     };
     let sensible = |attempt: &&Attempt| attempt.gpus.iter().all(|&gpu| gpu < n_gpus);
     attempts.iter().filter(sensible).map(option).collect()
