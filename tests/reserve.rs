@@ -518,7 +518,7 @@ fn many_loaders_never_promise_the_same_byte() {
 fn machine(free: &[Option<u64>]) -> vramfit::GpuList {
     let card = |(i, free): (usize, &Option<u64>)| {
         json!({
-            "cuda_index": i, "nvml_index": i, "uuid": null, "pci_id": null, "name": "card",
+            "cuda_index": i, "nvml_index": i, "uuid": format!("GPU-{i}"), "pci_id": null, "name": "card",
             "total_bytes": 80 * GIB, "nvml_total_bytes": null, "reserved_bytes": null,
             "free": free.map(|bytes| json!({ "bytes": bytes, "from": "nvml" })), "used_bytes": null,
             "processes": null, "compute_capability": "9.0", "sm_count": 132, "integrated": false,
@@ -566,6 +566,18 @@ fn what_others_hold_when_it_is_opened_is_promised_when_they_have_gone() {
         .probe(&again.probes(&[80 * GIB; 3]).unwrap()[..2])
         .unwrap();
     assert_eq!(free(&again), [80 * GIB; 3]);
+
+    // A card falls off the bus, and those behind it move up: what is on them goes by their UUIDs.
+    let held = again.shares(&[(2, 10 * GIB)]).unwrap();
+    assert_eq!(held[0].gpu.gpu().as_str(), "GPU-2");
+    let found = ledger::Adopt::new("m", "loader", held);
+    again.ledger().adopt(&found, 2).unwrap();
+    drop(again);
+    let mut fewer = machine(&[None; 3]);
+    fewer.devices.remove(0);
+    fewer.ids.remove(0);
+    let fewer = Host::open(store, "here", fewer).unwrap();
+    assert_eq!(free(&fewer), [80 * GIB, 70 * GIB]);
 }
 
 #[test]

@@ -22,15 +22,16 @@ type Host struct {
 	c *C.vramfit_host
 }
 
-// HostOptions may be left empty: GPUs are then known as CUDA0, CUDA1 and so on, and the ledger is kept in memory.
+// HostOptions may be left empty: GPUs are then known by their UUIDs where ProbeGPUs found them, else as CUDA0, CUDA1
+// and so on, and the ledger is kept in memory.
 type HostOptions struct {
-	IDs     []string // a name for each GPU, such as its UUID
+	IDs     []string // a name for each GPU, by which it is known after a restart
 	Journal string   // a file that keeps the ledger over a crash
 }
 
-// OpenHost opens the ledger over the GPUs of host name. Of GPUs given by hand, what is free in the list is what models may
-// take of them in all; of those that ProbeGPUs found models may take all, and what was free is the driver's first figure
-// (Observe).
+// OpenHost opens the ledger over the GPUs of host name. Of GPUs given by hand, what is free in the list is what models
+// may take of them in all; of those that ProbeGPUs found models may take all, and what was free is the driver's first
+// figure (Observe).
 func OpenHost(name string, gpus *GPUs, options HostOptions) (*Host, error) {
 	if options.IDs != nil && len(options.IDs) != gpus.Len() {
 		return nil, errors.New("vramfit: as many IDs as there are GPUs")

@@ -10,9 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyAny, PyDict, PyType};
 use serde_json::json;
 use vramfit::ledger::{self, Adopt, Held, State, Store};
-use vramfit::{
-    Answer, GpuList, Journal, LoadRequest, ReservationId, Share, Stale, Status, Volatile,
-};
+use vramfit::{Answer, Journal, LoadRequest, ReservationId, Share, Stale, Status, Volatile};
 
 use crate::error::Failure;
 use crate::gpus::{Gpus, GpusLike};
@@ -115,7 +113,7 @@ impl Host {
         journal: Option<PathBuf>,
     ) -> Result<Host, Failure> {
         let gpus = gpus.list()?;
-        let ids = ids.unwrap_or_else(|| (0..gpus.devices.len()).map(GpuList::id).collect());
+        let ids = ids.unwrap_or_else(|| gpus.ledger_ids());
         if ids.len() != gpus.devices.len() {
             let (n, m) = (ids.len(), gpus.devices.len());
             return Err(Failure::argument(format!("{n} ids for {m} GPUs")));

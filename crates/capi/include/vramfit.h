@@ -281,9 +281,9 @@ void vramfit_gpus_free(vramfit_gpus *gpus);
 
 // Opens the ledger over the GPUs of host `name`. Of GPUs given by hand, what is free in the list is what models may take
 // of them in all; of those that `vramfit_gpus_probe` found models may take all, and what was free is the driver's first
-// figure (`vramfit_host_observe`). `gpu_ids` has a name for each, such as its UUID, by which it is known after a restart; NULL takes CUDA0, CUDA1
-// and so on. The ledger is kept in the file `journal_path`, which survives a crash and belongs to one process at a
-// time; NULL keeps it in memory.
+// figure (`vramfit_host_observe`). `gpu_ids` has a name for each, by which it is known after a restart; NULL takes the
+// UUIDs of those that were found, else CUDA0, CUDA1 and so on. The ledger is kept in the file `journal_path`, which
+// survives a crash and belongs to one process at a time; NULL keeps it in memory.
 vramfit_status vramfit_host_open(const char *name,
                                  const vramfit_gpus *gpus,
                                  const char *const *gpu_ids,

@@ -20,6 +20,8 @@ pub struct GpuList {
     pub entries: Vec<GpuEntry>,
     /// What was assumed; each is to be shown.
     pub notes: Vec<Note>,
+    /// Names that outlive a restart, of the devices that a probe has found: UUIDs, where they have one.
+    pub ids: Vec<String>,
 }
 
 impl GpuList {
@@ -36,6 +38,12 @@ impl GpuList {
             Note::Probed { driver, .. } => driver.as_deref(),
             _ => None,
         })
+    }
+
+    /// Names for a ledger: those that outlive a restart where a probe has found them, else CUDA's.
+    pub fn ledger_ids(&self) -> Vec<String> {
+        let id = |i| self.ids.get(i).cloned().unwrap_or_else(|| Self::id(i));
+        (0..self.devices.len()).map(id).collect()
     }
 
     /// What llama.cpp calls the device at `index`: `CUDA0`.

@@ -120,19 +120,20 @@ fn driver_figures(gpus: &GpuList) -> Option<Vec<Option<u64>>> {
 }
 
 impl<S: Store> Host<S> {
-    /// The host `name` with these GPUs, which the ledger knows as `CUDA0`, `CUDA1` and so on.
+    /// The host `name` with these GPUs, which the ledger knows by their UUIDs where a probe has found them, else as
+    /// `CUDA0`, `CUDA1` and so on.
     pub fn open(
         store: S,
         name: impl Into<Name>,
         gpus: impl Into<GpuList>,
     ) -> Result<Host<S>, Error> {
         let gpus = gpus.into();
-        let ids: Vec<_> = (0..gpus.devices.len()).map(GpuList::id).collect();
+        let ids = gpus.ledger_ids();
         Self::with_ids(store, name, gpus, ids)
     }
 
-    /// As [`Host::open`], with the GPUs' own names, such as UUIDs: indices move when a card falls off
-    /// the bus. GPUs that the store knows of this host and that are not given are gone. [`Error::Count`] where
+    /// As [`Host::open`], with other names for the GPUs that outlive a restart: indices move when a card falls off the
+    /// bus. GPUs that the store knows of this host and that are not given are gone. [`Error::Count`] where
     /// there is not one name for each GPU.
     ///
     /// Of GPUs given by hand, what is free of one is what models may take of it in all, whatever becomes free later:

@@ -219,7 +219,9 @@ class Host:
     """The GPUs of one host and the ledger over them. Times are milliseconds; by default the system's clock.
 
     Of GPUs given by hand, what is free of them is what models may take in all; of those that :meth:`Gpus.probe` found
-    models may take all, and what was free is the driver's first figure (:meth:`observe`)."""
+    models may take all, and what was free is the driver's first figure (:meth:`observe`).
+    ``ids`` are names by which the GPUs are known after a restart: without them UUIDs where they were found, else
+    ``CUDA0`` and so on."""
 
     def __new__(
         cls, name: str, gpus: _GpusLike, *, ids: Sequence[str] | None = None, journal: _Path | None = None

@@ -199,6 +199,7 @@ impl Machine {
         let about = ProbeNote::gathered(&self.notes, index).into_iter();
         list.notes
             .extend(about.map(|(note, devices)| Note::Probe { note, devices }));
+        list.ids = devices.iter().map(|device| device.ledger_id()).collect();
         for device in devices {
             let at = list.devices.len();
             list.devices.push(device.device());
@@ -352,5 +353,10 @@ mod tests {
             .map(|bytes| bytes >> 20)
             .collect();
         assert_eq!(mib, [10_000, 11_441, 10_000]);
+        assert_eq!(machine.list().ledger_ids(), machine.ids());
+        let picks = [Pick::Index(2), Pick::Index(0)];
+        let picked = machine.picked(&picks).unwrap();
+        assert_eq!(picked.ledger_ids(), ["CUDA2", &uuid]);
+        assert_eq!(read("auto").unwrap().ledger_ids()[0], uuid);
     }
 }
