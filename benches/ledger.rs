@@ -6,7 +6,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
-use vramfit_ledger::{GpuId, Journal, Ledger, Request, Shape, Stale, Store, Volatile, size};
+use vramfit_ledger::{GpuId, Journal, Ledger, Probe, Request, Shape, Stale, Store, Volatile, size};
 
 const GIB: u64 = 1 << 30;
 
@@ -32,6 +32,36 @@ fn pair<S: Store>(ledger: &Ledger<S>, request: &Request) -> bool {
     granted.is_ok_and(|grant| ledger.release(grant.id).is_ok())
 }
 
+/// What the driver says is free of both GPUs.
+fn figures<S: Store>(ledger: &Ledger<S>, gib: u64) {
+    let probe = |i: u64| Probe {
+        gpu: GpuId::new("host", format!("GPU-{i}")),
+        free_bytes: gib * GIB,
+    };
+    ledger.probe(&[probe(0), probe(1)]).expect("figures");
+}
+
+/// What the driver says now and again, beside 8 models and what has just been released.
+fn probes(c: &mut Criterion) {
+    let ledger = two_of_80(Volatile);
+    for i in 0..8 {
+        let grant = ledger.reserve(&ask(8), i).expect("room");
+        ledger.commit(grant.id, &grant.shares, i).expect("loaded");
+    }
+    let request = ask(5);
+    let mut gib = 0;
+    c.bench_function(
+        "a figure of each of 2 GPUs, 8 models, one just released",
+        |b| {
+            b.iter(|| {
+                gib = (gib + 1) % 2;
+                pair(&ledger, &request);
+                figures(&ledger, 40 + gib)
+            })
+        },
+    );
+}
+
 /// One reservation and its release: two operations.
 fn reserve_and_release(c: &mut Criterion) {
     let mut group = c.benchmark_group("reserve + release");
@@ -40,6 +70,14 @@ fn reserve_and_release(c: &mut Criterion) {
     group.bench_function("in memory", |b| b.iter(|| pair(&ledger, &ask(15))));
     let request = ask(15);
     group.bench_function("in memory, one request again and again", |b| {
+        b.iter(|| pair(&ledger, &request))
+    });
+    let ledger = two_of_80(Volatile);
+    figures(&ledger, 70);
+    let loaded = ledger.reserve(&ask(10), 0).expect("room");
+    ledger.commit(loaded.id, &loaded.shares, 0).expect("loaded");
+    figures(&ledger, 60);
+    group.bench_function("in memory, with the driver's figures", |b| {
         b.iter(|| pair(&ledger, &request))
     });
     let folder = tempfile::tempdir().expect("a folder");
@@ -126,5 +164,11 @@ fn evictions(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, reserve_and_release, sixteen_threads, evictions);
+criterion_group!(
+    benches,
+    reserve_and_release,
+    probes,
+    sixteen_threads,
+    evictions
+);
 criterion_main!(benches);
