@@ -101,6 +101,8 @@ impl World {
             // loaded more since it counted. The oldest has ended first.
             let rest = used.saturating_sub(ran.sum::<u64>() + *shown);
             let rest = rest + gone.saturating_sub(then.get(gpu).copied().unwrap_or(0));
+            // What was found may have been loaded behind the last figure, which did not have it then.
+            let rest = rest + self.found.get(gpu).copied().unwrap_or(0);
             going.iter_mut().for_each(|(_, figures)| *figures -= 1);
             going.retain(|&(_, figures)| figures > 0);
             let gone: u64 = going.iter().map(|(bytes, _)| bytes).sum();

@@ -108,6 +108,8 @@ pub struct World {
     pub shown: Bytes,
     /// What may still be going as far as anybody can know, and for how many figures.
     going: BTreeMap<GpuId, Vec<(u64, u32)>>,
+    /// Adopted so far.
+    found: Bytes,
     pub engines: Vec<Engine>,
     ghosts: Vec<Ghost>,
     asked: Option<Asked>,
@@ -156,6 +158,7 @@ impl World {
             others,
             manner,
             going: BTreeMap::new(),
+            found: Bytes::new(),
             engines: Vec::new(),
             ghosts: Vec::new(),
             asked: None,
@@ -524,6 +527,7 @@ impl World {
         found.stays = self.rng.bool();
         let id = self.ledger.adopt(&found, self.now).unwrap();
         self.seen.adopted += 1;
+        *self.found.entry(gpu.clone()).or_default() += bytes;
         // As long as anything beside it may sleep, it may be that which they left.
         self.unclear = true;
         let others = self.others.get_mut(&gpu).unwrap();
