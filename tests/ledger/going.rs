@@ -98,6 +98,25 @@ fn a_start_that_failed_leaves_nothing_for_others() {
     assert_eq!(shown(&ledger), (20, 0, 30));
 }
 
+/// The driver counts, the engine loads on, and is released before the driver's answer is there: it says nothing of how
+/// much may still be there.
+#[test]
+fn what_loads_on_behind_a_figure_and_fails_leaves_nothing_for_others() {
+    let (ledger, _) = three(Memory::new(), false);
+    let slow = ledger.reserve(&ask("slow", &[&[25 * GIB]]), 0).unwrap();
+    let before = ledger.state().unwrap();
+    let counted = Probe {
+        gpu: gpu0(),
+        free_bytes: 28 * GIB,
+    };
+    ledger.release(slow.id).unwrap();
+    ledger.probe_since(&before, &[counted]).unwrap();
+    figure(&ledger, 5);
+    assert_eq!(shown(&ledger), (45, 0, 5));
+    figure(&ledger, 30);
+    assert_eq!(shown(&ledger), (20, 0, 30));
+}
+
 /// Once a figure shows that it has ended, what comes is others', and kept for them while the engine sleeps.
 #[test]
 fn what_comes_when_the_process_has_ended_is_others() {

@@ -268,7 +268,7 @@ impl<S: Store> Host<S> {
     }
 
     /// Asks with `ask` what is free of each GPU, and takes the answer as [`Host::observe`] does, whatever has been
-    /// loaded or released in the meantime.
+    /// loaded or released in the meantime. One at a time: see [`Ledger::probe_since`].
     ///
     /// ```
     /// # use vramfit::{Error, Host, Volatile};
