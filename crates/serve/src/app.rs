@@ -39,7 +39,7 @@ pub struct App {
     pub limits: Limits,
     /// What the driver has said.
     pub asked: Asked,
-    /// Held by who asks the driver for a request's sake.
+    /// Held by who asks the driver.
     pub confirming: Mutex<()>,
     /// Why the last requests were answered as they were.
     pub decisions: Decisions,

@@ -5,7 +5,7 @@ use crate::app::App;
 use crate::problem::Problem;
 use crate::work::quick;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
 use vramfit::Probe;
@@ -102,11 +102,22 @@ pub async fn watch(app: Arc<App>) {
         }
         let app = Arc::clone(&app);
         // A journal that cannot be written is told to who asks for something; what the driver did is kept.
-        let _ = quick(move || app.look_after(is_time || app.may_confirm())).await;
+        let looked = quick(move || {
+            let _one = app.asking();
+            app.look_after(is_time || app.may_confirm())
+        });
+        let _ = looked.await;
     }
 }
 
 impl App {
+    /// One asks the driver at a time: the ledger takes answers in the order of their questions.
+    fn asking(&self) -> MutexGuard<'_, ()> {
+        self.confirming
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Drops reservations whose holders have not renewed their leases; with `ask_driver`, or where there are
     /// such, asks the driver what is free.
     pub fn look_after(&self, ask_driver: bool) -> Result<(), Problem> {
@@ -183,8 +194,10 @@ impl App {
             Err(refused) => refused,
         };
         // Who comes while another asks may try again later.
-        let Ok(_one) = self.confirming.try_lock() else {
-            return Err(problem);
+        let _one = match self.confirming.try_lock() {
+            Ok(one) => one,
+            Err(TryLockError::Poisoned(one)) => one.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(problem),
         };
         if for_now && self.may_confirm() && self.look_after(true).is_ok() {
             return attempt().map_err(|(_, problem)| problem);
