@@ -211,6 +211,7 @@ fn what_is_described_is_what_there_is() {
         "get /v1/ledger".to_string(),
         "post /v1/ledger/adopt".to_string(),
         "post /v1/ledger/reconcile".to_string(),
+        "post /v1/ledger/others".to_string(),
         "get /v1/decisions".to_string(),
         "get /healthz".to_string(),
         "get /metrics".to_string(),

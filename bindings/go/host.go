@@ -110,7 +110,7 @@ func (h *Host) Observe(freeBytes []uint64) error {
 }
 
 // ObserveWith asks what is free of each GPU and takes the answer as Observe does, whatever has been loaded or released
-// in the meantime.
+// in the meantime. Answers come in the order of their questions: ask one at a time.
 func (h *Host) ObserveWith(ask func() ([]uint64, error)) error {
 	mark, err := h.mark()
 	if err != nil {
@@ -127,6 +127,26 @@ func (h *Host) ObserveWith(ask func() ([]uint64, error)) error {
 func (h *Host) observe(mark *C.vramfit_mark, freeBytes []uint64) error {
 	var failed *C.vramfit_error
 	status := C.vramfit_host_observe(h.c, mark, bytesOf(freeBytes), C.size_t(len(freeBytes)), &failed)
+	runtime.KeepAlive(h)
+	return failure(status, failed)
+}
+
+// OthersHold says what others hold of a GPU, from who knows, such as an operator or NVML's figures of processes: it takes
+// the place of what they are believed to hold, so that what they left beside an engine that may sleep is free at once.
+// What the driver's last figure shows beside reservations counts as taken all the same, until the next. Without a figure
+// it says nothing.
+func (h *Host) OthersHold(gpu uint32, bytes uint64) error {
+	var failed *C.vramfit_error
+	status := C.vramfit_host_others_hold(h.c, C.uint32_t(gpu), C.uint64_t(bytes), &failed)
+	runtime.KeepAlive(h)
+	return failure(status, failed)
+}
+
+// ForgetFigure says that the driver says no more of a GPU: what it said last does not count any longer, and all that
+// models may take of it is there to be promised.
+func (h *Host) ForgetFigure(gpu uint32) error {
+	var failed *C.vramfit_error
+	status := C.vramfit_host_forget_figure(h.c, C.uint32_t(gpu), &failed)
 	runtime.KeepAlive(h)
 	return failure(status, failed)
 }

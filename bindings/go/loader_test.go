@@ -487,6 +487,18 @@ func TestSleepers(t *testing.T) {
 		if free() != capacity-held {
 			t.Errorf("%d free", free())
 		}
+		// Somebody knows that they have gone.
+		if err := host.OthersHold(0, 0); err != nil || free() != capacity-10*gib {
+			t.Errorf("%v, %d free", err, free())
+		}
+		if err := host.OthersHold(1, 0); !errors.Is(err, vramfit.UnknownGPU) {
+			t.Error(err)
+		}
+		// Of what others take now the driver says no more.
+		observe(30 * gib)
+		if err := host.ForgetFigure(0); err != nil || free() != capacity-10*gib {
+			t.Errorf("%v, %d free", err, free())
+		}
 		load := vramfit.Load{Model: "m", Holder: "h", Stays: stays, Key: "load"}
 		settings := vramfit.Settings{NCtx: vramfit.Ptr[uint32](4096)}
 		must[*vramfit.Reserved](t)(host.Reserve(model, load, settings))

@@ -185,6 +185,20 @@ int main(int argc, char **argv) {
     vramfit_host_free(other);
     vramfit_mark_free(mark);
     vramfit_mark_free(NULL);
+    // What others hold is said by who knows, or no more.
+    EXPECT(vramfit_host_others_hold(host, 1, 0, &error), UNKNOWN_GPU, "CUDA1");
+    EXPECT(vramfit_host_forget_figure(host, 1, &error), UNKNOWN_GPU, "CUDA1");
+    CHECK(vramfit_host_forget_figure(host, 0, &error) == VRAMFIT_STATUS_OK);
+    CHECK(vramfit_host_gpus(host, &now, &error) == VRAMFIT_STATUS_OK);
+    capacity = vramfit_gpus_free_bytes(now, 0);
+    vramfit_gpus_free(now);
+    CHECK(vramfit_host_observe(host, NULL, &capacity, 1, &error) == VRAMFIT_STATUS_OK);
+    CHECK(vramfit_host_others_hold(host, 0, half, &error) == VRAMFIT_STATUS_OK);
+    CHECK(vramfit_host_gpus(host, &now, &error) == VRAMFIT_STATUS_OK && vramfit_gpus_free_bytes(now, 0) == capacity - half);
+    vramfit_gpus_free(now);
+    CHECK(vramfit_host_forget_figure(host, 0, &error) == VRAMFIT_STATUS_OK);
+    CHECK(vramfit_host_gpus(host, &now, &error) == VRAMFIT_STATUS_OK && vramfit_gpus_free_bytes(now, 0) == capacity);
+    vramfit_gpus_free(now);
     // And where nobody can be asked.
     CHECK(vramfit_host_adopt(host, leased, &quarter, 1, 5, &id, &error) == VRAMFIT_STATUS_OK);
     // The answer was lost: under its key it is not taken in again.

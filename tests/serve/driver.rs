@@ -265,4 +265,14 @@ fn what_was_released_is_promised_when_the_driver_says_that_it_is_free() {
     wait_for("room for another", || {
         reserve(ask(model, "c")).status == 201
     });
+
+    // An operator knows more than totals tell; less than the driver shows beside reservations it cannot be.
+    let others = |bytes: u64| {
+        let body = json!({ "gpu": "CUDA0", "bytes": bytes }).to_string();
+        send("POST", "/v1/ledger/others", &body).ok(200)["devices"][0]["foreign_bytes"].clone()
+    };
+    assert_eq!(
+        (others(3 << 30), others(0)),
+        (json!(3u64 << 30), json!(2u64 << 30))
+    );
 }

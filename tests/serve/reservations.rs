@@ -188,6 +188,14 @@ fn what_is_loaded_already_is_adopted_and_reconciled() {
     ] {
         adopt(&body).refused(status, kind);
     }
+    let others = |body: Value| server.post("/v1/ledger/others", &body.to_string());
+    others(json!({ "gpu": "CUDA9", "bytes": 1 })).refused(422, "unknown-gpu");
+    others(json!({ "gpu": "CUDA0", "bytes": -1 })).refused(422, "invalid");
+    others(json!({ "gpu": "", "bytes": 1 })).refused(422, "invalid");
+    // No driver has been asked: it says nothing.
+    let unasked = free(&server);
+    others(json!({ "gpu": "CUDA0", "bytes": 1 << 30 })).ok(200);
+    assert_eq!(free(&server), unasked);
     let held =
         |gpu: &str, bytes: u64| json!({ "id": huge, "shares": [{ "gpu": gpu, "bytes": bytes }] });
     for (body, kind) in [

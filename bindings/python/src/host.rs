@@ -150,6 +150,18 @@ impl Host {
         Ok(observed.map_err(Failure::from)?)
     }
 
+    /// What others hold of a GPU, from who knows, in the place of what they are believed to hold.
+    fn others_hold(&self, py: Python<'_>, gpu: usize, bytes: u64) -> Result<(), Failure> {
+        let gpu = self.host.id(gpu)?;
+        Ok(py.detach(|| self.host.ledger().others_hold(gpu, bytes))?)
+    }
+
+    /// The driver says no more of a GPU: what it said last does not count any longer.
+    fn forget_figure(&self, py: Python<'_>, gpu: usize) -> Result<(), Failure> {
+        let gpu = self.host.id(gpu)?;
+        Ok(py.detach(|| self.host.ledger().forget_figure(gpu))?)
+    }
+
     /// Finds a placement of `model` on what is free by the ledger and reserves what it takes, in one step.
     #[pyo3(signature = (model, *, name, holder, lease_ms = None, stale_ms = None, partial = false, stays = false, key = None, now_ms = None, **settings))]
     #[expect(clippy::too_many_arguments, reason = "keywords")]

@@ -279,11 +279,19 @@ def test_engines_that_sleep_and_those_that_stay(small: vramfit.Model) -> None:
         (gpu,) = host.state()["gpus"]
         assert gpu["missing_bytes"] == (0 if stays else 10 * GIB)
         assert host.gpus[0].free_bytes == capacity - (10 if stays else 20) * GIB
+        host.others_hold(0, 0)  # somebody knows that they have gone
+        assert host.gpus[0].free_bytes == capacity - 10 * GIB
+        with pytest.raises(vramfit.UnknownGpu):
+            host.others_hold(1, 0)
         new = host.reserve(small, name="m", holder="h", key="load", stays=stays, n_ctx=4096)
         with pytest.raises(vramfit.KeyTaken):
             host.reserve(small, name="m", holder="h", key="load", n_ctx=4096)
         assert [r.get("stays", False) for r in host.state()["reservations"]] == [stays, stays]
         host.release(new)
+        host.observe([capacity - 30 * GIB])
+        assert host.gpus[0].free_bytes == capacity - 30 * GIB
+        host.forget_figure(0)
+        assert host.gpus[0].free_bytes == capacity - 10 * GIB
         assert host.expire(now_ms=1000) == []
         assert [r["id"] for r in host.expire(now_ms=1001)] == [old]
 

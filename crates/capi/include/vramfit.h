@@ -379,6 +379,7 @@ void vramfit_mark_free(vramfit_mark *mark);
 // released later is promised on with the next figures: observe again behind a release. The figures are of any moment
 // since `mark`; NULL says that nothing was committed or released since the driver was asked. `count` is that of the
 // host's GPUs; a list of another length changes nothing.
+// Answers come in the order of their questions: ask one at a time, or leave the older one.
 // An engine may unload without a word, and load again: what others hold is remembered, see "stays" of
 // `vramfit_host_reserve`.
 vramfit_status vramfit_host_observe(const vramfit_host *host,
@@ -386,6 +387,21 @@ vramfit_status vramfit_host_observe(const vramfit_host *host,
                                     const uint64_t *free_bytes,
                                     size_t count,
                                     vramfit_error **error);
+
+// What others hold of a GPU, from who knows, such as an operator or NVML's figures of processes: it takes the place of
+// what they are believed to hold, so that what they left beside an engine that may sleep is free at once. What the
+// driver's last figure shows beside reservations counts as taken all the same, until the next. Without a figure it says
+// nothing.
+vramfit_status vramfit_host_others_hold(const vramfit_host *host,
+                                        uint32_t gpu,
+                                        uint64_t bytes,
+                                        vramfit_error **error);
+
+// The driver says no more of a GPU: what it said last does not count any longer, and all that models may take of it is
+// there to be promised.
+vramfit_status vramfit_host_forget_figure(const vramfit_host *host,
+                                          uint32_t gpu,
+                                          vramfit_error **error);
 
 // Drops reservations whose lease has run out, together with what the driver says is free of each GPU, as for
 // `vramfit_host_observe`: what an orphaned engine still holds then counts as taken by others. `reaped_json` may be

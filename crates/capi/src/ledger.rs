@@ -177,6 +177,7 @@ fn before(host: &vramfit_host, mark: *const vramfit_mark) -> Result<State, Failu
 /// released later is promised on with the next figures: observe again behind a release. The figures are of any moment
 /// since `mark`; NULL says that nothing was committed or released since the driver was asked. `count` is that of the
 /// host's GPUs; a list of another length changes nothing.
+/// Answers come in the order of their questions: ask one at a time, or leave the older one.
 /// An engine may unload without a word, and load again: what others hold is remembered, see "stays" of
 /// `vramfit_host_reserve`.
 #[unsafe(no_mangle)]
@@ -190,6 +191,37 @@ pub unsafe extern "C" fn vramfit_host_observe(
     on(host, error, |h| {
         let free_bytes = values(free_bytes, count, "free_bytes")?;
         Ok(h.host.observe_since(&before(h, mark)?, free_bytes)?)
+    })
+}
+
+/// What others hold of a GPU, from who knows, such as an operator or NVML's figures of processes: it takes the place of
+/// what they are believed to hold, so that what they left beside an engine that may sleep is free at once. What the
+/// driver's last figure shows beside reservations counts as taken all the same, until the next. Without a figure it says
+/// nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vramfit_host_others_hold(
+    host: *const vramfit_host,
+    gpu: u32,
+    bytes: u64,
+    error: *mut *mut vramfit_error,
+) -> vramfit_status {
+    on(host, error, |h| {
+        let gpu = h.host.id(gpu as usize)?;
+        Ok(h.host.ledger().others_hold(gpu, bytes)?)
+    })
+}
+
+/// The driver says no more of a GPU: what it said last does not count any longer, and all that models may take of it is
+/// there to be promised.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vramfit_host_forget_figure(
+    host: *const vramfit_host,
+    gpu: u32,
+    error: *mut *mut vramfit_error,
+) -> vramfit_status {
+    on(host, error, |h| {
+        let gpu = h.host.id(gpu as usize)?;
+        Ok(h.host.ledger().forget_figure(gpu)?)
     })
 }
 

@@ -149,6 +149,17 @@ pub struct AdoptRequest {
     pub stays: bool,
 }
 
+/// What others hold of a GPU, from who knows.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OthersRequest {
+    /// Which, by the server's name for it.
+    #[schemars(length(min = 1, max = 256), example = &"CUDA0")]
+    pub gpu: String,
+    /// How many bytes; 0 where there are none.
+    pub bytes: u64,
+}
+
 /// What a holder's engines say they hold.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

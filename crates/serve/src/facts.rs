@@ -1,15 +1,18 @@
 //! What is told rather than asked: models that are already loaded, what engines say they hold; and why requests
 //! were answered as they were.
 
-use crate::api::{AdoptRequest, DifferencesReport, ReconcileRequest, ReservationReport};
+use crate::api::{
+    AdoptRequest, DifferencesReport, OthersRequest, ReconcileRequest, ReservationReport, name,
+};
 use crate::app::App;
 use crate::decisions::Page;
-use crate::routes::{idempotency_key, once, shown};
+use crate::routes::{device_list, idempotency_key, once, shown};
 use crate::wire::{Answer, body, created, json, ok, parse};
 use crate::work::quick;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Uri};
 use std::sync::Arc;
+use vramfit::ledger::GpuId;
 
 pub async fn adopt(State(app): State<Arc<App>>, headers: HeaderMap, request: Request) -> Answer {
     let key = idempotency_key(&headers)?;
@@ -41,6 +44,18 @@ pub async fn reconcile(State(app): State<Arc<App>>, request: Request) -> Answer 
         Ok(found)
     });
     ok(&DifferencesReport::from(&found.await?))
+}
+
+pub async fn others(State(app): State<Arc<App>>, request: Request) -> Answer {
+    let body = body(&app, request).await?;
+    let asked: OthersRequest = parse(&body)?;
+    let told = quick(move || {
+        name("gpu", &asked.gpu)?;
+        let gpu = GpuId::new(app.host.name().clone(), asked.gpu.as_str());
+        app.host.ledger().others_hold(&gpu, asked.bytes)?;
+        device_list(&app)
+    });
+    ok(&told.await?)
 }
 
 pub async fn decisions(State(app): State<Arc<App>>, uri: Uri) -> Answer {

@@ -2,8 +2,8 @@
 
 use crate::api::{
     AdoptRequest, CommitRequest, DecisionList, DeviceList, DifferencesReport, EstimateRequest,
-    Health, LedgerReport, PlanRequest, ReconcileRequest, ReservationList, ReservationReport,
-    ReserveRequest, ReservedReport,
+    Health, LedgerReport, OthersRequest, PlanRequest, ReconcileRequest, ReservationList,
+    ReservationReport, ReserveRequest, ReservedReport,
 };
 use crate::decisions::KEPT;
 use crate::problem::{PROBLEM_JSON, Problem};
@@ -178,6 +178,16 @@ const OPERATIONS: &[Operation] = &[
         summary: "What a holder's engines say they hold, against its reservations; sizes are taken over",
         sends: Sends::Must(of::<ReconcileRequest>),
         gets: (200, "How they differ", Some(of::<DifferencesReport>)),
+        refused: &[400, 403, 408, 413, 415],
+    },
+    Operation {
+        method: "post",
+        path: "/v1/ledger/others",
+        id: "others",
+        summary: "What others hold of a GPU, from who knows: it takes the place of what they are believed to hold since the \
+                  driver's last figure; without one it says nothing",
+        sends: Sends::Must(of::<OthersRequest>),
+        gets: (200, "The GPUs", Some(of::<DeviceList>)),
         refused: &[400, 403, 408, 413, 415],
     },
     Operation {

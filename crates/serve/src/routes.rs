@@ -51,6 +51,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/ledger", get(ledger))
         .route("/v1/ledger/adopt", post(facts::adopt))
         .route("/v1/ledger/reconcile", post(facts::reconcile))
+        .route("/v1/ledger/others", post(facts::others))
         .route("/v1/decisions", get(facts::decisions))
         .route(OPEN, get(health))
         .route("/metrics", get(metrics))
@@ -363,14 +364,15 @@ async fn release(State(app): Shared, Number(id): Number) -> Answer {
     Ok(response)
 }
 
+pub fn device_list(app: &App) -> Result<DeviceList, Problem> {
+    Ok(DeviceList {
+        devices: app.gpu_reports(&app.host.ledger().state()?),
+        probe: app.probe_report(),
+    })
+}
+
 async fn devices(State(app): Shared) -> Answer {
-    let list = quick(move || {
-        Ok(DeviceList {
-            devices: app.gpu_reports(&app.host.ledger().state()?),
-            probe: app.probe_report(),
-        })
-    });
-    ok(&list.await?)
+    ok(&quick(move || device_list(&app)).await?)
 }
 
 async fn ledger(State(app): Shared) -> Answer {

@@ -304,18 +304,17 @@ impl<S: Store> Host<S> {
         Ok(self.ids.iter().zip(free_bytes).map(probe).collect())
     }
 
+    /// The GPU at `index`, as the ledger knows it.
+    pub fn id(&self, index: usize) -> Result<&GpuId, Error> {
+        let unknown = || GpuId::new(self.name.clone(), GpuList::id(index));
+        let id = self.ids.get(index);
+        Ok(id.ok_or_else(|| ledger::Error::UnknownGpu(unknown()))?)
+    }
+
     /// Bytes on GPUs by their index, as the ledger takes them.
     pub fn shares(&self, bytes: &[(usize, u64)]) -> Result<Vec<Share>, Error> {
-        let share = |&(i, bytes): &(usize, u64)| {
-            let unknown = || GpuId::new(self.name.clone(), GpuList::id(i));
-            let gpu = self
-                .ids
-                .get(i)
-                .ok_or_else(|| ledger::Error::UnknownGpu(unknown()))?;
-            Share::new(gpu.clone(), bytes)
-        };
-        let shares: Result<_, ledger::Error> = bytes.iter().map(share).collect();
-        Ok(shares?)
+        let share = |&(i, bytes): &(usize, u64)| Ok(Share::new(self.id(i)?.clone(), bytes)?);
+        bytes.iter().map(share).collect()
     }
 
     /// A placement on what is free by the ledger now. Promises nothing.

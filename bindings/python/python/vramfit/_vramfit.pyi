@@ -234,7 +234,18 @@ class Host:
         """What the driver says is free of each GPU: figures that were taken just now, nothing having been committed or
         released since, or a function that asks for them. Never more is promised from now on, and what is released
         later, or adopted, is known with the next figures: observe again behind it. What others hold is remembered
-        where an engine may have unloaded without a word, and may load again: ``stays``."""
+        where an engine may have unloaded without a word, and may load again: ``stays``. Answers come in the order of
+        their questions: ask one at a time."""
+
+    def others_hold(self, gpu: int, bytes: int) -> None:
+        """What others hold of a GPU, from who knows, such as an operator or NVML's figures of processes: it takes the
+        place of what they are believed to hold, so that what they left beside an engine that may sleep is free at
+        once. What the driver's last figure shows beside reservations counts as taken all the same, until the next.
+        Without a figure it says nothing."""
+
+    def forget_figure(self, gpu: int) -> None:
+        """The driver says no more of a GPU: what it said last does not count any longer, and all that models may take
+        of it is there to be promised."""
 
     def reserve(
         self,
