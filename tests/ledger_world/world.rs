@@ -353,6 +353,8 @@ impl World {
         self.unclear |= over > 0;
         for share in &held.shares {
             let bytes = share.bytes.get();
+            // What it had beyond its reservation is nobody's.
+            self.unclear |= there.get(&share.gpu).is_some_and(|there| *there > bytes);
             let going = self.going.entry(share.gpu.clone()).or_default();
             going.push((bytes, FIGURES));
         }
