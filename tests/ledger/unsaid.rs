@@ -332,7 +332,8 @@ fn what_others_hold_is_kept_in_the_journal() {
     assert_eq!(again.state().unwrap(), state);
     assert_eq!(shown(&again), (20, 30, 30));
     // A journal of before says nothing of it: others hold what the figure says.
-    let figure = r#"{"figure":{"gpu":{"host":"a","gpu":"GPU-0"},"free_bytes":60,"seen":[]}}"#;
+    let figure =
+        r#"{"figure":{"gpu":{"host":"a","gpu":"GPU-0"},"free_bytes":60,"seen":[],"left_bytes":5}}"#;
     let old: Event = serde_json::from_str(figure).unwrap();
     let mut state = State::default();
     let gpu = Event::Gpu {

@@ -474,6 +474,17 @@ impl World {
         let report = [Held { id, shares }];
         self.ledger.reconcile(&"holder".into(), &report).unwrap();
         self.has_grown(at, &was);
+        // It was larger in between than when the driver was asked and than it is now: no figure of then knows that.
+        let then = self
+            .asked
+            .as_ref()
+            .and_then(|asked| asked.before.reservation(id));
+        let (then, is) = (then.cloned(), self.held(&self.engines[at]));
+        let peaked = |gpu: &GpuId| {
+            let then = then.as_ref().map_or(u64::MAX, |then| then.bytes_on(gpu));
+            was.bytes_on(gpu) > then.max(is.bytes_on(gpu))
+        };
+        self.unclear |= self.memory.keys().any(peaked);
     }
 
     /// A holder has died: its lease runs out, and its process ends when it does.

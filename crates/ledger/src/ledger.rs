@@ -157,7 +157,7 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     }
 
     /// Drops reservations whose lease has run out, together with a probe of their GPUs, taken just
-    /// before. What an orphaned engine still holds then counts as taken by others.
+    /// before. What an orphaned engine still holds is taken for as long as figures show it.
     pub fn reap(&self, probes: &[Probe], now_ms: u64) -> Result<Reaped, Error> {
         self.transact(|state| state.reap(state, probes, &[], now_ms))
     }
@@ -225,7 +225,7 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     ///
     /// A share larger than the reservation's counts as others'. A commit with more, or [`Ledger::reconcile`] with what
     /// engines say they hold, makes reservations as large as they are: what others were believed to have taken in the
-    /// last 16 figures was theirs, as far as they are larger than was promised.
+    /// last 16 figures was theirs, as far as they are larger than was promised, and nothing is missing.
     pub fn probe(&self, probes: &[Probe]) -> Result<Vec<Drift>, Error> {
         self.transact(|state| state.probe(state, probes))
     }
