@@ -576,8 +576,11 @@ fn what_others_hold_when_it_is_opened_is_promised_when_they_have_gone() {
     let mut fewer = machine(&[None; 3]);
     fewer.devices.remove(0);
     fewer.ids.remove(0);
-    let fewer = Host::open(store, "here", fewer).unwrap();
-    assert_eq!(free(&fewer), [80 * GIB, 70 * GIB]);
+    let open = |gpus| Host::open(store.clone(), "here", gpus).unwrap();
+    assert_eq!(free(&open(fewer.clone())), [80 * GIB, 70 * GIB]);
+    // What the probe could not find out somebody else may know.
+    fewer.devices[1].free_bytes = 30 * GIB;
+    assert_eq!(free(&open(fewer)), [80 * GIB, 30 * GIB]);
 }
 
 #[test]

@@ -115,7 +115,12 @@ fn driver_figures(gpus: &GpuList) -> Option<Vec<Option<u64>>> {
         })
     };
     let free = gpus.devices.iter().enumerate();
-    let free = free.map(|(i, gpu)| (!is_unknown(i)).then_some(gpu.free_bytes));
+    // Not known to the probe, all of it was taken as free; less has been said by somebody since.
+    let is_said = |gpu: &Device| gpu.free_bytes < gpu.total_bytes;
+    let free = free.map(|(i, gpu)| {
+        let is_known = !is_unknown(i) || is_said(gpu);
+        is_known.then_some(gpu.free_bytes)
+    });
     Some(free.collect())
 }
 

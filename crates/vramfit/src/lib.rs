@@ -17,8 +17,8 @@
 //! # Ok::<(), vramfit::Error>(())
 //! ```
 //!
-//! Only the header is read, by memory map, so this takes milliseconds, and works on header-only
-//! files (`estimate strip`) as well. Settings are llama.cpp's own:
+//! Only the header is read, so this takes milliseconds, and works on header-only files (`estimate strip`)
+//! as well. Settings are llama.cpp's own:
 //!
 //! ```
 //! # let model = vramfit::open("../../fixtures/gguf/gemma-3-12b.Q4_K_M.gguf")?;
