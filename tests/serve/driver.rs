@@ -1,6 +1,8 @@
 //! This machine's own GPUs: what the driver says against the ledger, and a driver that says nothing.
 
 use super::*;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 #[cfg(target_os = "linux")]
 #[test]
@@ -175,17 +177,26 @@ fn a_driver_that_no_longer_answers_is_told_of() {
 /// A driver of one GPU that says what it is told to, as soon as it may.
 #[derive(Clone, Default)]
 struct Driver {
-    free: std::sync::Arc<std::sync::Mutex<u64>>,
-    asked: std::sync::Arc<std::sync::atomic::AtomicU64>,
+    free: Arc<Mutex<u64>>,
+    asked: Arc<AtomicU64>,
+    /// How long it takes.
+    slow_ms: Arc<AtomicU64>,
+    /// Who is asking it now, and how many were at most.
+    inside: Arc<AtomicU64>,
+    most: Arc<AtomicU64>,
 }
 
 const TOTAL: u64 = 20 << 30;
 
 impl vramfit::Probe for Driver {
     fn machine(&self) -> Result<vramfit::devices::Machine, vramfit::devices::ProbeError> {
+        let inside = self.inside.fetch_add(1, SeqCst) + 1;
+        self.most.fetch_max(inside, SeqCst);
+        let slow = Duration::from_millis(self.slow_ms.load(SeqCst));
+        std::thread::sleep(slow);
         let free = *self.free.lock().unwrap();
-        self.asked
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.asked.fetch_add(1, SeqCst);
+        self.inside.fetch_sub(1, SeqCst);
         let machine = json!({ "driver": null, "cuda": null, "notes": [], "devices": [{
             "cuda_index": 0, "nvml_index": 0, "uuid": null, "pci_id": null, "name": "card",
             "total_bytes": TOTAL, "nvml_total_bytes": null, "reserved_bytes": null,
@@ -196,31 +207,77 @@ impl vramfit::Probe for Driver {
     }
 }
 
-#[test]
-fn what_was_released_is_promised_when_the_driver_says_that_it_is_free() {
-    let driver = Driver::default();
-    *driver.free.lock().unwrap() = TOTAL - (2 << 30);
-    let gpus = vramfit::gpu_list("20GiB:cc=8.6").unwrap();
-    let mut config = vramfit_serve::Config::new(gpus);
-    config.listen.set_port(0);
-    config.models = vec![fixtures()];
-    config.probe = Some(std::sync::Arc::new(driver.clone()));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let runtime = runtime.unwrap();
-    let server = runtime
-        .block_on(vramfit_serve::Server::bind(config))
-        .unwrap();
-    let address = server.address();
-    runtime.spawn(server.run(std::future::pending()));
-    let send = |method: &str, path: &str, body: &str| {
-        let mut stream = std::net::TcpStream::connect(address).unwrap();
+/// A server over its GPU; 2 GiB are others'.
+struct Asking {
+    _runtime: tokio::runtime::Runtime,
+    address: std::net::SocketAddr,
+}
+
+impl Asking {
+    fn start(driver: &Driver) -> Asking {
+        *driver.free.lock().unwrap() = TOTAL - (2 << 30);
+        let gpus = vramfit::gpu_list("20GiB:cc=8.6").unwrap();
+        let mut config = vramfit_serve::Config::new(gpus);
+        config.listen.set_port(0);
+        config.models = vec![fixtures()];
+        config.probe = Some(Arc::new(driver.clone()));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build();
+        let runtime = runtime.unwrap();
+        let server = runtime.block_on(vramfit_serve::Server::bind(config));
+        let server = server.unwrap();
+        let address = server.address();
+        runtime.spawn(server.run(std::future::pending()));
+        Asking {
+            _runtime: runtime,
+            address,
+        }
+    }
+
+    fn send(&self, method: &str, path: &str, body: &str) -> client::Response {
+        let mut stream = std::net::TcpStream::connect(self.address).unwrap();
         let json = ["Content-Type: application/json"];
         let text = request(method, path, &json, body);
         stream.write_all(text.as_bytes()).unwrap();
         response(stream)
+    }
+}
+
+#[test]
+fn the_driver_is_asked_by_one_at_a_time() {
+    let driver = Driver::default();
+    let server = Asking::start(&driver);
+    let found =
+        json!({ "name": "m", "holder": "h", "shares": [{ "gpu": "CUDA0", "bytes": 1 << 30 }] });
+    let adopt = || {
+        let answer = server.send("POST", "/v1/ledger/adopt", &found.to_string());
+        answer.ok(201)
     };
+    driver.slow_ms.store(4000, SeqCst);
+    adopt();
+    wait_for("a look at what was found", || {
+        driver.inside.load(SeqCst) == 1
+    });
+    // More is found while it looks, for so long that a request may have it looked at again; it does not.
+    std::thread::sleep(Duration::from_millis(1500));
+    adopt();
+    let large = json!({ "model": "gemma-3-12b.Q4_K_M.gguf", "holder": "h" });
+    let two =
+        json!({ "name": "m", "holder": "h", "shares": [{ "gpu": "CUDA0", "bytes": 14u64 << 30 }] });
+    server
+        .send("POST", "/v1/ledger/adopt", &two.to_string())
+        .ok(201);
+    let refused = server.send("POST", "/v1/reservations", &large.to_string());
+    refused.refused(409, "full-now");
+    assert_eq!(driver.most.load(SeqCst), 1);
+}
+
+#[test]
+fn what_was_released_is_promised_when_the_driver_says_that_it_is_free() {
+    let driver = Driver::default();
+    let server = Asking::start(&driver);
+    let send = |method: &str, path: &str, body: &str| server.send(method, path, body);
     let sum = |field: &str| {
         send("GET", "/v1/devices", "").ok(200)["devices"][0][field]
             .as_u64()
@@ -237,7 +294,7 @@ fn what_was_released_is_promised_when_the_driver_says_that_it_is_free() {
     }
     *driver.free.lock().unwrap() = capacity - (2 << 30) - 2 * need;
     // A lease that runs out has the driver asked.
-    let asked = || driver.asked.load(std::sync::atomic::Ordering::Relaxed);
+    let asked = || driver.asked.load(SeqCst);
     let before = asked();
     let dead = json!({ "name": "dead", "holder": "dead", "lease_ms": 1, "shares": [{ "gpu": "CUDA0", "bytes": 1 }] });
     send("POST", "/v1/ledger/adopt", &dead.to_string()).ok(201);
