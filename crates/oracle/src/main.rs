@@ -7,6 +7,7 @@
 //! cargo run --release -p vramfit-oracle -- graphs            fixtures/graphs
 //! cargo run --release -p vramfit-oracle -- pool              fixtures/truth/pool-llama.cpp-v0.5.0-cuda13.tsv
 //! cargo run --release -p vramfit-oracle -- pool --kind legacy   fixtures/truth/pool-legacy-llama.cpp-v0.5.0-cuda13.tsv
+//! cargo run --release -p vramfit-oracle -- pool --kind histories   fixtures/truth/pool-histories-llama.cpp-v0.5.0-cuda13.tsv
 //! cargo run --release -p vramfit-oracle -- pool --kind tensor   fixtures/truth/pool-tensor-llama.cpp-v0.5.0-cuda13.tsv
 //! cargo run --release -p vramfit-oracle -- real-model        target/real-model: engine and estimate side by side
 //! cargo run -p vramfit-oracle -- diff [MODEL..]              random settings until stopped, engine against estimate
@@ -58,7 +59,7 @@ const USAGE: &str = "usage: oracle COMMAND
   truth [--models real|made] [--random N] [--per-model N] [--workers N] [--work DIR] [--out FILE]
                          the truth table; goes on where it stopped
   graphs [--out DIR]     the real compute graphs, node by node
-  pool [--kind vmm|legacy|tensor] [--workers N] [--known FILE] [--out FILE]
+  pool [--kind vmm|legacy|histories|tensor] [--workers N] [--known FILE] [--out FILE]
                          what ggml-cuda takes beside the buffers while it computes, with either kind of pool;
                          what the table --known has is not measured again
   real-model [--estimate PATH] [--compare no]
@@ -150,10 +151,11 @@ fn command() -> Result<i32> {
             let kind = match options.get("--kind") {
                 None | Some("vmm") => pool::Kind::Vmm,
                 Some("legacy") => pool::Kind::Legacy,
+                Some("histories") => pool::Kind::Histories,
                 Some("tensor") => pool::Kind::Tensor,
                 Some(other) => {
                     return Err(Error::new(format!(
-                        "--kind is vmm, legacy or tensor, not {other}"
+                        "--kind is vmm, legacy, histories or tensor, not {other}"
                     )));
                 }
             };

@@ -1,4 +1,6 @@
-//! `oracle pool`: what ggml-cuda takes while it computes, counted in real decodes of whole prompts.
+//! `oracle pool`: what ggml-cuda takes while it computes, counted in real decodes.
+
+mod histories;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -43,6 +45,8 @@ pub enum Kind {
     Vmm,
     /// With `cudaMalloc` alone.
     Legacy,
+    /// The same behind prompts of random lengths.
+    Histories,
     /// The VMM kind under `-sm tensor`, where every GPU computes a part of each operation.
     Tensor,
 }
@@ -53,6 +57,7 @@ impl Kind {
         match self {
             Kind::Vmm => "pool-llama.cpp-v0.5.0-cuda13.tsv",
             Kind::Legacy => "pool-legacy-llama.cpp-v0.5.0-cuda13.tsv",
+            Kind::Histories => "pool-histories-llama.cpp-v0.5.0-cuda13.tsv",
             Kind::Tensor => "pool-tensor-llama.cpp-v0.5.0-cuda13.tsv",
         }
     }
@@ -69,6 +74,12 @@ impl Kind {
                 "pool --kind legacy",
                 "no virtual memory management, so the legacy kind of pool",
                 "bytes of each GPU behind the prompt by cudaMalloc beyond llama.cpp's own buffers: the pool with cuBLAS's workspace",
+            ],
+            Kind::Histories => [
+                "pool --kind histories",
+                "no virtual memory management, so the legacy kind of pool",
+                "KEPT/LEAST bytes by cudaMalloc beyond llama.cpp's own buffers, behind all prompts: with plenty of memory, and with so \
+                 little (to a part of 64) that what is kept goes back to the driver",
             ],
             Kind::Tensor => [
                 "pool --kind tensor",
@@ -122,6 +133,7 @@ pub fn make(request: &Request) -> Result<()> {
          # made by: cargo run --release -p vramfit-oracle -- {command}\n\
          # gpus: COMPUTE_CAPABILITY*SMS of CUDA0, CUDA1, ..; each has 4 TiB, {pool} and the kit's shared memory and occupancy.\n\
          # flags: as crates/oracle/kit/README.md. --decode N: a prompt of N tokens. --embeddings: every token is an output, else the last alone.\n\
+         # --decode-before NxS,..: earlier prompts in an empty memory, N tokens of each of S sequences.\n\
          # --decode-each K: then batches of every size. --decode-seqs N: sequences side by side; such rows that differ in that alone are one figure.\n\
          # runtime: {runtime}. What the buffers themselves have grown by is not in it.\n\
          # crashed: the engine stopped while it computed (experts chosen by a kernel that never ran are read back; more tokens than positions): no truth.\n\
@@ -140,8 +152,10 @@ pub fn make(request: &Request) -> Result<()> {
 /// For each model several sequences; for each real one also every compute capability with all batch sizes, pairs
 /// of GPUs, and one token at a time. Flash attention, outputs and SM counts take turns.
 fn cases(entries: &[Entry], kind: Kind) -> Vec<Case<'_>> {
-    if kind == Kind::Tensor {
-        return tensor_cases(entries);
+    match kind {
+        Kind::Tensor => return tensor_cases(entries),
+        Kind::Histories => return histories::cases(entries),
+        Kind::Vmm | Kind::Legacy => {}
     }
     let mut cases = Vec::new();
     for (m, entry) in entries.iter().enumerate() {
@@ -302,18 +316,27 @@ impl Case<'_> {
     }
 
     fn job_line(&self, folder: &str) -> String {
+        self.job_line_within(folder, None)
+    }
+
+    /// Each GPU has so much memory, else plenty.
+    fn job_line_within(&self, folder: &str, bytes: Option<u64>) -> String {
         let vmm = match self.kind {
             Kind::Vmm | Kind::Tensor => "",
-            Kind::Legacy => ":vmm=0",
+            Kind::Legacy | Kind::Histories => ":vmm=0",
+        };
+        let (size, limit) = match bytes {
+            Some(bytes) => (bytes.to_string(), ""),
+            None => ("4TiB".to_string(), "VGPU_NO_OOM=1 "),
         };
         let gpus: Vec<String> = self
             .gpus
             .iter()
             .enumerate()
-            .map(|(i, gpu)| format!("G{i}:4TiB:{}{vmm}", gpu.replace('*', ":sms=")))
+            .map(|(i, gpu)| format!("G{i}:{size}:{}{vmm}", gpu.replace('*', ":sms=")))
             .collect();
         format!(
-            "VGPU_NO_OOM=1 VGPU={} '{folder}/{}' {} -ngl 99 --real",
+            "{limit}VGPU={} '{folder}/{}' {} -ngl 99 --real",
             gpus.join(","),
             self.entry.file,
             self.flags
@@ -366,6 +389,10 @@ fn sweep(
                 Answer::Json(json) if case.kind == Kind::Tensor && json["error"].is_string() => {
                     format!("refused: {}", json["error"])
                 }
+                Answer::Json(json) if case.kind == Kind::Histories => {
+                    histories::row(&json, case, &folder, engine, &mut jobs)
+                        .context(case.job_line(&folder))?
+                }
                 Answer::Json(json) => runtime(&json, case.kind).context(case.job_line(&folder))?,
                 Answer::Lost(reason) => {
                     jobs = engine.start_jobs()?;
@@ -415,8 +442,8 @@ fn runtime(json: &Value, kind: Kind) -> Result<String> {
         let workspace = malloc.checked_sub(own).context("malloc below the sum")?;
         match (kind, pool) {
             (Kind::Vmm | Kind::Tensor, _) => Ok(format!("{pool}/{workspace}")),
-            (Kind::Legacy, 0) => Ok(workspace.to_string()),
-            (Kind::Legacy, _) => Err(Error::new(
+            (Kind::Legacy | Kind::Histories, 0) => Ok(workspace.to_string()),
+            (Kind::Legacy | Kind::Histories, _) => Err(Error::new(
                 "memory of a VMM pool where there should be none",
             )),
         }
