@@ -333,11 +333,12 @@ impl Context<'_> {
         let layers = self.layers().map(|il| self.attention_bound(il, shape));
         let attention = layers.max().unwrap_or(0);
         let scan = self.scan_pool_bound(shape);
-        let bytes = match cuda.pool {
+        let (bytes, least_bytes) = match cuda.pool {
             PoolKind::Vmm => {
                 let matmul = cuda.pool_use_of(products, &products.nodes, Batches::UpToOwn);
                 let matmul = matmul.bytes;
-                sum([matmul, attention, scan])
+                let bytes = sum([matmul, attention, scan]);
+                (bytes, bytes)
             }
             PoolKind::Legacy => {
                 let mut asked = AnyOrder::default();
@@ -354,12 +355,15 @@ impl Context<'_> {
                     0 => BUFFERS_OF_ATTENTION,
                     _ => BUFFERS_OF_SCAN,
                 });
-                asked.bytes(attention.max(scan).max(ROWS_OF_OUTPUTS))
+                let any = attention.max(scan).max(ROWS_OF_OUTPUTS);
+                (asked.bytes(any), asked.least(any))
             }
         };
         PoolUse {
             bytes,
             kind: cuda.pool,
+            filled_bytes: bytes,
+            least_bytes,
             uses_cublas: true,
             is_bound: true,
             peak: None,

@@ -29,8 +29,14 @@ impl MemoryBytes {
 /// Modelled, not proved to the byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Runtime {
-    /// The pool of temporary buffers at its largest.
+    /// The pool of temporary buffers at its largest. Of the legacy kind: the most that it keeps behind some orders of
+    /// prompts.
     pub pool_bytes: u64,
+    /// Of the legacy kind: what it keeps where the first prompts fill the context. Else `pool_bytes`.
+    pub pool_filled_bytes: u64,
+    /// What it cannot do without: of the legacy kind it may be less, as what is kept goes back to the driver where
+    /// memory runs out. Else `pool_bytes`.
+    pub pool_least_bytes: u64,
     /// cuBLAS's workspace, once it is used.
     pub workspace_bytes: u64,
     /// With `-sm tensor`: buffers through which devices add up their results.
@@ -40,6 +46,13 @@ pub struct Runtime {
 }
 
 impl Runtime {
+    /// All of it, where there is `room_bytes` for it.
+    pub fn within(&self, room_bytes: u64) -> u64 {
+        let spare = self.pool_bytes.saturating_sub(self.pool_least_bytes);
+        let least = self.sum().saturating_sub(spare);
+        self.sum().min(room_bytes.max(least))
+    }
+
     /// All of it.
     pub fn sum(&self) -> u64 {
         self.pool_bytes

@@ -147,6 +147,10 @@ pub struct PoolPeak {
     pub kind: PoolKind,
     /// The pool, whole granules. Of the legacy kind all that it keeps, not of this operation alone.
     pub pool_bytes: u64,
+    /// Of the legacy kind: what it keeps where the first prompts fill the context. Else `pool_bytes`.
+    pub pool_filled_bytes: u64,
+    /// Of the legacy kind: what it cannot do without. Else `pool_bytes`.
+    pub pool_least_bytes: u64,
     /// cuBLAS's workspace, beside it.
     pub workspace_bytes: u64,
     /// Some of it depends on what is not known of the device.
@@ -208,6 +212,8 @@ impl PoolPeak {
                     pass,
                     kind: cuda.pool,
                     pool_bytes: runtime.pool_bytes,
+                    pool_filled_bytes: runtime.pool_filled_bytes,
+                    pool_least_bytes: runtime.pool_least_bytes,
                     workspace_bytes,
                     is_bound: runtime.is_bound,
                     at: held
@@ -219,7 +225,10 @@ impl PoolPeak {
         }
         for (device, held) in context.legacy_pool_use()? {
             if let Some(Some(peak)) = peaks.get_mut(device) {
-                (peak.pool_bytes, peak.is_bound) = (held.pool_bytes(), held.is_bound);
+                peak.pool_bytes = held.pool_bytes();
+                peak.pool_filled_bytes = held.pool_filled_bytes();
+                peak.pool_least_bytes = held.pool_least_bytes();
+                peak.is_bound = held.is_bound;
             }
         }
         Ok(peaks.into_iter().flatten().collect())

@@ -1,7 +1,7 @@
 //! What a multimodal projector takes beside the model (`tools/mtmd/clip.cpp`): every tower has weights, a scheduler
 //! and a compute buffer of its own, all on one device.
 
-use crate::legacy::Pools;
+use crate::legacy::Player;
 use crate::simulate::runtime_of;
 use crate::{EngineProfile, Error, FlashAttention, LayoutDevice, MemoryBytes, NodeRow, Runtime};
 use vramfit_arch::clip::{Modality, Projector, Tower};
@@ -227,13 +227,13 @@ fn pool_use(cuda: &Cuda, graph: &Graph, schedule: &Schedule) -> PoolUse {
     if cuda.pool == PoolKind::Vmm {
         return held;
     }
-    let mut pools = Pools::new((*cuda, BackendId(0)));
+    let mut player = Player::new((*cuda, BackendId(0)));
     let steps = Steps::default().of(graph, schedule, BackendId(0));
-    pools.compute(graph, &steps);
-    let (_, kept) = pools.held();
+    player.learn(graph, &steps);
     PoolUse {
-        bytes: kept.bytes,
-        kind: kept.kind,
-        ..held
+        uses_cublas: held.uses_cublas,
+        is_bound: held.is_bound,
+        peak: held.peak,
+        ..player.play(steps.iter().map(|step| step.kind))
     }
 }

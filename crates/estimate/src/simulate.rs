@@ -366,6 +366,8 @@ impl<'a> Context<'a> {
 pub(crate) fn runtime_of(cuda: &Cuda, pool: &PoolUse) -> Runtime {
     Runtime {
         pool_bytes: pool.pool_bytes(),
+        pool_filled_bytes: pool.pool_filled_bytes(),
+        pool_least_bytes: pool.pool_least_bytes(),
         workspace_bytes: if pool.uses_cublas {
             cuda.cublas_workspace_bytes()
         } else {

@@ -1,6 +1,6 @@
 //! From a scored candidate to the answer.
 
-use crate::fit::{Problem, Scored, required_bytes};
+use crate::fit::{Problem, Scored, runtime_bytes};
 use crate::{
     Certainty, Device, DevicePlacement, DraftPlacement, Placement, ProjectorShare, Rejected,
     Verdict, flags,
@@ -77,25 +77,29 @@ fn device_placement(
     }
     let runtime = at.and_then(|at| scored.breakdown.runtime.get(at));
     let mut is_bound = runtime.is_some_and(|r| r.is_bound);
-    placement.runtime_bytes = runtime.map_or(0, |r| r.sum());
+    let mut beside_bytes = 0u64;
     if let Some(share) = projector {
         placement.projector = share.gpu;
         placement.projector_is_guess = share.is_guess;
-        placement.runtime_bytes = placement.runtime_bytes.saturating_add(share.runtime_bytes);
+        beside_bytes = beside_bytes.saturating_add(share.runtime_bytes);
         is_bound |= share.runtime_is_bound;
     }
     if let Some((memory, runtime)) = draft {
         placement.draft = memory;
-        placement.runtime_bytes = placement.runtime_bytes.saturating_add(runtime.sum());
+        beside_bytes = beside_bytes.saturating_add(runtime.sum());
         is_bound |= runtime.is_bound;
     }
     if is_bound {
         placement.runtime_certainty = Certainty::Bound;
     }
     placement.overhead_bytes = device.overhead.bytes;
-    let required = required_bytes(device, &placement.memory, placement.runtime_bytes)
-        .saturating_add(placement.projector.sum())
-        .saturating_add(placement.draft.sum());
+    let others = [&placement.memory, &placement.projector, &placement.draft];
+    let others = others.into_iter().map(|memory| memory.sum());
+    let others = others.fold(device.overhead.bytes, u64::saturating_add);
+    let others = others.saturating_add(beside_bytes);
+    let own_bytes = runtime.map_or(0, |r| runtime_bytes(device, r, others));
+    placement.runtime_bytes = beside_bytes.saturating_add(own_bytes);
+    let required = others.saturating_add(own_bytes);
     placement.required_bytes = required;
     placement.headroom_bytes = placement.headroom_bytes.saturating_sub_unsigned(required);
     placement

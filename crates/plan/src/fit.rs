@@ -7,7 +7,7 @@ use regex::Regex;
 use std::cell::Cell;
 use vramfit_arch::{Model, TensorOverride};
 use vramfit_estimate::{
-    Breakdown, EngineProfile, Error, Layout, LayoutDevice, MemoryBytes, Refusal, RunConfig,
+    Breakdown, EngineProfile, Error, Layout, LayoutDevice, Refusal, RunConfig, Runtime,
 };
 use vramfit_ggml::BufferType;
 
@@ -131,12 +131,10 @@ pub(crate) fn layout_device(device: &Device) -> LayoutDevice {
     }
 }
 
-/// Bytes that a GPU in use takes.
-pub(crate) fn required_bytes(device: &Device, memory: &MemoryBytes, runtime_bytes: u64) -> u64 {
-    memory
-        .sum()
-        .saturating_add(runtime_bytes)
-        .saturating_add(device.overhead.bytes)
+/// What the model's runtime takes on a GPU in use where so much else is taken of it: a legacy pool keeps no more than there is
+/// room for.
+pub(crate) fn runtime_bytes(device: &Device, runtime: &Runtime, others: u64) -> u64 {
+    runtime.within(device.free_bytes.saturating_sub(others))
 }
 
 fn regex(pattern: &str) -> Option<Regex> {
@@ -298,11 +296,14 @@ impl<'a> Problem<'a> {
             else {
                 continue;
             };
-            let runtime = breakdown.runtime.get(i).map_or(0, |r| r.sum());
-            let beside = self
+            let others = self
                 .projector_bytes(&candidate.listed, device)
-                .saturating_add(of_draft(device));
-            let required_bytes = required_bytes(d, memory, runtime).saturating_add(beside);
+                .saturating_add(of_draft(device))
+                .saturating_add(memory.sum())
+                .saturating_add(d.overhead.bytes);
+            let runtime = breakdown.runtime.get(i);
+            let runtime = runtime.map_or(0, |r| runtime_bytes(d, r, others));
+            let required_bytes = others.saturating_add(runtime);
             required.push(required_bytes);
             if required_bytes > d.free_bytes {
                 let free_bytes = d.free_bytes;

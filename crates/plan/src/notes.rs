@@ -47,9 +47,9 @@ fn legacy_pool(problem: &Problem, placement: &Placement) -> Option<String> {
         return None;
     }
     Some(format!(
-        "no virtual memory management on {}: ggml-cuda's legacy kind of pool keeps single buffers, so that it depends on \
-         the order of what is computed. Shown is what prompts take that fill the context, by one sequence alone or by all side by \
-         side; other batches may take more",
+        "no virtual memory management on {}: ggml-cuda's legacy kind of pool keeps single buffers, so that what it takes \
+         depends on the order of what is computed. Shown is the most of some orders of prompts of many lengths, the context \
+         full at last; others may leave more. Where memory runs out, what is kept goes back to the driver",
         names(&legacy)
     ))
 }

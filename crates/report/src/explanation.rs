@@ -44,6 +44,13 @@ pub struct PoolReport {
     /// The legacy kind of pool, for want of virtual memory management: buffers are kept one by one.
     #[serde(default)]
     pub is_legacy: bool,
+    /// Of the legacy kind: what it keeps where the first prompts fill the context. Else `pool_bytes`.
+    #[serde(default)]
+    pub pool_filled_bytes: u64,
+    /// Of the legacy kind: what it cannot do without, as what is kept goes back to the driver where memory runs out. Else
+    /// `pool_bytes`.
+    #[serde(default)]
+    pub pool_least_bytes: u64,
     /// cuBLAS's workspace.
     pub workspace_bytes: u64,
     /// Something of the GPU is not known: not above this.
@@ -175,6 +182,8 @@ fn pool(pool: &PoolPeak, layout_devices: &[usize]) -> PoolReport {
         pass: word(pool.pass),
         pool_bytes: pool.pool_bytes,
         is_legacy: pool.kind == PoolKind::Legacy,
+        pool_filled_bytes: pool.pool_filled_bytes,
+        pool_least_bytes: pool.pool_least_bytes,
         workspace_bytes: pool.workspace_bytes,
         is_bound: pool.is_bound,
         op: at.map(|at| at.op.to_string()),

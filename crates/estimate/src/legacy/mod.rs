@@ -1,27 +1,35 @@
-//! Devices whose pool keeps single buffers: what it holds depends on the order of everything computed
-//! before. Played through are prompts that fill the context, batch by batch, then one token a sequence: once by one
-//! sequence alone, once by all of them side by side. The larger of both is what the pool holds.
+//! Devices whose pool keeps single buffers: what it keeps depends on the order of everything computed before.
 //!
-//! Modelled: shorter prompts, some of the sequences or a warm-up come to other buffers, and may come to more. A
-//! bound where a context takes too many batches to be played, or where what a batch asks for does not
+//! Several histories are played, batch by batch: prompts that fill the context at once, by one sequence alone or by all of
+//! them side by side, then prompts of many lengths before those. What the pool keeps behind the one that leaves the most is
+//! what it is shown to take. Modelled: there are orders that leave more. What it cannot do without does not depend on
+//! the order, and all it keeps beyond goes back to the driver where memory runs out.
+//!
+//! A bound where a context takes too many batches to be played, or where what a batch asks for does not
 //! follow from how full the context is.
 
+mod histories;
 mod pools;
 mod prompts;
 
 use crate::Error;
 use crate::simulate::{Context, Needs};
+use histories::{filling, mixed};
 use pools::Asked;
 use prompts::Prompts;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use vramfit_arch::Batch;
-use vramfit_ggml::cuda::{Cuda, PoolKind, PoolUse, Steps};
+use vramfit_ggml::cuda::{Cuda, PoolKind, PoolUse, StepKind, Steps};
 use vramfit_ggml::{Backend, BackendId};
 
-pub(crate) use pools::Pools;
+pub(crate) use pools::Player;
 
-/// Graphs of a prompt that are played, at most: beyond it takes seconds.
-const MOST_PLAYED: i64 = 128;
+/// Graphs of a prompt that are played, at most: beyond it takes a second.
+const MOST_PLAYED: i64 = 512;
+
+/// What a batch's operations follow from: tokens, outputs, sequences, and cells of the largest cache that it reads.
+type BatchShape = [i64; 4];
 
 impl Context<'_> {
     /// Puts what legacy pools hold in place of the most that one operation holds.
@@ -47,38 +55,52 @@ impl Context<'_> {
         let is_shared = |b: &Backend| matches!(b, Backend::Meta(_));
         let is_played = self.follows_from_filling() && prompts.iter().all(|p| self.is_played(p));
         if is_played && !self.backends.iter().any(is_shared) {
-            let plays = prompts.iter().map(|p| self.played(p));
-            let plays = plays.collect::<Result<_, _>>()?;
-            Ok(largest(plays))
+            self.played(&prompts)
         } else {
             self.in_any_order(&prompts)
         }
     }
 
     /// Batch by batch, as they come.
-    fn played(&self, prompts: &Prompts) -> Result<Vec<(usize, PoolUse)>, Error> {
-        let mut own: Vec<Pools> = self.legacy_devices().map(Pools::new).collect();
-        let (mut settled, mut steps) = (BTreeSet::new(), Steps::default());
-        let last = std::iter::once(prompts.generation());
-        for batch in prompts.batches().chain(last) {
-            let n_read = self.n_read(batch);
-            if settled.contains(&(batch.n_tokens, batch.n_outputs, n_read)) {
+    fn played(&self, prompts: &[Prompts]) -> Result<Vec<(usize, PoolUse)>, Error> {
+        let (filling, mixed) = (filling(prompts), mixed(prompts));
+        let mut players: Vec<Player> = self.legacy_devices().map(Player::new).collect();
+        let mut steps = Steps::default();
+        // of each shape of batches, what every player computes
+        let mut kinds: BTreeMap<BatchShape, Vec<Vec<StepKind>>> = BTreeMap::new();
+        for &batch in filling.iter().chain(&mixed).flatten() {
+            let Entry::Vacant(slot) = kinds.entry(self.batch_shape(batch)) else {
                 continue;
-            }
+            };
             let (built, schedule) = self.schedule(batch)?;
-            let mut grew = false;
-            for pools in &mut own {
-                let ops = steps.of(&built.graph, &schedule, pools.backend);
-                grew |= pools.compute(&built.graph, &ops);
-            }
+            let learned = players.iter_mut().map(|player| {
+                let own = steps.of(&built.graph, &schedule, player.backend);
+                player.learn(&built.graph, &own);
+                own.iter().map(|step| step.kind).collect()
+            });
+            slot.insert(learned.collect());
             built.graph.recycle();
-            // what found all it asked for finds it again, until something is put elsewhere
-            match grew {
-                true => settled.clear(),
-                false => _ = settled.insert((batch.n_tokens, batch.n_outputs, n_read)),
-            }
         }
-        Ok(own.iter().map(Pools::held).collect())
+        let held = players.iter().enumerate().map(|(i, player)| {
+            let play = |history: &Vec<Batch>| {
+                let known = history
+                    .iter()
+                    .filter_map(|&b| kinds.get(&self.batch_shape(b)));
+                player.play(known.filter_map(|of| of.get(i)).flatten().copied())
+            };
+            let most = |all: &[Vec<Batch>]| all.iter().map(play).reduce(PoolUse::max);
+            let filled = most(&filling).unwrap_or_default();
+            let most = most(&mixed).map_or(filled, |mixed| mixed.max(filled));
+            let filled_bytes = filled.bytes;
+            (
+                player.device,
+                PoolUse {
+                    filled_bytes,
+                    ..most
+                },
+            )
+        });
+        Ok(held.collect())
     }
 
     /// Never below, whatever the order: from the prompts' first batches, their last ones, and all that may lie between.
@@ -162,26 +184,14 @@ impl Context<'_> {
         n_batches.min(n_reads) <= MOST_PLAYED
     }
 
-    /// Cells of the largest cache that `batch` reads.
-    fn n_read(&self, batch: Batch) -> i64 {
-        match self.attends() {
+    fn batch_shape(&self, batch: Batch) -> BatchShape {
+        let n_read = match self.attends() {
             true => self
                 .params
                 .n_ctx_seq
                 .min(vramfit_arch::pad_256(batch.n_filled)),
             false => 0,
-        }
+        };
+        [batch.n_tokens, batch.n_outputs, batch.n_seqs, n_read]
     }
-}
-
-/// Of each device the most that it holds.
-fn largest(plays: Vec<Vec<(usize, PoolUse)>>) -> Vec<(usize, PoolUse)> {
-    let mut plays = plays.into_iter();
-    let mut most = plays.next().unwrap_or_default();
-    for play in plays {
-        for ((_, most), (_, held)) in most.iter_mut().zip(play) {
-            *most = most.max(held);
-        }
-    }
-    most
 }

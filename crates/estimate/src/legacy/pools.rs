@@ -1,13 +1,15 @@
 //! What devices' pools hold: behind operations in the order of their computing, or in any.
 
-use vramfit_ggml::cuda::{AnyOrder, Cuda, LegacyPool, PoolKind, PoolUse, Routes, Step};
+use vramfit_ggml::cuda::{
+    AnyOrder, Cuda, Demands, LegacyPool, PoolKind, PoolUse, Routes, Step, StepKind,
+};
 use vramfit_ggml::{BackendId, Graph};
 
-/// The pool of one device, or of each that it may be.
-pub(crate) struct Pools {
-    device: usize,
+/// A device, or each that it may be, and what operations take there.
+pub(crate) struct Player {
+    pub device: usize,
     pub backend: BackendId,
-    kinds: Vec<(Cuda, LegacyPool)>,
+    demands: Vec<Demands>,
 }
 
 /// What is asked for in an order that is not known.
@@ -22,44 +24,48 @@ pub(super) struct Asked {
     pub is_shared: bool,
 }
 
-fn held(bytes: u64, is_bound: bool) -> PoolUse {
-    PoolUse {
-        bytes,
-        kind: PoolKind::Legacy,
-        is_bound,
-        ..PoolUse::default()
-    }
-}
-
-impl Pools {
-    /// Empty ones. Where the number of multiprocessors is not known, one for each that there may be; and
-    /// for all ways that tokens may go to experts.
+impl Player {
+    /// Where the number of multiprocessors is not known, for each that there may be; and for all ways that
+    /// tokens may go to experts.
     pub fn new((cuda, backend): (Cuda, BackendId)) -> Self {
         let kinds = cuda.with_each_sm_count();
-        let kinds = kinds.flat_map(|cuda| Routes::ALL.map(|r| (cuda, LegacyPool::new(r))));
-        Pools {
+        let kinds = kinds.flat_map(|cuda| Routes::ALL.map(|r| Demands::new(cuda, r)));
+        Player {
             device: cuda.index,
             backend,
-            kinds: kinds.collect(),
+            demands: kinds.collect(),
         }
     }
 
-    /// Whether any of them had to grow.
-    pub fn compute(&mut self, graph: &Graph, steps: &[Step]) -> bool {
-        let mut grew = false;
-        for (cuda, pool) in &mut self.kinds {
-            let before = pool.bytes();
-            pool.compute(cuda, graph, steps);
-            grew |= pool.bytes() != before;
+    /// What `steps` of `graph` take.
+    pub fn learn(&mut self, graph: &Graph, steps: &[Step]) {
+        for demands in &mut self.demands {
+            demands.learn(graph, steps);
         }
-        grew
     }
 
-    pub fn held(&self) -> (usize, PoolUse) {
-        let largest = self.kinds.iter().map(|(_, pool)| pool.bytes()).max();
-        let is_guess = self.kinds.len() > Routes::ALL.len();
-        let is_bound = is_guess || self.kinds.iter().any(|(_, pool)| pool.is_bound());
-        (self.device, held(largest.unwrap_or(0), is_bound))
+    /// What an empty pool keeps behind steps of these kinds.
+    pub fn play(&self, steps: impl Iterator<Item = StepKind> + Clone) -> PoolUse {
+        let played = self.demands.iter().map(|demands| {
+            let mut pool = LegacyPool::default();
+            pool.compute(demands, steps.clone());
+            pool
+        });
+        let pools: Vec<LegacyPool> = played.collect();
+        let bytes = pools.iter().map(LegacyPool::bytes).max().unwrap_or(0);
+        let is_guess = self.demands.len() > Routes::ALL.len();
+        PoolUse {
+            bytes,
+            kind: PoolKind::Legacy,
+            filled_bytes: bytes,
+            least_bytes: self.least().min(bytes),
+            is_bound: is_guess || pools.iter().any(LegacyPool::is_bound),
+            ..PoolUse::default()
+        }
+    }
+
+    fn least(&self) -> u64 {
+        self.demands.iter().map(Demands::least).max().unwrap_or(0)
     }
 }
 
@@ -76,6 +82,15 @@ impl Asked {
     }
 
     pub fn held(&self) -> (usize, PoolUse) {
-        (self.device, held(self.asked.bytes(self.any_bytes), true))
+        let bytes = self.asked.bytes(self.any_bytes);
+        let held = PoolUse {
+            bytes,
+            kind: PoolKind::Legacy,
+            filled_bytes: bytes,
+            least_bytes: self.asked.least(self.any_bytes).min(bytes),
+            is_bound: true,
+            ..PoolUse::default()
+        };
+        (self.device, held)
     }
 }

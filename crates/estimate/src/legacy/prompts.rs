@@ -12,6 +12,8 @@ pub(super) struct Prompts {
     n_seqs: i64,
     /// Tokens of all sequences.
     pub n_all: i64,
+    /// Which they are a multiple of.
+    each: i64,
     /// Tokens that are handed over at once, and of these computed at once.
     n_batch: i64,
     pub n_ubatch: i64,
@@ -23,7 +25,20 @@ pub(super) struct Prompts {
     n_outputs: i64,
 }
 
+/// No more than `n_tokens`, as many of each.
+fn whole(n_tokens: i64, each: i64) -> i64 {
+    (n_tokens - n_tokens % each).max(each)
+}
+
 impl Prompts {
+    /// The same with `n_all` tokens at most.
+    pub fn of_length(self, n_all: i64) -> Self {
+        Prompts {
+            n_all: whole(n_all.min(self.n_all), self.each),
+            ..self
+        }
+    }
+
     /// The batches, in order.
     pub fn batches(self) -> impl Iterator<Item = Batch> {
         let mut n_done = 0;
@@ -101,7 +116,7 @@ impl Context<'_> {
             (false, true) => (n_seqs, n_seqs),
             (false, false) => (n_seqs, 1),
         };
-        let whole = |n_tokens: i64| (n_tokens - n_tokens % each).max(each);
+        let whole = |n_tokens: i64| whole(n_tokens, each);
         let n_batch = match takes_turns {
             true => p.n_batch.div_euclid(n_seqs).max(1),
             false => whole(p.n_batch.max(n_tokens)),
@@ -121,6 +136,7 @@ impl Context<'_> {
         Prompts {
             n_seqs: at_once,
             n_all,
+            each,
             n_batch,
             n_ubatch,
             n_streams,

@@ -57,6 +57,13 @@ fn runtime(pool: &PoolReport, style: &Style) -> String {
             mib(pool.op_bytes, 2)
         );
     }
+    if pool.is_legacy && pool.pool_least_bytes < pool.pool_bytes {
+        text += &format!(
+            "; {} MiB where the first prompts fill the context, and no less than {} MiB where memory runs out",
+            mib(pool.pool_filled_bytes, 2),
+            mib(pool.pool_least_bytes, 2)
+        );
+    }
     if pool.workspace_bytes > 0 {
         text += &format!("; cuBLAS workspace {} MiB", mib(pool.workspace_bytes, 2));
     }

@@ -83,6 +83,67 @@ impl Routes {
     pub const ALL: [Routes; 2] = [Routes::Ascending, Routes::ToOne];
 }
 
+/// What the operations of graphs take on one device, each kind of them looked at once.
+#[derive(Clone, Debug)]
+pub struct Demands {
+    cuda: Cuda,
+    routes: Routes,
+    /// By kind: what such an operation takes, one part after the other, and whether that is a bound.
+    of: Vec<Option<Vec<(Buffers, bool)>>>,
+}
+
+impl Demands {
+    /// None are known yet.
+    pub fn new(cuda: Cuda, routes: Routes) -> Demands {
+        let of = Vec::new();
+        Demands { cuda, routes, of }
+    }
+
+    /// What `steps` of `graph` take.
+    pub fn learn(&mut self, graph: &Graph, steps: &[Step]) {
+        let mut attention = Attention::new(&self.cuda);
+        for step in steps {
+            let StepKind(kind) = step.kind;
+            if self.of.len() <= kind {
+                self.of.resize(kind + 1, None);
+            }
+            let Some(slot @ None) = self.of.get_mut(kind) else {
+                continue;
+            };
+            let mut parts = Vec::new();
+            let take = |buffers: Buffers, is_bound| {
+                if !buffers.is_empty() {
+                    parts.push((buffers, is_bound));
+                }
+            };
+            let routes = self.routes;
+            operation(&self.cuda, graph, step.node, routes, &mut attention, take);
+            *slot = Some(parts);
+        }
+    }
+
+    fn of(&self, StepKind(kind): StepKind) -> &[(Buffers, bool)] {
+        self.of.get(kind).and_then(Option::as_deref).unwrap_or(&[])
+    }
+
+    /// What a pool cannot do without, in whatever order and however often these are computed, bytes.
+    ///
+    /// Where the driver has no more, everything that is kept and not in use goes back to it. What is in use then are the
+    /// other buffers of one operation, each kept for it by the largest request at the most, and what is missing is its own.
+    pub fn least(&self) -> u64 {
+        let all = self.of.iter().flatten().flatten();
+        let all = all.map(|(buffers, _)| buffers);
+        let most = |buffers: &Buffers| buffers.iter().max().unwrap_or(0);
+        let largest = new_buffer(all.clone().map(most).max().unwrap_or(0));
+        let least = |buffers: &Buffers| {
+            let others = buffers.n.saturating_sub(1) as u64;
+            let others = largest.saturating_mul(others);
+            others.saturating_add(new_buffer(most(buffers)))
+        };
+        all.map(least).max().unwrap_or(0)
+    }
+}
+
 /// A legacy pool, as full as what has been computed made it.
 #[derive(Clone, Debug, Default)]
 pub struct LegacyPool {
@@ -95,18 +156,9 @@ pub struct LegacyPool {
     settled: Vec<bool>,
     changes: u64,
     is_bound: bool,
-    routes: Routes,
 }
 
 impl LegacyPool {
-    /// An empty one.
-    pub fn new(routes: Routes) -> LegacyPool {
-        LegacyPool {
-            routes,
-            ..LegacyPool::default()
-        }
-    }
-
     /// The most that it took of the driver's memory, bytes.
     pub fn bytes(&self) -> u64 {
         self.most
@@ -117,23 +169,22 @@ impl LegacyPool {
         self.is_bound
     }
 
-    /// Computes `steps` of `graph` in order on `cuda`.
-    pub fn compute(&mut self, cuda: &Cuda, graph: &Graph, steps: &[Step]) {
-        let mut attention = Attention::new(cuda);
+    /// Computes operations of these kinds in order.
+    pub fn compute(&mut self, demands: &Demands, steps: impl IntoIterator<Item = StepKind>) {
         for step in steps {
-            if self.settled.get(step.kind) == Some(&true) {
+            let StepKind(kind) = step;
+            if self.settled.get(kind) == Some(&true) {
                 continue;
             }
-            let (before, routes) = (self.changes, self.routes);
-            let operate = |buffers, is_bound| {
+            let before = self.changes;
+            for &(buffers, is_bound) in demands.of(step) {
                 self.is_bound |= is_bound;
                 self.operate(buffers);
-            };
-            operation(cuda, graph, step.node, routes, &mut attention, operate);
+            }
             if self.changes == before {
-                let len = self.settled.len().max(step.kind + 1);
+                let len = self.settled.len().max(kind + 1);
                 self.settled.resize(len, false);
-                if let Some(settled) = self.settled.get_mut(step.kind) {
+                if let Some(settled) = self.settled.get_mut(kind) {
                     *settled = true;
                 }
             }
@@ -260,6 +311,11 @@ impl AnyOrder {
         self.at_once(sum.saturating_add(ladder(any_bytes)))
     }
 
+    /// What it cannot do without, see [`Demands::least`].
+    pub fn least(&self, any_bytes: u64) -> u64 {
+        self.at_once(new_buffer(self.largest().max(any_bytes)))
+    }
+
     fn at_once(&self, bytes: u64) -> u64 {
         bytes.saturating_mul(self.most_at_once as u64)
     }
@@ -282,17 +338,21 @@ fn ladder(bytes: u64) -> u64 {
 pub struct Step {
     /// The node.
     pub node: TensorId,
-    /// Steps of one kind take the same on every device.
-    kind: usize,
+    /// Steps of one kind take the same.
+    pub kind: StepKind,
 }
+
+/// A kind of operation, by its number in [`Steps`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct StepKind(usize);
 
 /// All that decides what an operation takes: itself, its flags, and types, elements and strides of its
 /// result and its sources.
-type Kind = (u8, Flags, [Option<(Type, [i64; 4], [u64; 4])>; 1 + SOURCES]);
+type Shapes = (u8, Flags, [Option<(Type, [i64; 4], [u64; 4])>; 1 + SOURCES]);
 
 /// Kinds of operations, over all graphs that one context computes.
 #[derive(Clone, Debug, Default)]
-pub struct Steps(BTreeMap<Kind, usize>);
+pub struct Steps(BTreeMap<Shapes, usize>);
 
 impl Steps {
     /// The steps of the splits of `backend`, in order.
@@ -324,6 +384,7 @@ impl Steps {
         }
         let next = self.0.len();
         let kind = *self.0.entry((op, t.flags, shapes)).or_insert(next);
+        let kind = StepKind(kind);
         Some(Step { node, kind })
     }
 }

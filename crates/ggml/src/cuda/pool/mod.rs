@@ -28,7 +28,7 @@ use crate::graph::Tensor;
 use crate::{BackendId, Graph, Op, Schedule, TensorId, align};
 use attention::Attention;
 
-pub use legacy::{AnyOrder, Buffers, LegacyPool, Routes, Step, Steps};
+pub use legacy::{AnyOrder, Buffers, Demands, LegacyPool, Routes, Step, StepKind, Steps};
 
 /// Granularity of the VMM pool: its size is a multiple of this.
 pub const POOL_GRANULARITY: u64 = 2 << 20;
@@ -93,6 +93,10 @@ pub struct PoolUse {
     pub bytes: u64,
     /// How they are kept.
     pub kind: PoolKind,
+    /// Of a legacy pool: what it keeps behind prompts that fill the context, before which there was nothing, bytes.
+    pub filled_bytes: u64,
+    /// Of a legacy pool: what it cannot do without, bytes. All that it keeps beyond goes back where memory runs out.
+    pub least_bytes: u64,
     /// Some operation goes through cuBLAS, whose workspace is then taken, too.
     pub uses_cublas: bool,
     /// `bytes` is a bound: how much it really is depends on what a graph does not say.
@@ -110,6 +114,22 @@ impl PoolUse {
         }
     }
 
+    /// The same of an empty pool behind prompts that fill the context: less, if buffers are kept.
+    pub fn pool_filled_bytes(&self) -> u64 {
+        match self.kind {
+            PoolKind::Vmm => self.pool_bytes(),
+            PoolKind::Legacy => self.filled_bytes,
+        }
+    }
+
+    /// What the pool cannot do without.
+    pub fn pool_least_bytes(&self) -> u64 {
+        match self.kind {
+            PoolKind::Vmm => self.pool_bytes(),
+            PoolKind::Legacy => self.least_bytes.min(self.bytes),
+        }
+    }
+
     /// The larger of two evaluations, for one pool serves them all. Its peak is that of the
     /// larger and means nothing in the other's graph.
     pub fn max(self, other: PoolUse) -> PoolUse {
@@ -122,6 +142,8 @@ impl PoolUse {
         PoolUse {
             uses_cublas: self.uses_cublas || other.uses_cublas,
             is_bound: larger.is_bound || (is_same && other.is_bound),
+            filled_bytes: self.filled_bytes.max(other.filled_bytes),
+            least_bytes: self.least_bytes.max(other.least_bytes),
             ..larger
         }
     }
