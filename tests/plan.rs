@@ -21,6 +21,7 @@ use vramfit_arch::{Model, TensorOverride};
 use vramfit_estimate::{
     Breakdown, EngineProfile, Error, FlashAttention, Layout, LayoutDevice, RunConfig,
 };
+use vramfit_ggml::cuda::PoolKind;
 use vramfit_ggml::{BufferType, ComputeCapability, Type};
 use vramfit_gguf::Header;
 use vramfit_plan::{
@@ -328,6 +329,37 @@ fn the_engine_splits_by_free_memory() {
     let case = Case::new("llama-3.1-70b.Q4_K_M", &[K80, K80], 4096).with(engine);
     let placement = check(&case, Verdict::DoesNotFit, &[41, 40], "-ngl 81");
     assert_eq!(placement.rejected[0].shortfalls.len(), 2);
+}
+
+/// The engine itself, `oracle run llama-3.1-8b.Q4_K_M.gguf -ngl 99 -c 8192 -ub 512 -fa off --n-outputs 1 --real --decode 8192`: with
+/// plenty of memory its legacy pool keeps 2,408,810,752 bytes, and on an 8 GiB GPU (`7.5:sms=28:vmm=0`), which has no room for
+/// them beside 6,282,541,440 bytes of buffers, it decodes every token: what is kept goes back to the driver.
+#[test]
+fn a_legacy_pool_keeps_no_more_than_there_is_room_for() {
+    let with = |free_bytes: u64| {
+        let mut gpu = device(free_bytes + OVERHEAD, "7.5");
+        (gpu.sm_count, gpu.pool) = (Some(28), PoolKind::Legacy);
+        let mut run = run(8192);
+        run.flash_attention = FlashAttention::Off;
+        let model = model("llama-3.1-8b.Q4_K_M");
+        plan(model, &run, &[gpu], &Policy::default(), &PROFILE).unwrap()
+    };
+    let plenty = with(64 << 30);
+    assert_eq!(plenty.devices[0].memory.sum(), 6_282_541_440);
+    assert!(plenty.devices[0].runtime_bytes >= 2_408_810_752);
+    let full = with(8 << 30);
+    assert_eq!(
+        (full.verdict, full.devices[0].layers.len()),
+        (Verdict::Fits, 33)
+    );
+    assert_eq!(full.devices[0].required_bytes, (8 << 30) + OVERHEAD);
+    // less than two of its largest buffers
+    let least = plenty.breakdown.runtime[0].pool_least_bytes;
+    let short = with(6_282_541_440 + least);
+    assert_ne!(
+        (short.verdict, short.devices[0].layers.len()),
+        (Verdict::Fits, 33)
+    );
 }
 
 #[test]

@@ -8,7 +8,10 @@
 
 mod common;
 
-use common::figures::{LEGACY_ABOVE, LEGACY_ABOVE_MIB, LEGACY_BOUNDS, VMM_ABOVE};
+use common::figures::{
+    HISTORIES_MORE, HISTORIES_PER_CENT, HISTORIES_STARVED, LEGACY_ABOVE, LEGACY_ABOVE_MIB,
+    LEGACY_BOUNDS, VMM_ABOVE,
+};
 use common::pools::{Measured, figures};
 use common::truth::{Row, Status};
 use std::collections::BTreeMap;
@@ -35,6 +38,13 @@ const LEGACY: Table = Table {
     file: "truth/pool-legacy-llama.cpp-v0.5.0-cuda13.tsv",
     kind: PoolKind::Legacy,
     ..VMM
+};
+
+const HISTORIES: Table = Table {
+    file: "truth/pool-histories-llama.cpp-v0.5.0-cuda13.tsv",
+    kind: PoolKind::Legacy,
+    least_rows: 270,
+    least_checked: 250,
 };
 
 /// The engine had no room left for the token behind the prompt, which takes a buffer more.
@@ -134,7 +144,8 @@ fn tally(table: &Table, sms_known: bool, by: Load, every: usize) -> Tally {
                 Measured::Apart([pool, workspace]) => {
                     vec![(r.pool_bytes, pool), (r.workspace_bytes, workspace)]
                 }
-                Measured::Together(both) => vec![(r.pool_bytes + r.workspace_bytes, both)],
+                // prompts that fill the context, in an empty pool
+                Measured::Together(both) => vec![(r.pool_filled_bytes + r.workspace_bytes, both)],
             };
             let is_below = pairs.iter().any(|(ours, theirs)| ours < theirs);
             let is_above = pairs.iter().any(|(ours, theirs)| ours > theirs);
@@ -272,6 +283,49 @@ fn no_figure_of_shared_out_tensors_is_below() {
     );
     // the README's words
     assert_eq!((checked, equal, median), (285, 39, 8));
+}
+
+/// Prompts of random lengths in legacy pools: what is shown is the most of some histories, and others leave more; what a pool
+/// cannot do without is with a part of 64 of what it keeps, as finely as the engine was asked.
+#[test]
+fn few_histories_leave_more_in_a_legacy_pool() {
+    let text = common::fixture(HISTORIES.file);
+    let text = std::fs::read_to_string(text).unwrap();
+    let mut checked = 0u64;
+    let (mut more, mut starved) = (Vec::new(), Vec::new());
+    for (line, measured) in figures(&text) {
+        let (row, sms) = read(line);
+        let Some(measured) = measured else { continue };
+        let model = load(&row.model, Model::load);
+        let sms: Vec<Option<u32>> = sms.iter().copied().map(Some).collect();
+        let predicted = predict(&row, HISTORIES.kind, &sms, &model);
+        let ([r], [Measured::Apart([kept, least])]) = (&predicted[..], &measured[..]) else {
+            panic!("one GPU, two figures: {line}");
+        };
+        checked += 1;
+        let shown = r.pool_bytes + r.workspace_bytes;
+        if *kept > shown {
+            let per_cent = 100 * (kept - shown) / shown.max(1);
+            more.push((per_cent, format!("{line}: {shown}")));
+        }
+        let needed = r.pool_least_bytes + r.workspace_bytes;
+        // with a part less it did not
+        if *least > needed + kept / 64 + 1 {
+            starved.push((
+                100 * (least - needed) / needed.max(1),
+                format!("{line}: {needed}"),
+            ));
+        }
+    }
+    more.sort_unstable();
+    starved.sort_unstable();
+    println!("{checked}: {more:#?} {starved:#?}");
+    assert!(checked as usize >= HISTORIES.least_checked);
+    // the README says so
+    let most = |of: &[(u64, String)]| of.last().map_or(0, |(per_cent, _)| 1 + per_cent);
+    let counts = [more.len(), starved.len()].map(|n| n as u64);
+    assert_eq!(counts, [HISTORIES_MORE, HISTORIES_STARVED]);
+    assert_eq!([most(&more), most(&starved)], HISTORIES_PER_CENT);
 }
 
 /// A batch that is played has to be one that runs: a draft's blocks are as long for each sequence.

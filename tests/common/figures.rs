@@ -26,8 +26,13 @@ pub const VMM_ABOVE: u64 = 22;
 pub const LEGACY_ABOVE: u64 = 11;
 pub const LEGACY_ABOVE_MIB: f64 = 4.1;
 pub const LEGACY_BOUNDS: u64 = 9;
+/// Of histories of prompts: after which a legacy pool keeps more than is shown, after which it cannot do without more, and by
+/// what part of it at most, per cent: it counts those, too.
+pub const HISTORIES_MORE: u64 = 7;
+pub const HISTORIES_STARVED: u64 = 1;
+pub const HISTORIES_PER_CENT: [u64; 2] = [8, 8];
 /// What is no count.
-const SETTINGS: [&str; 16] = [
+const SETTINGS: [&str; 18] = [
     // `tests/pool.rs` counts them
     "of 285 figures of real decodes on 1 to 4 GPUs none is below, 39 are equal, the median is 8 MiB above",
     "vmm=0",
@@ -45,6 +50,8 @@ const SETTINGS: [&str; 16] = [
     "phi-4",
     "DeepSeek-V4",
     "EAGLE-3",
+    "KV cache f16",
+    "contexts to 8192",
 ];
 
 fn data(path: &str) -> Vec<Vec<String>> {
@@ -164,6 +171,7 @@ fn figures_of_pools(table: &str) -> u64 {
 fn of_pools() -> Vec<Claim> {
     let vmm = figures_of_pools("truth/pool-llama.cpp-v0.5.0-cuda13.tsv");
     let legacy = figures_of_pools("truth/pool-legacy-llama.cpp-v0.5.0-cuda13.tsv");
+    let histories = figures_of_pools("truth/pool-histories-llama.cpp-v0.5.0-cuda13.tsv");
     vec![
         claim("nor the runtime pool in #", [vmm + legacy]),
         claim("of # figures of the real engine's arithmetic", [vmm]),
@@ -179,6 +187,14 @@ fn of_pools() -> Vec<Claim> {
                 LEGACY_ABOVE,
                 LEGACY_BOUNDS,
             ],
+        ),
+        claim(
+            "of # histories of prompts of random lengths # left more, by # % at most",
+            [histories, HISTORIES_MORE, HISTORIES_PER_CENT[0]],
+        ),
+        claim(
+            "it computed # of # of them with no more than that",
+            [histories - HISTORIES_STARVED, histories],
         ),
     ]
 }

@@ -11,12 +11,14 @@ const PROMPTS: u32 = 12;
 /// Its multiples, less what is whole, lie evenly between 0 and 1, however many there are: the golden ratio.
 const EVENLY: f64 = 0.618_033_988_749_894_9;
 
-/// Prompts that fill the context in an empty pool, then a token of each sequence: a history for each of `all`.
+/// Prompts that fill the context in an empty pool, then a token of each sequence: of one sequence alone, and of all of them.
 pub(super) fn filling(all: &[Prompts]) -> Vec<Vec<Batch>> {
-    all.iter().map(|&prompts| computed(prompts)).collect()
+    let (alone, together) = (all.first(), all.last().filter(|_| all.len() > 1));
+    let both = alone.into_iter().chain(together);
+    both.map(|&prompts| computed(prompts)).collect()
 }
 
-/// Prompts of many lengths, of one sequence and of all, and last those that fill the context.
+/// Prompts of many lengths, of one sequence and of several, and last those that fill the context.
 pub(super) fn mixed(all: &[Prompts]) -> Vec<Vec<Batch>> {
     let growing = all.iter().flat_map(|&whole| growing(whole)).collect();
     let mixed = (0..MIXED).map(|history| {

@@ -94,14 +94,12 @@ impl Prompts {
 }
 
 impl Context<'_> {
-    /// What fills the context: one sequence alone, and all of them side by side.
+    /// What fills the context: one sequence alone, twice as many side by side, and so on to all of them.
     pub(super) fn prompts(&self) -> Vec<Prompts> {
-        let n_seqs = self.params.n_seq_max.max(1);
-        let all_at_once = (n_seqs > 1).then(|| self.prompts_of(n_seqs));
-        [self.prompts_of(1)]
-            .into_iter()
-            .chain(all_at_once)
-            .collect()
+        let all = self.params.n_seq_max.max(1);
+        let doubled = std::iter::successors(Some(1i64), |n| n.checked_mul(2));
+        let some = doubled.take_while(|&n| n < all).chain([all]);
+        some.map(|n_seqs| self.prompts_of(n_seqs)).collect()
     }
 
     fn prompts_of(&self, n_seqs: i64) -> Prompts {
