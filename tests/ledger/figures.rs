@@ -239,6 +239,37 @@ fn what_is_loaded_while_the_driver_is_asked_hides_nobody() {
     assert_eq!(foreign(), 20 * GIB);
 }
 
+/// Two questions: what was counted for the older may be older than what the newer has shown.
+#[test]
+fn an_answer_that_was_overtaken_says_nothing_any_more() {
+    let ledger = two_of_80();
+    let figure = |i, gib: u64| Probe {
+        gpu: gpu("a", i),
+        free_bytes: gib * GIB,
+    };
+    ledger.probe(&[figure(0, 80)]).unwrap();
+    let older = ledger.state().unwrap();
+    let loaded = load(&ledger, &ask("a", &[&[10 * GIB]]).leased(1000), 0);
+    let newer = ledger.state().unwrap();
+    ledger.probe_since(&newer, &[figure(0, 50)]).unwrap();
+    let view = || ledger.gpus().unwrap()[0].clone();
+    assert_eq!(view().foreign_bytes, 20 * GIB);
+    // Of the other GPU it is the first answer.
+    let late = [figure(0, 80), figure(1, 70)];
+    let drifts = ledger.probe_since(&older, &late).unwrap();
+    assert_eq!(drifts[0].foreign_bytes, 20 * GIB);
+    assert_eq!(drifts[1].foreign_bytes, 10 * GIB);
+    assert_eq!(free(&ledger), [50 * GIB, 70 * GIB]);
+    // What a dead holder has may still be there, whatever was counted before.
+    let reaped = ledger.reap_since(&older, &late, &[], 9999).unwrap();
+    assert_eq!(reaped.released[0].id, loaded.id);
+    assert_eq!(view().foreign_bytes, 30 * GIB);
+    assert_eq!(view().unconfirmed_bytes, 10 * GIB);
+    // An answer to a question that is as new counts.
+    ledger.probe_since(&newer, &[figure(0, 60)]).unwrap();
+    assert_eq!(free(&ledger), [60 * GIB, 70 * GIB]);
+}
+
 #[test]
 fn a_lease_on_a_gpu_that_nobody_can_look_into_ends_without_a_probe() {
     let ledger = two_of_80();

@@ -32,6 +32,8 @@ pub struct Figure {
     /// Of what others are thought to hold: what came so many figures ago, as there was more than anybody in the ledger
     /// could have.
     pub came: Vec<(u32, i128)>,
+    /// How old the question was: what had happened by then.
+    pub asked: u64,
 }
 
 impl Figure {
@@ -120,6 +122,7 @@ impl Naive {
             others: 0,
             found: 0,
             came: Vec::new(),
+            asked: 0,
         };
         figure.explained.retain(|id, bytes| {
             *bytes = ran.get(id).map_or(0, |ran| *ran.min(bytes));
@@ -146,6 +149,7 @@ impl Naive {
             figure.came = older.filter(|(ago, _)| *ago < HAUNTS).collect();
             figure.came.push((0, (figure.others - last.others).max(0)));
             figure.went((last.others - figure.others).max(0));
+            figure.asked = last.asked;
         }
         let rest = self.unexplained(gpu, &figure) - figure.others;
         self.figures.insert(gpu.clone(), figure);

@@ -2,7 +2,7 @@
 //! rest.
 
 use super::{Asked, Bytes, Counted, Engine, Others, World};
-use vramfit_ledger::{GpuId, Phase, State};
+use vramfit_ledger::{Event, GpuId, Phase, State};
 
 impl World {
     /// The driver is asked, counts, answers: three moments.
@@ -12,12 +12,20 @@ impl World {
                 before: self.state(),
                 going: self.still_going(),
                 counted: None,
+                is_overtaken: false,
             }),
             Some(asked) => match &asked.counted {
                 None => Some(Asked {
                     counted: Some(self.counted()),
                     ..asked
                 }),
+                Some(counted) if asked.is_overtaken => {
+                    let now = self.state();
+                    let late = self.ledger.probe_since(&asked.before, &counted.probes);
+                    assert!(late.is_ok() && self.state() == now);
+                    self.seen.overtaken += 1;
+                    None
+                }
                 Some(counted) => {
                     self.seen.late += u64::from(asked.before != self.state());
                     self.answer(&asked.before, &asked.going, counted);
@@ -67,12 +75,29 @@ impl World {
         self.told(before, &now, going, counted);
     }
 
+    /// What was asked before and is not answered yet says nothing any more. Where nobody can know that it was asked
+    /// before, as it was of the same ledger or nothing has come of the newer answer, nobody wants to hear it.
+    fn overtake(&mut self) {
+        let figures = self.state().as_events().into_iter();
+        let asked = figures.filter_map(|event| match event {
+            Event::Figure { asked, .. } => Some(asked),
+            _ => None,
+        });
+        let oldest = asked.min().unwrap();
+        self.asked = self
+            .asked
+            .take()
+            .filter(|asked| asked.before.seq() < oldest);
+        if let Some(asked) = &mut self.asked {
+            asked.is_overtaken = true;
+        }
+    }
+
     /// What is taken beyond all that may be the ledger's, or is going, is others', and now that is known.
     pub(super) fn told(&mut self, before: &State, now: &State, then: &Bytes, counted: &Counted) {
+        self.overtake();
         self.unclear |= counted.is_unclear;
         self.was_missing = counted.is_missing;
-        // What was asked and is not answered yet is overtaken: nobody wants to hear it any more.
-        self.asked = None;
         for probe in &counted.probes {
             let gpu = &probe.gpu;
             let bytes = |state: &State, id| state.reservation(id).map_or(0, |r| r.bytes_on(gpu));

@@ -48,6 +48,8 @@ pub(crate) struct Figure {
     pub risen: FadingSum,
     /// What has been adopted since, and so was taken already.
     pub adopted: u64,
+    /// How many events there were when the driver was asked: the answer to an older question says nothing new.
+    pub asked: u64,
 }
 
 impl Figure {
@@ -63,6 +65,7 @@ impl Figure {
             others: 0,
             risen: FadingSum::default(),
             adopted: 0,
+            asked: 0,
         }
     }
 
@@ -127,6 +130,7 @@ impl Figure {
             adopted_bytes: self.adopted,
             going: self.going.parts(),
             risen: self.risen.parts(),
+            asked: self.asked,
         }
     }
 

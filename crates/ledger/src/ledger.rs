@@ -233,8 +233,8 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     /// As [`Ledger::probe`] with figures of any moment since `before`, the ledger as it was when the driver was
     /// asked. What was loaded or released in between may be in them or not, and is taken as what leaves less.
     ///
-    /// Answers come in the order of their questions: one that was asked before the last figure, and comes after it, is
-    /// older than that may be. Leave it, or ask one at a time.
+    /// The answer to an older question than that of the last figure says nothing any more: it may have been counted
+    /// before. Of two questions that were asked of the same ledger nobody knows which was first: ask one at a time.
     pub fn probe_since(&self, before: &State, probes: &[Probe]) -> Result<Vec<Drift>, Error> {
         self.transact(|state| state.probe(before, probes))
     }

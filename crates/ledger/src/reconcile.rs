@@ -80,7 +80,7 @@ impl State {
         Ok((events, drifts))
     }
 
-    /// What `probe` shows once those of `gone` are, and the event if that is news.
+    /// What `probe` shows once those of `gone` are, and the event if that is news. What is overtaken shows nothing.
     fn drift(
         &self,
         before: &State,
@@ -89,6 +89,11 @@ impl State {
     ) -> Result<(Drift, Option<Event>), Error> {
         let account = self.gpus.get(&probe.gpu);
         let account = account.ok_or_else(|| Error::UnknownGpu(probe.gpu.clone()))?;
+        if let Some(last) = &account.figure
+            && self.is_overtaken(before, &probe.gpu)
+        {
+            return Ok((last.drift(&probe.gpu, account.capacity), None));
+        }
         let is_gone = |id| gone.iter().any(|g| g.id == id);
         let here = || self.held.values().filter(|r| !is_gone(r.id));
         let mut staying = 0u128;
@@ -117,16 +122,20 @@ impl State {
             }
             None => figure.begins(held, capacity),
         }
-        let drift = Drift {
-            gpu: probe.gpu.clone(),
-            foreign_bytes: figure.foreign(capacity),
-            missing_bytes: figure.missing(capacity),
-        };
-        let event = figure.as_event(&probe.gpu);
         // What goes now changes the last figure, too.
         let goes = gone.iter().any(|r| r.bytes_on(&probe.gpu) > 0);
+        figure.asked = account.figure.as_ref().map_or(0, |last| last.asked);
         let is_news = goes || account.figure.as_ref() != Some(&figure);
-        Ok((drift, is_news.then_some(event)))
+        figure.asked = before.seq;
+        let drift = figure.drift(&probe.gpu, capacity);
+        Ok((drift, is_news.then(|| figure.as_event(&probe.gpu))))
+    }
+
+    /// Whether an answer to a newer question was there before that to the question of `before`.
+    fn is_overtaken(&self, before: &State, gpu: &GpuId) -> bool {
+        let account = self.gpus.get(gpu);
+        let last = account.and_then(|account| account.figure.as_ref());
+        last.is_some_and(|last| before.seq < last.asked)
     }
 
     /// Drops reservations whose lease has run out, together with a probe taken just before: a dead
@@ -147,7 +156,9 @@ impl State {
         };
         let lapsed = self.held.values().filter(|r| r.lapsed(now_ms));
         let (gone, kept): (Vec<_>, Vec<_>) = lapsed.partition(|r| r.shares.iter().all(probed));
-        let mut events = self.abandoned(&gone, |gpu| !is_probed(gpu));
+        let mut events = self.abandoned(&gone, |gpu| {
+            !is_probed(gpu) || self.is_overtaken(before, gpu)
+        });
         events.extend(gone.iter().map(|r| Event::Released { id: r.id }));
         for probe in probes {
             let (_, event) = self.drift(before, probe, &gone)?;
@@ -225,6 +236,16 @@ impl State {
         let running = theirs.filter(|r| r.phase != Phase::Pending && !reported(r));
         found.missing = running.map(|r| r.id).collect();
         Ok((events, found))
+    }
+}
+
+impl Figure {
+    fn drift(&self, gpu: &GpuId, capacity: u64) -> Drift {
+        Drift {
+            gpu: gpu.clone(),
+            foreign_bytes: self.foreign(capacity),
+            missing_bytes: self.missing(capacity),
+        }
     }
 }
 

@@ -118,6 +118,9 @@ pub enum Event {
         /// have been that. Not in journals of before.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         risen: Vec<Fading>,
+        /// How many events there were when the driver was asked. Not in journals of before.
+        #[serde(default)]
+        asked: u64,
     },
     /// The driver says no more of a GPU: what it said does not count any longer.
     Forgotten {
@@ -238,11 +241,13 @@ impl State {
                 adopted_bytes,
                 going,
                 risen,
+                asked,
             } => {
                 let mut figure = Figure::new(free_bytes, seen);
                 figure.unconfirmed = unconfirmed_bytes;
                 figure.going = FadingSum::new(going);
                 figure.risen = FadingSum::new(risen);
+                figure.asked = asked;
                 figure.adopted = adopted_bytes;
                 let account = self.gpus.get_mut(&gpu).ok_or("no such GPU");
                 account.map(|account| account.takes(figure, others_bytes))
