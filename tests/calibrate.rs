@@ -196,8 +196,6 @@ fn what_cuda_takes_is_measured_learned_and_used() {
         "{}",
         run.out
     );
-    let learned = " to 164.00 MiB on Tesla K80, driver 470.256.02";
-    assert!(run.out.contains(learned), "{}", run.out);
     assert_eq!(fs::read_to_string(&report).unwrap(), run.out);
     stage.assert_empty("after a run");
 
@@ -205,6 +203,21 @@ fn what_cuda_takes_is_measured_learned_and_used() {
     let json: Value = serde_json::from_str(&json).unwrap();
     let devices = json[0]["comparison"]["devices"].as_array().unwrap();
     assert_eq!(devices.len(), 2);
+    // The last batch has 508 tokens of 512, and 512 ran at three quarters of the context: what the pool may be smaller by
+    // may be CUDA's own.
+    let short = |d: &Value| {
+        let pool = d["predicted"]["pool_bytes"].as_u64().unwrap();
+        let (ran, planned) = (508 * 2044, 512 * 2048);
+        let short = (pool * (planned - ran)).div_ceil(planned);
+        assert_eq!(d["pool_short_bytes"], short);
+        short
+    };
+    let high = CONTEXT + MODULES + devices.iter().map(short).max().unwrap();
+    let learned = format!(
+        " to {:.2} MiB on Tesla K80, driver 470.256.02",
+        high as f64 / MIB as f64
+    );
+    assert!(run.out.contains(&learned), "{learned}: {}", run.out);
     for device in devices {
         assert_eq!(device["residual_bytes"], CONTEXT + MODULES);
         assert_eq!(device["buffers_agree"], true);
@@ -222,7 +235,7 @@ fn what_cuda_takes_is_measured_learned_and_used() {
     let plan: Value = serde_json::from_str(&plan.out).unwrap();
     let first = &plan["devices"][0];
     // 2 MiB for each of weights, cache, compute buffer, workspace, pool and -sm tensor's buffer
-    assert_eq!(first["overhead_bytes"], (164 + 6 * 2) * MIB);
+    assert_eq!(first["overhead_bytes"], high + 6 * 2 * MIB);
     // as if all of those that were measured had been rounded up
     let low = first["overhead_low_bytes"].as_u64().unwrap();
     assert!((164 - 8) * MIB < low && low <= 164 * MIB, "{low}");
@@ -287,7 +300,8 @@ fn nothing_is_learned_where_exact_terms_disagree() {
         run.out
     );
     assert!(
-        run.out.contains(" to 264 MiB, which is not one quantity"),
+        run.out
+            .contains("totals are outside of the predicted interval"),
         "{}",
         run.out
     );
@@ -467,7 +481,8 @@ fn whatever_ends_it_no_process_is_left_and_no_half_of_a_file() {
         stage.assert_empty("killed");
         let text = fs::read_to_string(&path).unwrap();
         let json: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(json["profiles"][0]["high_bytes"], 164 * MIB, "{text}");
+        let high = json["profiles"][0]["high_bytes"].as_u64().unwrap();
+        assert!((164 * MIB..165 * MIB).contains(&high), "{text}");
     }
     let last = fs::read_to_string(&path).unwrap();
     assert_eq!(first.lines().count(), last.lines().count());

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::reach::Reached;
 use crate::{Card, EngineKind, Expected, ExpectedDevice, Measurement, SaidBuffers, Seen};
 
 /// A total is right within this, or within a hundredth of what was measured.
@@ -46,6 +47,13 @@ pub struct DeviceComparison {
     /// Of what is predicted, what this run does not call for: temporary buffers of a projector that is shown no picture,
     /// or of an engine that only loads.
     pub idle_bytes: u64,
+    /// By how much the pool of this run may be smaller than the predicted one, which is that of the largest batch that may
+    /// ever run.
+    #[serde(default)]
+    pub pool_short_bytes: u64,
+    /// Why nothing is known of this run's largest batch, where that is so: then nothing is learned.
+    #[serde(default)]
+    pub unknown_batches: Option<String>,
     /// Predicted and said are the same; none where the engine does not say.
     pub buffers_agree: Option<bool>,
     /// Measured, less buffers and what computing took: what CUDA itself took.
@@ -66,6 +74,7 @@ impl Comparison {
         cards: &[Card],
         driver: &str,
     ) -> Comparison {
+        let reached = Reached::new(expected, measurement);
         let device = |(i, predicted): (usize, &ExpectedDevice)| {
             let measured = measurement.seen.get(i).copied().flatten();
             let said = measurement.said.get(i).copied().flatten();
@@ -80,6 +89,7 @@ impl Comparison {
                 card,
                 predicted,
                 idle_bytes,
+                &reached,
                 measured,
                 said,
             )
@@ -112,6 +122,7 @@ impl DeviceComparison {
         card: &str,
         predicted: &ExpectedDevice,
         idle_bytes: u64,
+        reached: &Result<Reached, String>,
         measured: Option<Seen>,
         said: Option<SaidBuffers>,
     ) -> DeviceComparison {
@@ -122,7 +133,18 @@ impl DeviceComparison {
         let measured_if_used = measured.filter(|_| predicted.is_used);
         let own = predicted.engine_bytes().saturating_sub(idle_bytes);
         let residual = measured_if_used.map(|m| less(m.peak_bytes, own));
-        let low = own.saturating_add(predicted.overhead_low_bytes);
+        // What is not computed takes nothing, and how much was computed may not be known.
+        let pool = predicted
+            .pool_bytes
+            .saturating_add(predicted.draft.runtime_bytes);
+        let computes = pool.min(predicted.runtime_bytes().saturating_sub(idle_bytes));
+        let short = match reached {
+            Ok(reached) => reached.short_of(computes),
+            Err(_) => computes,
+        };
+        let low = own
+            .saturating_sub(short)
+            .saturating_add(predicted.overhead_low_bytes);
         let high = own.saturating_add(predicted.overhead_bytes);
         let error = measured_if_used.map(|m| less(high, m.peak_bytes));
         let outside = measured_if_used.map(|m| {
@@ -139,6 +161,8 @@ impl DeviceComparison {
             measured,
             said,
             idle_bytes,
+            pool_short_bytes: short,
+            unknown_batches: reached.as_ref().err().cloned(),
             buffers_agree: said
                 .filter(|_| predicted.is_used)
                 .map(|s| s.agrees(predicted.named())),

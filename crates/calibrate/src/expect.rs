@@ -1,6 +1,7 @@
 //! What is predicted of a run, term by term.
 
 use serde::{Deserialize, Serialize};
+use vramfit::arch::ContextParams;
 use vramfit::planner::Owner;
 use vramfit::{Device, ENGINE, Error, Model, Placement};
 
@@ -32,6 +33,10 @@ pub struct Expected {
     pub flags: Vec<String>,
     /// Tokens that fill the context of one sequence.
     pub n_ctx_seq: u64,
+    /// Tokens that a server's slot takes when every slot is filled at once: less where slots share one cache, and never
+    /// more than the model was trained for.
+    #[serde(default)]
+    pub n_ctx_slot: u64,
     /// Tokens computed at once.
     pub n_ubatch: u64,
     /// Sequences at once.
@@ -177,6 +182,7 @@ impl Expected {
             build: ENGINE.name.to_string(),
             flags,
             n_ctx_seq: count(params.n_ctx_seq),
+            n_ctx_slot: count(slot_tokens(params, model.hparams.n_ctx_train)),
             n_ubatch: count(params.n_ubatch),
             n_seq: count(params.n_seq_max).max(1),
             n_vocab: count(model.hparams.n_vocab),
@@ -279,6 +285,17 @@ fn steps(plan: &Plan<'_>, devices: &[ExpectedDevice]) -> Result<Vec<Step>, Error
         }
     }
     Ok(steps)
+}
+
+/// Slots that share one cache fill it together; llama-server caps each at the context the model was trained for.
+fn slot_tokens(params: &ContextParams, n_ctx_train: i64) -> i64 {
+    let n_seq = params.n_seq_max.max(1);
+    let share = match params.kv_unified {
+        true => params.n_ctx.checked_div(n_seq).unwrap_or(params.n_ctx),
+        false => params.n_ctx_seq,
+    };
+    let trained = if n_ctx_train > 0 { n_ctx_train } else { share };
+    share.min(params.n_ctx_seq).min(trained)
 }
 
 fn count(n: i64) -> u64 {

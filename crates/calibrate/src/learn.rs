@@ -34,11 +34,13 @@ pub fn learn(comparisons: &[Comparison]) -> (Vec<Profile>, Vec<Refusal>) {
     let mut residuals: BTreeMap<[&str; 3], Vec<[u64; 2]>> = BTreeMap::new();
     for comparison in comparisons {
         for device in comparison.devices.iter().filter(|d| d.predicted.is_used) {
-            match residual(device) {
+            match residual(device).and_then(|bytes| of_right_run(comparison, bytes)) {
                 Ok(bytes) => {
                     let key = [&*device.card, &*comparison.driver, &*comparison.build];
                     let least = bytes.saturating_sub(device.predicted.rounding_bytes);
-                    residuals.entry(key).or_default().push([least, bytes]);
+                    // What the pool was smaller by was CUDA's own.
+                    let most = bytes.saturating_add(device.pool_short_bytes);
+                    residuals.entry(key).or_default().push([least, most]);
                 }
                 Err(reason) => refusals.push(Refusal {
                     of: format!("{} on {}", comparison.model, device.id),
@@ -72,6 +74,14 @@ pub fn learn(comparisons: &[Comparison]) -> (Vec<Profile>, Vec<Refusal>) {
         });
     }
     (profiles, refusals)
+}
+
+/// Where one card's total is wrong, no other's is to be trusted.
+fn of_right_run(comparison: &Comparison, bytes: u64) -> Result<u64, String> {
+    match comparison.is_right() {
+        true => Ok(bytes),
+        false => Err("the run's totals are outside of the predicted interval".to_string()),
+    }
 }
 
 fn residual(device: &DeviceComparison) -> Result<u64, String> {
@@ -127,6 +137,15 @@ fn residual(device: &DeviceComparison) -> Result<u64, String> {
                 .to_string(),
         );
     }
+    if let Some(reason) = &device.unknown_batches {
+        return Err(reason.clone());
+    }
+    if device.pool_short_bytes > CONSISTENT_WITHIN_BYTES {
+        return Err(format!(
+            "the prompt's batches may take {} MiB of pool less than the largest; calibrate with a smaller -c, or -fa on",
+            device.pool_short_bytes >> 20
+        ));
+    }
     match residual {
         ..=0 => Err(format!(
             "less was measured than buffers and pool alone ({} MiB)",
@@ -162,6 +181,7 @@ mod tests {
             build: "b".to_string(),
             flags: Vec::new(),
             n_ctx_seq: 64,
+            n_ctx_slot: 64,
             n_ubatch: 64,
             n_seq: 1,
             n_vocab: 10,
@@ -188,6 +208,16 @@ mod tests {
         peak_mib: u64,
         said: Option<SaidBuffers>,
     ) -> Comparison {
+        run_of(64, by, expected, peak_mib, said)
+    }
+
+    fn run_of(
+        prompt_tokens: u64,
+        by: MeasuredBy,
+        expected: &Expected,
+        peak_mib: u64,
+        said: Option<SaidBuffers>,
+    ) -> Comparison {
         let seen = |mib: u64| Seen {
             by,
             peak_bytes: mib * MIB,
@@ -198,7 +228,7 @@ mod tests {
             engine: EngineKind::LlamaServer,
             seen: vec![Some(seen(peak_mib)), Some(seen(93))],
             said: vec![said, None],
-            prompt_tokens: 1,
+            prompt_tokens,
             seconds: 1,
         };
         Comparison::new(expected, &measurement, &[], "470")
@@ -259,5 +289,54 @@ mod tests {
         let mut beside = expected();
         beside.devices[0].projector.compute_bytes = 3 * MIB;
         check(&[run(&beside, 4916, SAID)], "a draft or a projector");
+        check(
+            &[run(&good, 5110, SAID)],
+            "outside of the predicted interval",
+        );
+    }
+
+    /// The pool is of the largest batch that may run: a run that need not reach it says little of CUDA's own.
+    #[test]
+    fn nothing_is_learned_where_the_largest_batch_need_not_run() {
+        let check = |run: Comparison, words: &str| {
+            assert!(run.is_right(), "{run:?}");
+            let (profiles, refusals) = learn(&[run]);
+            assert!(profiles.is_empty(), "{profiles:?}");
+            assert!(refusals[0].to_string().contains(words), "{refusals:?}");
+        };
+        // 260 MiB of CUDA's own, and next to no pool
+        let embeddings = Expected {
+            embeddings: true,
+            ..expected()
+        };
+        check(run(&embeddings, 4780, SAID), "embeddings");
+        let several = Expected {
+            n_seq: 3,
+            ..expected()
+        };
+        check(run(&several, 4780, SAID), "-np 1");
+        let good = expected();
+        let short = |tokens| run_of(tokens, MeasuredBy::Process, &good, 4780, SAID);
+        check(short(63), "fills no batch of 64");
+        let long = Expected {
+            n_ctx_seq: 128,
+            ..expected()
+        };
+        let half = run_of(64, MeasuredBy::Process, &long, 4780, SAID);
+        check(half, "135 MiB of pool less");
+    }
+
+    /// What the pool may have been smaller by may be CUDA's own.
+    #[test]
+    fn a_prompt_that_ends_in_a_smaller_batch_leaves_an_interval() {
+        let long = Expected {
+            n_ctx_seq: 1024,
+            ..expected()
+        };
+        let (profiles, refusals) = learn(&[run_of(1020, MeasuredBy::Process, &long, 4916, SAID)]);
+        assert!(refusals.is_empty(), "{refusals:?}");
+        // 60 tokens of 64 at 1020 cells, or 64 at 960: 270 MiB less a sixteenth
+        assert_eq!(profiles[0].low_bytes, 170 * MIB);
+        assert_eq!(profiles[0].high_bytes, 170 * MIB + 270 * MIB / 16);
     }
 }

@@ -19,6 +19,7 @@ mod hold;
 mod learn;
 mod log;
 mod processes;
+mod reach;
 mod rows;
 mod text;
 mod watch;

@@ -114,6 +114,13 @@ fn predicted_text(d: &DeviceComparison) -> String {
             mib(of_projector)
         );
     }
+    if d.pool_short_bytes > 0 {
+        let short = mib(d.pool_short_bytes);
+        let _ = writeln!(
+            text,
+            "  up to {short} of the pool may not be called for by this run's batches"
+        );
+    }
     if d.idle_bytes > 0 {
         let idle = mib(d.idle_bytes);
         let _ = writeln!(

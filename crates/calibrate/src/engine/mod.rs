@@ -124,7 +124,7 @@ impl Run<'_> {
         }
         let full = match self.options.kind {
             EngineKind::Oracle => e.n_ctx_seq,
-            EngineKind::LlamaServer => e.n_ctx_seq.saturating_sub(GENERATED + 1),
+            EngineKind::LlamaServer => e.n_ctx_slot.saturating_sub(GENERATED + 1),
         };
         let most = if e.embeddings { e.n_ubatch } else { u64::MAX };
         full.min(most).max(1)
