@@ -508,7 +508,10 @@ fn without_its_holder(name: &str) {
         let has =
             |text: Vec<u8>, word: &str| text.windows(word.len()).any(|w| w == word.as_bytes());
         pids.find(|pid| {
-            has(of(pid, "cmdline"), "__calibrate-hold") && has(of(pid, "environ"), &stage.mark)
+            // not the one that is asked for its version
+            has(of(pid, "cmdline"), "__calibrate-hold")
+                && has(of(pid, "cmdline"), "--port")
+                && has(of(pid, "environ"), &stage.mark)
         })
     };
     let start = Instant::now();
@@ -517,7 +520,7 @@ fn without_its_holder(name: &str) {
             .iter()
             .any(|line| line.contains("stand_in::play"))
     };
-    while !running() {
+    while holder().is_none() || !running() {
         assert!(start.elapsed() < PATIENCE);
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -1,5 +1,6 @@
 //! Where NVML shows less: calibration still compares, says how it measured, and learns nothing from what may be another's.
 
+use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
@@ -35,6 +36,12 @@ fn figures_of_no_process_are_compared_and_not_learned() {
     check(&[("VGPU_PROCESS_MEMORY", "0")], growth, others);
     let unsupported = [("VGPU_FAIL", "nvmlDeviceGetComputeRunningProcesses:3")];
     check(&unsupported, growth, others);
+    // NVML gives up while the engine runs: what it showed before is not all of it
+    let stage = Stage::new();
+    let settings = [("VGPU_FAIL", "nvmlDeviceGetComputeRunningProcesses:999@9")];
+    let (_, out) = run_with(&stage, &settings);
+    assert!(out.contains("nothing is learned from"), "{out}");
+    assert!(!stage.path("overhead.json").exists(), "{out}");
     // a container: the ids are the host's
     check(
         &[("VGPU_PID_SHIFT", "500000")],
@@ -97,4 +104,22 @@ fn an_instance_in_mig_mode_is_measured() {
     let found = &run["comparison"]["devices"][0];
     assert_eq!(found["measured"]["by"], "process", "{found}");
     assert_eq!(found["residual_bytes"], 164 * MIB);
+}
+
+/// An engine of another build is learned of under the name that it gives itself, or as one that has none.
+#[test]
+fn another_build_is_named_as_it_names_itself() {
+    for (version, name) in [
+        (Some("6500 (3d16b29c)"), "llama.cpp 6500 (3d16b29c)"),
+        (None, "a llama.cpp that does not say its version"),
+    ] {
+        let stage = Stage::new();
+        let engine = stage.engine("old", |part| part.version = version.map(str::to_string));
+        let run = answer(&mut stage.calibrate(&["--engine", &engine]));
+        let said = format!("the engine is {name}, not the build that is planned for");
+        assert!(run.out.contains(&said), "{}", run.out);
+        let text = fs::read_to_string(stage.path("overhead.json")).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["profiles"][0]["build"], name);
+    }
 }

@@ -16,7 +16,7 @@ const VARIABLE: &str = "STAND_IN";
 const ARGUMENTS: &str = "STAND_IN_ARGUMENTS";
 
 /// What it does.
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Part {
     /// On each device: weights, caches, compute buffer, what it takes while it computes, and what no log names.
     pub devices: Vec<[u64; 5]>,
@@ -30,8 +30,25 @@ pub struct Part {
     pub projector: [u64; 2],
     /// What its arguments have to hold.
     pub arguments: Vec<String>,
+    /// What it says to `--version`.
+    pub version: Option<String>,
     /// What `CUDA_VISIBLE_DEVICES` has to be, if anything.
     pub visible: Option<String>,
+}
+
+impl Default for Part {
+    fn default() -> Part {
+        Part {
+            devices: Vec::new(),
+            fault: String::new(),
+            prompt: 0,
+            draft: Vec::new(),
+            projector: [0; 2],
+            arguments: Vec::new(),
+            version: Some("0.5.0 (build 1, commit 1a2b3c4)".to_owned()),
+            visible: None,
+        }
+    }
 }
 
 /// A script that plays `part`; below a shell that stays, if `has_shell`.
@@ -61,11 +78,17 @@ fn play() {
         return;
     };
     let part: Part = serde_json::from_str(&json).unwrap();
+    let arguments = std::env::var(ARGUMENTS).unwrap();
+    if arguments == "--version" {
+        if let Some(version) = &part.version {
+            eprintln!("version: {version}\nbuilt with GNU 14 for Linux");
+        }
+        return;
+    }
     if part.fault == "start" {
         eprintln!("error: failed to load model");
         std::process::exit(1);
     }
-    let arguments = std::env::var(ARGUMENTS).unwrap();
     let port = arguments.split(' ').skip_while(|w| *w != "--port").nth(1);
     for argument in &part.arguments {
         assert!(arguments.contains(argument), "{argument}: {arguments}");

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::build_name;
 use crate::reach::Reached;
 use crate::{Card, EngineKind, Expected, ExpectedDevice, Measurement, SaidBuffers, Seen};
 
@@ -17,6 +18,9 @@ pub struct Comparison {
     pub model: String,
     /// The build that was predicted.
     pub build: String,
+    /// The build that ran, as it says itself.
+    #[serde(default)]
+    pub ran: String,
     /// Which program ran.
     pub engine: EngineKind,
     /// The driver's version.
@@ -98,6 +102,7 @@ impl Comparison {
             schema: "vramfit-calibration/1".to_string(),
             model: expected.model.clone(),
             build: expected.build.clone(),
+            ran: build_name(measurement.version.as_deref()),
             engine: measurement.engine,
             driver: driver.to_string(),
             flags: expected.flags.clone(),

@@ -36,7 +36,7 @@ pub fn learn(comparisons: &[Comparison]) -> (Vec<Profile>, Vec<Refusal>) {
         for device in comparison.devices.iter().filter(|d| d.predicted.is_used) {
             match residual(device).and_then(|bytes| of_right_run(comparison, bytes)) {
                 Ok(bytes) => {
-                    let key = [&*device.card, &*comparison.driver, &*comparison.build];
+                    let key = [&*device.card, &*comparison.driver, &*comparison.ran];
                     let least = bytes.saturating_sub(device.predicted.rounding_bytes);
                     // What the pool was smaller by was CUDA's own.
                     let most = bytes.saturating_add(device.pool_short_bytes);
@@ -102,6 +102,12 @@ fn residual(device: &DeviceComparison) -> Result<u64, String> {
     };
     if let Some(reason) = not_its_own {
         return Err(reason.to_string());
+    }
+    if !seen.saw_the_end {
+        return Err(
+            "NVML stopped to show the engine's own memory before its prompt was computed, so that the figure is not of all of it"
+                .to_string(),
+        );
     }
     match device.buffers_agree {
         Some(true) => (),
@@ -223,10 +229,12 @@ mod tests {
             peak_bytes: mib * MIB,
             last_bytes: mib * MIB,
             samples: 9,
+            saw_the_end: true,
         };
         let measurement = Measurement {
             engine: EngineKind::LlamaServer,
             seen: vec![Some(seen(peak_mib)), Some(seen(93))],
+            version: Some("0.5.0 (build 1, commit a)".to_string()),
             said: vec![said, None],
             prompt_tokens,
             seconds: 1,
@@ -249,7 +257,7 @@ mod tests {
         assert_eq!(found, (163, 174, 3));
         assert_eq!(
             (&*only.card, &*only.driver, &*only.build),
-            ("K80", "470", "b")
+            ("K80", "470", vramfit::ENGINE.name)
         );
     }
 
@@ -324,6 +332,15 @@ mod tests {
         };
         let half = run_of(64, MeasuredBy::Process, &long, 4780, SAID);
         check(half, "135 MiB of pool less");
+    }
+
+    /// A profile is of the build that ran.
+    #[test]
+    fn another_build_is_not_learned_as_the_modelled_one() {
+        let mut run = run(&expected(), 4916, SAID);
+        run.ran = "llama.cpp 6500 (3d16b29c)".to_string();
+        let (profiles, _) = learn(&[run]);
+        assert_eq!(profiles[0].build, "llama.cpp 6500 (3d16b29c)");
     }
 
     /// What the pool may have been smaller by may be CUDA's own.

@@ -71,6 +71,7 @@ mod tests {
         let measurement = Measurement {
             engine: EngineKind::LlamaServer,
             seen: Vec::new(),
+            version: None,
             said: Vec::new(),
             prompt_tokens,
             seconds: 1,

@@ -39,6 +39,13 @@ pub fn comparison_text(c: &Comparison) -> String {
         c.seconds,
         c.flags.join(" ")
     );
+    if c.ran != c.build {
+        let _ = writeln!(
+            text,
+            "the engine is {}, not the build that is planned for; what is learned is learned of it\n",
+            c.ran
+        );
+    }
     let columns = ["MiB", "weights", "KV", "compute", "pool", "CUDA", "total"];
     text += &line(columns.map(str::to_string));
     for d in &c.devices {

@@ -42,11 +42,14 @@ pub struct Seen {
     pub last_bytes: u64,
     /// Samples in which there was any.
     pub samples: u64,
+    /// One of them was taken when the prompt had been computed.
+    #[serde(default)]
+    pub saw_the_end: bool,
 }
 
 /// One card's samples, by each way of measuring.
 #[derive(Clone, Copy, Default)]
-struct Samples([Option<Seen>; 3]);
+struct Samples([Option<(Seen, Instant)>; 3]);
 
 const WAYS: [MeasuredBy; 3] = [
     MeasuredBy::Process,
@@ -57,18 +60,22 @@ const WAYS: [MeasuredBy; 3] = [
 impl Samples {
     fn add(&mut self, by: MeasuredBy, bytes: u64) {
         let slot = &mut self.0[by as usize];
-        let before = slot.map_or(0, |seen| seen.peak_bytes);
-        let samples = slot.map_or(0, |seen| seen.samples);
-        *slot = Some(Seen {
+        let before = slot.map_or(0, |(seen, _)| seen.peak_bytes);
+        let samples = slot.map_or(0, |(seen, _)| seen.samples);
+        let seen = Seen {
             by,
             peak_bytes: before.max(bytes),
             last_bytes: bytes,
             samples: samples + 1,
-        });
+            saw_the_end: false,
+        };
+        *slot = Some((seen, Instant::now()));
     }
 
-    fn best(&self) -> Option<Seen> {
-        WAYS.iter().find_map(|&by| self.0[by as usize])
+    fn best(&self, computed: Instant) -> Option<Seen> {
+        let (mut seen, last) = WAYS.iter().find_map(|&by| self.0[by as usize])?;
+        seen.saw_the_end = last >= computed;
+        Some(seen)
     }
 }
 
@@ -94,10 +101,13 @@ impl Watch {
         }
     }
 
-    /// What was seen on each card up to now.
-    pub fn seen(&self) -> Vec<Option<Seen>> {
+    /// What was seen on each card up to now; the prompt had been computed at `computed`.
+    pub fn seen(&self, computed: Instant) -> Vec<Option<Seen>> {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        samples.iter().map(Samples::best).collect()
+        samples
+            .iter()
+            .map(|of_card| of_card.best(computed))
+            .collect()
     }
 }
 
@@ -231,4 +241,27 @@ fn sample(
         found.push((MeasuredBy::Growth, used - before));
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A figure of before the prompt's end is not of all that it took.
+    #[test]
+    fn a_way_that_stopped_before_the_end_is_told() {
+        let mut samples = Samples::default();
+        let start = Instant::now();
+        samples.add(MeasuredBy::Process, 5);
+        thread::sleep(Duration::from_millis(2));
+        let computed = Instant::now();
+        samples.add(MeasuredBy::Growth, 9);
+        let seen = samples.best(computed).unwrap();
+        let found = (seen.by, seen.peak_bytes, seen.saw_the_end);
+        assert_eq!(found, (MeasuredBy::Process, 5, false));
+        assert!(samples.best(start).unwrap().saw_the_end);
+        samples.add(MeasuredBy::Process, 7);
+        let seen = samples.best(computed).unwrap();
+        assert!(seen.saw_the_end && seen.peak_bytes == 7);
+    }
 }

@@ -2,7 +2,9 @@
 
 mod oracle;
 mod server;
+mod version;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
@@ -15,6 +17,8 @@ use crate::hold::Held;
 use crate::log::SaidBuffers;
 use crate::watch::{Seen, Watch};
 use crate::{Card, Error, Expected, io};
+
+pub(crate) use version::build_name;
 
 /// The most of a log that is read.
 const MOST_LOG: u64 = 32 << 20;
@@ -67,12 +71,23 @@ pub struct Measurement {
     pub engine: EngineKind,
     /// What NVML showed of each card.
     pub seen: Vec<Option<Seen>>,
+    /// What the engine says its version is; none where it says nothing.
+    #[serde(default)]
+    pub version: Option<String>,
     /// What the engine itself says of each card's buffers.
     pub said: Vec<Option<SaidBuffers>>,
     /// Tokens of the prompt, of each sequence; 0 where the engine only loaded.
     pub prompt_tokens: u64,
     /// How long it took.
     pub seconds: u64,
+}
+
+/// What an engine that has come to an end says.
+struct Ran {
+    said: BTreeMap<usize, SaidBuffers>,
+    version: Option<String>,
+    /// The prompt had been computed by then.
+    computed: Instant,
 }
 
 /// A run with its deadline.
@@ -158,16 +173,23 @@ pub fn measure(expected: &Expected, options: &Options) -> Result<Measurement, Er
         log: folder.path().join("log"),
         out: folder.path().join("out"),
     };
-    let said = match options.kind {
-        EngineKind::LlamaServer => server::run(&run, &starter)?,
+    let ran = match options.kind {
+        EngineKind::LlamaServer => {
+            let version = version::of_server(&run);
+            Ran {
+                version,
+                ..server::run(&run, &starter)?
+            }
+        }
         EngineKind::Oracle => oracle::run(&run, &starter)?,
     };
-    let seen = run.watch.seen();
+    let seen = run.watch.seen(ran.computed);
     let n = options.cards.len();
     Ok(Measurement {
         engine: options.kind,
         seen,
-        said: (0..n).map(|i| said.get(&i).copied()).collect(),
+        version: ran.version,
+        said: (0..n).map(|i| ran.said.get(&i).copied()).collect(),
         prompt_tokens: run.prompt_tokens(),
         seconds: start.elapsed().as_secs(),
     })

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{LAST_LOOK, Run, read};
+use super::{LAST_LOOK, Ran, Run, read};
 use crate::allocate::{Step, What};
 use crate::log::SaidBuffers;
 use crate::watch::Starter;
@@ -14,7 +14,7 @@ use crate::{Error, Expected};
 
 const PERIOD: Duration = Duration::from_millis(100);
 
-pub fn run(run: &Run, starter: &Starter) -> Result<BTreeMap<usize, SaidBuffers>, Error> {
+pub fn run(run: &Run, starter: &Starter) -> Result<Ran, Error> {
     let mut arguments: Vec<OsString> = vec![run.expected.model.clone().into()];
     let flags = flags(&run.expected.flags).map_err(Error::Engine)?;
     arguments.extend(flags.iter().map(OsString::from));
@@ -41,6 +41,9 @@ pub fn run(run: &Run, starter: &Starter) -> Result<BTreeMap<usize, SaidBuffers>,
             break how.to_string();
         }
     };
+    // It lingers so long when it has decoded.
+    let computed = Instant::now().checked_sub(LAST_LOOK);
+    let computed = computed.unwrap_or_else(Instant::now);
     let out = read(&run.out)?;
     let json: Value = serde_json::from_str(out.trim()).unwrap_or_default();
     let has_decoded = json.pointer("/result/decode/rc") == Some(&Value::from(0));
@@ -61,7 +64,12 @@ pub fn run(run: &Run, starter: &Starter) -> Result<BTreeMap<usize, SaidBuffers>,
     if has_adapters {
         add_adapters(&mut all, &json, run.expected);
     }
-    Ok(all)
+    let version = json.pointer("/engine/llama").and_then(Value::as_str);
+    Ok(Ran {
+        said: all,
+        version: version.map(str::to_string),
+        computed,
+    })
 }
 
 /// By the flag that makes the kit's program count outputs as llama-server does.

@@ -1,17 +1,16 @@
 //! llama-server: health, a full prompt for each slot, some tokens.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::TcpListener;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use ureq::Agent;
 
-use super::{GENERATED, LAST_LOOK, Run, read};
+use super::{GENERATED, LAST_LOOK, Ran, Run, read};
 use crate::hold::Held;
-use crate::log::{SaidBuffers, said_buffers};
+use crate::log::said_buffers;
 use crate::watch::Starter;
 use crate::{Error, io};
 
@@ -20,7 +19,7 @@ const PERIOD: Duration = Duration::from_millis(50);
 /// Of an answer.
 const MOST_ANSWER: u64 = 16 << 20;
 
-pub fn run(run: &Run, starter: &Starter) -> Result<BTreeMap<usize, SaidBuffers>, Error> {
+pub fn run(run: &Run, starter: &Starter) -> Result<Ran, Error> {
     let port = free_port()?;
     let mut arguments: Vec<OsString> = vec!["-m".into(), run.expected.model.clone().into()];
     arguments.extend(run.expected.flags.iter().map(OsString::from));
@@ -34,9 +33,14 @@ pub fn run(run: &Run, starter: &Starter) -> Result<BTreeMap<usize, SaidBuffers>,
         Some(how) => run.failed(&format!("ended {how} while it computed")),
         None => error,
     })?;
+    let computed = Instant::now();
     thread::sleep(LAST_LOOK);
     let log = read(&run.log)?;
-    Ok(said_buffers(&log, run.expected))
+    Ok(Ran {
+        said: said_buffers(&log, run.expected),
+        version: None,
+        computed,
+    })
 }
 
 /// A port that nobody listens on now.
