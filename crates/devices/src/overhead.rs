@@ -6,14 +6,16 @@
 //! 256 on an RTX 3090 (82), 392 on an RTX 4090 (128), 555 on an RTX PRO 6000 (188), that is about
 //! 3 MiB an SM and 8 more. Modules and cuBLAS come on top: 64 to 76 MiB on the two cards where
 //! llama.cpp's whole remainder is known (RTX 4090: 456, K80: 169). The 96 covers both with a few MiB to spare.
-//! With no SM count the default is 512 MiB, the line's value at 139 SMs (Ollama has long held back
-//! 457 MiB for any card). The figures and where they were found are `observations.tsv`; the tests
+//! With no SM count it is the line's value at the largest card of the catalogue with that compute capability, or of all where
+//! none has it, and 512 MiB at least (Ollama has long held back 457 MiB for any card). The figures and where they were found are `observations.tsv`; the tests
 //! hold the default above each of them. [`Profiles`](crate::Profiles) of a calibration go before these.
 //!
 //! Every figure is an interval. Plans reckon with its upper end; the lower end of a default is a bare
 //! context, a tenth below the line.
 
 use vramfit_ggml::ComputeCapability;
+
+use crate::catalogue::catalogue;
 
 const MIB: u64 = 1 << 20;
 /// Kepler's K80, the one card measured to the end, and the least default for any card.
@@ -23,6 +25,10 @@ const K80_BYTES: u64 = 169 * MIB;
 const K80_LOW_BYTES: u64 = 163 * MIB;
 /// The smallest context on record, the K80's.
 const LEAST_CONTEXT_BYTES: u64 = 93 * MIB;
+/// The line's value at 139 SMs: of a card given by its size alone the compute capability is an assumption, too.
+const LEAST_UNKNOWN_BYTES: u64 = 512 * MIB;
+/// More than on any chip on record.
+const MOST_SMS: u32 = 192;
 const K80_CAPABILITY: ComputeCapability = ComputeCapability::new(3, 7);
 
 /// What a figure stands on.
@@ -68,20 +74,33 @@ pub fn overhead(capability: ComputeCapability, sm_count: Option<u32>) -> Figure 
             source: "no profile of this card: 169 MiB at most, as measured on the K80, which has its compute capability",
         };
     }
+    let line = |sms: u32| (96 * MIB + 3 * MIB * u64::from(sms)).max(K80_BYTES);
     match sm_count {
         Some(sms) => Figure {
-            bytes: (96 * MIB + 3 * MIB * u64::from(sms)).max(K80_BYTES),
+            bytes: line(sms),
             low_bytes: context(capability, sm_count).low_bytes,
             basis: Basis::Default,
             source: "no profile of this card: 96 MiB + 3 MiB an SM at most, at least 169 MiB, fitted over published RTX 3090, 4060 Ti, 4090 and PRO 6000 figures",
         },
         None => Figure {
-            bytes: 512 * MIB,
+            bytes: line(most_sms(capability)).max(LEAST_UNKNOWN_BYTES),
             low_bytes: LEAST_CONTEXT_BYTES,
             basis: Basis::Default,
-            source: "no profile of this card: 512 MiB at most where the SM count is not known",
+            source: "no profile of this card: 96 MiB + 3 MiB an SM of the largest card known of its compute capability, at least 512 MiB, as the SM count is not known",
         },
     }
+}
+
+/// Of the largest card on record with that compute capability, or of all where none has it.
+fn most_sms(capability: ComputeCapability) -> u32 {
+    let most = |is_alike: &dyn Fn(ComputeCapability) -> bool| {
+        let cards = catalogue().iter();
+        let alike = cards.filter(|card| is_alike(card.compute_capability));
+        alike.filter_map(|card| card.sm_count).max()
+    };
+    most(&|known| known == capability)
+        .or_else(|| most(&|_| true))
+        .unwrap_or(MOST_SMS)
 }
 
 /// CUDA's context alone, which a program that asks for free memory has made by then: the line through
@@ -95,7 +114,7 @@ pub fn context(capability: ComputeCapability, sm_count: Option<u32>) -> Figure {
             source: "K80, driver 470, CUDA 11.4: nvidia-smi of a process with nothing but a context",
         };
     }
-    let bytes = 8 * MIB + 3 * MIB * u64::from(sm_count.unwrap_or(139));
+    let bytes = 8 * MIB + 3 * MIB * u64::from(sm_count.unwrap_or_else(|| most_sms(capability)));
     Figure {
         bytes,
         low_bytes: bytes / 10 * 9,
@@ -172,6 +191,21 @@ mod tests {
         }
     }
 
+    /// Not knowing the SM count must not come out below what was seen on any card of that compute capability.
+    #[test]
+    fn without_an_sm_count_no_published_figure_is_above_the_allowance() {
+        for row in data_rows(OBSERVATIONS) {
+            let fields: Vec<&str> = row.split('\t').collect();
+            let known = find_card(fields[0]).unwrap().card;
+            let seen = fields[2].parse::<u64>().unwrap() * MIB;
+            let rest = if fields[1] == "context" { 64 * MIB } else { 0 };
+            let allowed = overhead(known.compute_capability, None).bytes;
+            assert!(seen + rest <= allowed, "{row}");
+            // nor where the compute capability is a newer one
+            assert!(seen + rest <= overhead(ComputeCapability::new(19, 0), None).bytes);
+        }
+    }
+
     #[test]
     fn figures_say_how_sure_they_are() {
         let check = |card: &str, mib: u64, basis: Basis| {
@@ -185,7 +219,8 @@ mod tests {
         check("rtx3060", 180, Basis::Default);
         check("rtx4090", 480, Basis::Default);
         check("h100", 492, Basis::Default);
-        check("b100", 512, Basis::Default);
+        // its SMs are not on record: as many as a GB200 has, 152
+        check("b100", 552, Basis::Default);
     }
 
     #[test]
