@@ -123,3 +123,29 @@ fn another_build_is_named_as_it_names_itself() {
         assert_eq!(json["profiles"][0]["build"], name);
     }
 }
+
+/// An hour of measuring is not lost to what goes wrong behind it, and what cannot come right is told before.
+#[test]
+fn what_goes_wrong_late_loses_nothing() {
+    let stage = Stage::new();
+    let engine = stage.engine("llama-server", |_| ());
+    let broken = stage.path("broken.gguf");
+    fs::write(&broken, "GGUF, but for the rest of it").unwrap();
+    let report = stage.path("report.txt");
+    let mut run = stage.calibrate(&["--engine", &engine, "--report", report.to_str().unwrap()]);
+    let run = answer(run.arg(&broken));
+    assert_eq!(run.code, Some(1), "{}{}", run.out, run.err);
+    assert!(run.out.contains("broken.gguf: "), "{}", run.out);
+    assert!(run.out.contains("learned: CUDA takes"), "{}", run.out);
+    assert_eq!(fs::read_to_string(&report).unwrap(), run.out);
+    let json = fs::read_to_string(stage.path("report.txt.json")).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert!(json[0]["comparison"].is_object() && json[1]["error"].is_string());
+
+    // a folder that cannot be made: nothing is started
+    let nowhere = broken.join("profiles.json");
+    let mut run = stage.calibrate(&["--engine", "/no/such/engine"]);
+    let run = answer(run.arg("--profile").arg(&nowhere));
+    assert_eq!(run.code, Some(2), "{}", run.out);
+    assert!(run.err.contains("broken.gguf"), "{}", run.err);
+}

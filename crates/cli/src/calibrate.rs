@@ -112,24 +112,33 @@ pub fn run(matches: &ArgMatches) -> Result<Exit, String> {
         }
         _ => None,
     };
-    // A damaged file is told before an hour of measuring.
+    // A damaged file, or a place that nothing can be put in, is told before an hour of measuring.
     if let Some(path) = profiles {
         Profiles::read_if_there(path).map_err(|e| e.to_string())?;
+        can_be_written(path)?;
     }
     let mut results = Results {
         all_right: true,
         ..Results::default()
     };
-    for path in &inputs(&low.models)?.models {
-        one(
+    let models = inputs(&low.models)?.models;
+    for path in &models {
+        let done = one(
             path,
             &settings,
             &request,
             &bench,
             &mut results,
             &mut printer,
-        )?;
+        );
+        // One model that cannot be planned for does not lose what was measured of the others.
+        match done {
+            Err(error) if models.len() > 1 => not_planned(&error, &mut results, &mut printer)?,
+            done => done?,
+        }
     }
+    // Before anything is learned: what was measured is kept, whatever comes.
+    write_out(&request, &results)?;
     if let Some(path) = profiles {
         let text = learned(&results.comparisons, path)?;
         if !printer.json {
@@ -137,10 +146,43 @@ pub fn run(matches: &ArgMatches) -> Result<Exit, String> {
         }
         results.text += &text;
     }
-    write_out(&request, &results)?;
+    if let Some(path) = &request.report
+        && (profiles.is_some() || !is_file(path))
+    {
+        write_report(path, &results)?;
+    }
     Ok(match results.all_right {
         true => Exit::Fits,
         false => Exit::DoesNotFit,
+    })
+}
+
+/// A model's line where it could not be planned for.
+fn not_planned(error: &str, results: &mut Results, printer: &mut Printer) -> Result<(), String> {
+    let text = format!("{}\n\n", one_line(error));
+    let document = serde_json::json!({"schema": "vramfit-calibration/1", "error": error});
+    match printer.json {
+        true => printer.json(&document, true)?,
+        false => printer.print(&text)?,
+    }
+    results.text += &text;
+    results.documents.push(document);
+    results.all_right = false;
+    Ok(())
+}
+
+/// Tries the folder of a file that is written last.
+fn can_be_written(path: &Path) -> Result<(), String> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let tried = std::fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder));
+    tried.map(drop).map_err(|error| {
+        format!(
+            "{}: {error}; what is learned could not be kept there: name another file (--profile FILE) or say --no-learn",
+            one_line(&folder.to_string_lossy())
+        )
     })
 }
 
@@ -367,30 +409,41 @@ fn learned(comparisons: &[Comparison], path: &Path) -> Result<String, String> {
 }
 
 fn write_out(request: &Request, results: &Results) -> Result<(), String> {
-    if let Some(path) = &request.report {
-        let json = serde_json::to_string_pretty(&results.documents).map_err(|e| e.to_string())?;
-        let is_json = path.extension().is_some_and(|e| e == "json");
-        let (text_path, json_path) = match is_json {
-            true => (path.with_extension("txt"), path.clone()),
-            false => {
-                let mut beside = path.clone().into_os_string();
-                beside.push(".json");
-                (path.clone(), beside.into())
-            }
-        };
-        // Beside a pipe or a device there is no place for the other one.
-        let is_file = std::fs::metadata(path).map_or(true, |found| found.is_file());
-        if is_file || !is_json {
-            put(&text_path, &results.text)?;
-        }
-        if is_file || is_json {
-            put(&json_path, &format!("{json}\n"))?;
-        }
+    // A pipe takes one report, at the end.
+    if let Some(path) = request.report.as_deref().filter(|path| is_file(path)) {
+        write_report(path, results)?;
     }
     match &request.rows {
         Some(path) => put(path, &rows(&results.comparisons)),
         None => Ok(()),
     }
+}
+
+/// It is one, or will be.
+fn is_file(path: &Path) -> bool {
+    std::fs::metadata(path).map_or(true, |found| found.is_file())
+}
+
+fn write_report(path: &Path, results: &Results) -> Result<(), String> {
+    let json = serde_json::to_string_pretty(&results.documents).map_err(|e| e.to_string())?;
+    let is_json = path.extension().is_some_and(|e| e == "json");
+    let (text_path, json_path) = match is_json {
+        true => (path.with_extension("txt"), path.to_path_buf()),
+        false => {
+            let mut beside = path.to_path_buf().into_os_string();
+            beside.push(".json");
+            (path.to_path_buf(), beside.into())
+        }
+    };
+    // Beside a pipe or a device there is no place for the other one.
+    let is_file = is_file(path);
+    if is_file || !is_json {
+        put(&text_path, &results.text)?;
+    }
+    if is_file || is_json {
+        put(&json_path, &format!("{json}\n"))?;
+    }
+    Ok(())
 }
 
 fn put(path: &Path, text: &str) -> Result<(), String> {
