@@ -12,8 +12,8 @@ pub enum Error {
     FullNow(Box<Decision>),
     /// As [`Error::FullNow`], but reservations are still starting or leaving: retry when they have.
     #[error(
-        "no room for {} while {} reservations start or leave: retry after{}",
-        .decision.model, .pending.len(), .decision.shortest()
+        "no room for {} while {} still to start or leave: retry then{}",
+        .decision.model, are(.pending), .decision.shortest()
     )]
     FullPending {
         /// Those that start or leave on the hosts that were asked for.
@@ -77,7 +77,7 @@ pub enum Error {
         short: Vec<Shortfall>,
     },
     /// It cannot have been loaded: what it is to replace has not been released.
-    #[error("{id} waits for {} reservations that are to leave first", .leaving.len())]
+    #[error("{id} waits: {} to leave first: unload, release, then commit", are(.leaving))]
     Waits {
         /// The reservation, which stays as it was.
         id: ReservationId,
@@ -100,6 +100,14 @@ pub enum Error {
     Store(#[from] StoreError),
 }
 
+/// So many that a sentence is about.
+fn are(reservations: &[ReservationId]) -> String {
+    match reservations {
+        [one] => format!("{one} is"),
+        more => format!("{} reservations are", more.len()),
+    }
+}
+
 /// What a store can answer instead of doing it.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -119,4 +127,24 @@ pub enum StoreError {
     /// journal again before it decides anything else.
     #[error("the store failed: {0}")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_and_several_are_sentences() {
+        let waits = |leaving: &[u64]| {
+            let leaving = leaving.iter().map(|&n| ReservationId(n)).collect();
+            let id = ReservationId(9);
+            Error::Waits { id, leaving }.to_string()
+        };
+        let then = "to leave first: unload, release, then commit";
+        assert_eq!(waits(&[3]), format!("#9 waits: #3 is {then}"));
+        assert_eq!(
+            waits(&[3, 4]),
+            format!("#9 waits: 2 reservations are {then}")
+        );
+    }
 }
