@@ -149,3 +149,12 @@ fn what_goes_wrong_late_loses_nothing() {
     assert_eq!(run.code, Some(2), "{}", run.out);
     assert!(run.err.contains("broken.gguf"), "{}", run.err);
 }
+
+#[test]
+fn a_probe_that_hangs_is_waited_for_as_long_as_is_said() {
+    let stage = Stage::new();
+    let mut run = stage.calibrate(&["--allocate", "--probe-timeout", "1"]);
+    let run = answer(run.env("VGPU_HANG", "cuInit"));
+    assert_eq!(run.code, Some(2), "{}", run.out);
+    assert!(run.err.contains("within 1"), "{}", run.err);
+}

@@ -6,8 +6,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 use serde::Serialize;
 use vramfit::devices::{
-    DEFAULT_TIMEOUT, Machine, Note, ProbedDevice, Profiles, ROUNDING_BYTES, format_bytes,
-    write_whole,
+    Machine, Note, ProbedDevice, Profiles, ROUNDING_BYTES, format_bytes, write_whole,
 };
 use vramfit::report::one_line;
 use vramfit::{ComputeCapability, Device, Probe};
@@ -99,9 +98,10 @@ pub fn run(matches: &ArgMatches) -> Result<Exit, String> {
     }
     let request = Request::new(matches, &low)?;
     let mut printer = Printer::new(&low, &env)?;
-    let machine = machine(None)?;
+    let timeout = probe::timeout(&low)?;
+    let machine = machine(None, timeout)?;
     let settings = Settings::new(&low)?;
-    let bench = Bench::new(&settings, machine)?;
+    let bench = Bench::new(&settings, machine, timeout)?;
     let profiles = match (&low.profiles, request.learns && request.program.is_some()) {
         (Some((path, _)), true) => Some(path.as_path()),
         (None, true) => {
@@ -196,8 +196,8 @@ struct Bench {
 }
 
 /// This machine's GPUs, or those of `CUDA_VISIBLE_DEVICES`.
-fn machine(visible: Option<&str>) -> Result<Machine, String> {
-    let mut probe = probe::child(DEFAULT_TIMEOUT, false)?;
+fn machine(visible: Option<&str>, timeout: Duration) -> Result<Machine, String> {
+    let mut probe = probe::child(timeout, false)?;
     if let Some(list) = visible {
         probe = probe.env("CUDA_VISIBLE_DEVICES", list);
     }
@@ -207,13 +207,13 @@ fn machine(visible: Option<&str>) -> Result<Machine, String> {
 
 impl Bench {
     /// On `whole`, or on those of its GPUs that `--gpus` picks.
-    fn new(settings: &Settings, whole: Machine) -> Result<Bench, String> {
+    fn new(settings: &Settings, whole: Machine, timeout: Duration) -> Result<Bench, String> {
         let picked = settings.gpus.notes.iter().find_map(|note| match note {
             Note::Picked { visible } => Some(visible.clone()),
             _ => None,
         });
         let machine = match &picked {
-            Some(list) => machine(Some(list))?,
+            Some(list) => machine(Some(list), timeout)?,
             None => whole,
         };
         Ok(Bench {

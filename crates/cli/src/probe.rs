@@ -14,12 +14,16 @@ const LONGEST_SECONDS: f64 = 3600.0;
 pub fn gpus(low: &LowArgs) -> Result<GpuList, String> {
     let text = low.value("gpus").map_or("auto", |said| &said.text);
     let gpus = text.parse::<Gpus>().map_err(|e| format!("--gpus: {e}"))?;
-    let timeout = match low.value("probe-timeout") {
-        Some(said) => read_timeout(&said.text)?,
-        None => DEFAULT_TIMEOUT,
-    };
-    let probe = child(timeout, low.is_on("probe-context"))?;
+    let probe = child(timeout(low)?, low.is_on("probe-context"))?;
     gpus.resolve(&probe).map_err(|error| error.to_string())
+}
+
+/// How long a driver may take.
+pub fn timeout(low: &LowArgs) -> Result<Duration, String> {
+    match low.value("probe-timeout") {
+        Some(said) => read_timeout(&said.text),
+        None => Ok(DEFAULT_TIMEOUT),
+    }
 }
 
 /// A probe by another process of this program.

@@ -325,6 +325,9 @@ fn nonsense(profile: &Profile) -> Option<&'static str> {
     if profile.low_bytes > profile.high_bytes {
         return Some("low_bytes is above high_bytes");
     }
+    if profile.high_bytes == 0 {
+        return Some("high_bytes is 0, and CUDA takes something");
+    }
     if profile.high_bytes > MOST_OVERHEAD_BYTES {
         return Some("more than 16 GiB");
     }
@@ -460,6 +463,11 @@ mod tests {
         check(
             good.replace(&high, "\"high_bytes\": 5"),
             "low_bytes is above high_bytes",
+        );
+        let both = good.replace(&format!("{}", 170 << 20), "0");
+        check(
+            both.replace(&format!("{}", 166 << 20), "0"),
+            "high_bytes is 0",
         );
         check(
             good.replace("\"runs\": 1", "\"runs\": 1, \"more\": 1"),
