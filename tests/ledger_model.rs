@@ -145,7 +145,13 @@ impl Game {
                 .plan(&request, self.now)
                 .and_then(|p| self.ledger.take(&p, self.now)),
         };
-        let moving = self.naive.slots.iter().any(|s| s.phase != Phase::Running);
+        // A part of it fits there, if nothing else is there.
+        let smallest = ways.iter().flatten().min().unwrap();
+        let may_help = |gpu: &GpuId| i128::from(self.naive.capacity[gpu]) >= i128::from(*smallest);
+        let moving =
+            self.naive.slots.iter().any(|s| {
+                s.phase != Phase::Running && s.shares.iter().any(|(gpu, _)| may_help(gpu))
+            });
         let grant = match (answer, expected) {
             (Ok(grant), Some(price)) => {
                 let shares = plain(&grant.shares);

@@ -270,6 +270,46 @@ fn an_answer_that_was_overtaken_says_nothing_any_more() {
     assert_eq!(free(&ledger), [60 * GIB, 70 * GIB]);
 }
 
+/// The newer answer may say what the last figure did: it says it of a later moment all the same.
+#[test]
+fn an_answer_that_is_no_news_overtakes_older_ones() {
+    let mut store = Memory::new();
+    let ledger = Ledger::open(store.clone()).unwrap();
+    ledger
+        .set_gpus(&[(gpu0(), size(80 * GIB).unwrap())])
+        .unwrap();
+    let figure = |gib: u64| {
+        [Probe {
+            gpu: gpu0(),
+            free_bytes: gib * GIB,
+        }]
+    };
+    let ours = load(
+        &ledger,
+        &ask("ours", &[&[10 * GIB]]).leased(1000).staying(),
+        0,
+    );
+    ledger.probe(&figure(50)).unwrap();
+    // Others leave for a moment: 70 are counted, and the answer takes its time.
+    let older = ledger.state().unwrap();
+    ledger.renew(ours.id, 10).unwrap();
+    let newer = ledger.state().unwrap();
+    ledger.probe_since(&newer, &figure(50)).unwrap();
+    // a ledger that is opened again knows as much
+    store.compact(&ledger.state().unwrap()).unwrap();
+    let again = Ledger::open(store).unwrap();
+    for ledger in [&ledger, &again] {
+        ledger.probe_since(&older, &figure(70)).unwrap();
+        assert_eq!(free(ledger), [50 * GIB]);
+    }
+    // An idle ledger's journal does not grow with figures that say nothing new.
+    let seq = again.state().unwrap().seq();
+    for _ in 0..3 {
+        again.probe(&figure(50)).unwrap();
+    }
+    assert_eq!(again.state().unwrap().seq(), seq);
+}
+
 #[test]
 fn a_lease_on_a_gpu_that_nobody_can_look_into_ends_without_a_probe() {
     let ledger = two_of_80();
@@ -310,7 +350,7 @@ fn what_a_dead_holder_was_to_unload_gives_nothing_back_where_nobody_looks() {
         },
         |ledger| assert_eq!(ledger.expire(9 * MINUTE).unwrap().len(), 1),
     ];
-    for end in ends {
+    for (end, is_away) in ends.into_iter().flat_map(|end| [(end, false), (end, true)]) {
         let ledger = hosts(&[("a", &[80])]);
         load(&ledger, &ask("old", &[&[50 * GIB]]).leased(MINUTE), 0);
         ledger
@@ -322,7 +362,13 @@ fn what_a_dead_holder_was_to_unload_gives_nothing_back_where_nobody_looks() {
         let new = ask("new", &[&[40 * GIB]]).evicting(stale());
         let new = ledger.reserve(&new, 2 * MINUTE).unwrap();
         assert_eq!(new.evict.len(), 1);
+        // the GPU may be gone just then
+        if is_away {
+            ledger.gpu_gone(&gpu0()).unwrap();
+        }
         end(&ledger);
+        let there = [(gpu0(), size(80 * GIB).unwrap())];
+        ledger.set_gpus(&there).unwrap();
         let view = &ledger.gpus().unwrap()[0];
         assert_eq!(view.unconfirmed_bytes, 50 * GIB);
         assert_eq!((view.foreign_bytes, view.free_bytes), (70 * GIB, 0));

@@ -172,7 +172,7 @@ fn pending_reservations_count_and_are_named() {
 fn a_refusal_reserves_nothing_and_says_why() {
     let ledger = two_of_80();
     let refused = ledger.reserve(&ask("m", &[&[200 * GIB]]), 0).unwrap_err();
-    let said = "m does not fit even on empty GPUs: a/GPU-0 needs 214748364800 bytes and has room for 85899345920";
+    let said = "m does not fit even on empty GPUs: a/GPU-0 needs 204800.00 MiB and has room for 81920.00 MiB";
     assert_eq!(refused.to_string(), said);
     assert_eq!(free(&ledger), [80 * GIB, 80 * GIB]);
 }
@@ -189,4 +189,27 @@ fn the_record_of_a_grant() {
     assert_eq!(decision.after, ledger.gpus().unwrap());
     let json = serde_json::to_string(&decision).unwrap();
     assert_eq!(decision, serde_json::from_str(&json).unwrap());
+}
+
+/// What starts or leaves elsewhere makes no room here.
+#[test]
+fn only_what_may_make_room_is_waited_for() {
+    let ledger = hosts(&[("a", &[80, 8])]);
+    load(&ledger, &ask("large", &[&[70 * GIB]]), 0);
+    let starts = ledger.reserve(&ask("small", &[&[9 * GIB]]), 0).unwrap();
+    assert_eq!(on(&starts), ["GPU-0"]);
+    ledger.release(starts.id).unwrap();
+    ledger.reserve(&on_gpu1("small", 5), 0).unwrap();
+    let here = Request::new(
+        "other",
+        "loader",
+        vec![Shape::On(vec![share(gpu0(), 20 * GIB)])],
+    );
+    let refused = ledger.reserve(&here, 0);
+    assert!(matches!(refused, Err(Error::FullNow(_))), "{refused:?}");
+}
+
+fn on_gpu1(model: &str, gib: u64) -> Request {
+    let shape = Shape::On(vec![share(gpu1(), gib * GIB)]);
+    Request::new(model, "loader", vec![shape])
 }

@@ -40,10 +40,10 @@ fn an_engine_that_sleeps_may_load_again() {
         let Err(Error::FullNow(refused)) = too_much else {
             panic!("not refused");
         };
-        let kept = others.min(gib) * GIB;
+        let kept = others.min(gib) << 10;
         let why = format!(
-            "no room for new now: retry later: a/GPU-0 needs {} bytes and has room for {} \
-             ({kept} more are kept for an engine that may only sleep)",
+            "no room for new now: retry later: a/GPU-0 needs {} bytes and has room for {} bytes \
+             ({kept}.00 MiB more are kept for an engine that may only sleep)",
             left * GIB + 1,
             left * GIB,
         );

@@ -272,14 +272,14 @@ impl Account {
         }
     }
 
-    /// A reservation is gone that had so much here.
-    pub fn released(&mut self, r: &Reservation, bytes: u64) {
+    /// A reservation is gone that had so much here. Only where the GPU `is_there` it says that what was to leave has.
+    pub fn released(&mut self, r: &Reservation, bytes: u64, is_there: bool) {
         let Some(figure) = &mut self.figure else {
             return;
         };
         match r.phase {
-            Phase::Leaving => figure.leave(r.id, self.capacity),
-            Phase::Pending | Phase::Running => figure.limit(r.id, 0),
+            Phase::Leaving if is_there => figure.leave(r.id, self.capacity),
+            Phase::Leaving | Phase::Pending | Phase::Running => figure.limit(r.id, 0),
         }
         figure.going.add(bytes);
     }

@@ -4,9 +4,9 @@ use crate::request::Stale;
 use crate::{GpuId, Name, Phase, Reservation, ReservationId, State};
 use std::cmp::Reverse;
 
-/// Steps of the search before it settles for a set that may not be the fewest. Only models over
+/// Steps of all searches for one request before they settle for sets that may not be the fewest. Only models over
 /// several GPUs, many of them, can come to that.
-const MAX_TRIED: usize = 200_000;
+pub(crate) const MAX_TRIED: usize = 200_000;
 
 impl State {
     /// What may be evicted for `model`, the longest unused first.
@@ -59,10 +59,12 @@ pub(crate) fn age(r: &Reservation) -> (u64, ReservationId) {
 }
 
 /// The fewest of `stale` that free what each GPU lacks, and of the sets with as few the one with the
-/// longest unused. `None` where all of them are not enough. `lacking` is above zero everywhere.
+/// longest unused. `None` where all of them are not enough. `lacking` is above zero everywhere. `tried` are the
+/// steps of this request so far.
 pub(crate) fn fewest<'a>(
     lacking: &[(&GpuId, i128)],
     stale: &[&'a Reservation],
+    tried: &mut usize,
 ) -> Option<Vec<&'a Reservation>> {
     let frees = |r: &Reservation| -> Vec<i128> {
         let bytes = lacking.iter().map(|(gpu, _)| r.bytes_on(gpu).into());
@@ -80,7 +82,7 @@ pub(crate) fn fewest<'a>(
         rows: &rows,
         largest_first: (0..lacking.len()).map(largest_first).collect(),
         widest: rows.iter().map(|(_, row)| width(row)).max().unwrap_or(0),
-        tried: 0,
+        tried,
         taken: Vec::new(),
     };
     let lacking: Vec<i128> = lacking.iter().map(|&(_, bytes)| bytes).collect();
@@ -109,7 +111,7 @@ struct Search<'s, 'a> {
     largest_first: Vec<Vec<usize>>,
     /// On how many of the GPUs a row is at most.
     widest: usize,
-    tried: usize,
+    tried: &'s mut usize,
     taken: Vec<&'a Reservation>,
 }
 
@@ -138,12 +140,12 @@ impl<'a> Search<'_, 'a> {
         if lacking.iter().all(|&lack| lack <= 0) {
             return true;
         }
-        if n == 0 || self.tried >= MAX_TRIED || !self.could(from, n, lacking) {
+        if n == 0 || *self.tried >= MAX_TRIED || !self.could(from, n, lacking) {
             return false;
         }
         let rows = self.rows;
         for (i, (r, row)) in rows.iter().enumerate().skip(from) {
-            self.tried += 1;
+            *self.tried += 1;
             let left: Vec<i128> = lacking.iter().zip(row).map(|(lack, b)| lack - b).collect();
             self.taken.push(r);
             if self.take(i + 1, n - 1, &left) {

@@ -186,7 +186,8 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     /// not checked, and the audit shows where it is too much. A figure of before it counts it as taken by others,
     /// too, so that less is promised until the next: probe again behind it. Beside an engine that may have unloaded
     /// without a word it may go on counting twice, as it may lie in what that one left; of what is said to stay
-    /// ([`Adopt::staying`]) the next figure shows it.
+    /// ([`Adopt::staying`]) the next figure shows it. It is thought to be in the last figure: what was loaded only since
+    /// takes its bytes from what others are believed to hold, until the next figure; so probe before, too.
     pub fn adopt(&self, found: &Adopt, now_ms: u64) -> Result<ReservationId, Error> {
         self.transact(|state| state.adopt(found, now_ms))
     }

@@ -44,6 +44,8 @@ struct Planner<'a> {
     /// The GPUs of each host that the request allows.
     hosts: BTreeMap<&'a Name, Vec<(&'a GpuId, &'a Account)>>,
     stale: Vec<&'a Reservation>,
+    /// Steps of the searches for what could leave.
+    tried: usize,
     options: Vec<Looked>,
 }
 
@@ -125,11 +127,30 @@ impl State {
             return Error::NeverFits(decision);
         }
         let moving = self.held.values().filter(|r| r.phase != Phase::Running);
-        let moving = moving.filter(|r| r.shares.iter().any(|s| allowed(&&s.gpu)));
+        // on GPUs that could take a part of it: elsewhere they make no room
+        let could = |gpu: &GpuId| {
+            request
+                .shapes
+                .iter()
+                .any(|shape| self.could_take(shape, gpu))
+        };
+        let moving = moving.filter(|r| {
+            let mut gpus = r.shares.iter().map(|s| &s.gpu);
+            gpus.any(|gpu| allowed(&gpu) && could(gpu))
+        });
         let pending: Vec<_> = moving.map(|r| r.id).collect();
         match pending.is_empty() {
             true => Error::FullNow(decision),
             false => Error::FullPending { pending, decision },
+        }
+    }
+
+    /// Whether a part of it may lie on the GPU.
+    fn could_take(&self, shape: &Shape, gpu: &GpuId) -> bool {
+        let capacity = self.gpus.get(gpu).map_or(0, |account| account.capacity);
+        match shape {
+            Shape::On(shares) => shares.iter().any(|s| s.gpu == *gpu),
+            Shape::Anywhere(bytes) => bytes.iter().any(|b| b.get() <= capacity),
         }
     }
 
@@ -186,6 +207,7 @@ impl<'a> Planner<'a> {
             state,
             hosts,
             stale: state.stale(&request.model, request.stale, now_ms),
+            tried: 0,
             options: Vec::new(),
         })
     }
@@ -231,7 +253,7 @@ impl<'a> Planner<'a> {
         let lacking: Vec<_> = lacking.filter(|&(_, lack)| lack > 0).collect();
         let out = match (lacking.is_empty(), evict) {
             (true, _) => Some(Vec::new()),
-            (false, true) => fewest(&lacking, &self.stale),
+            (false, true) => fewest(&lacking, &self.stale, &mut self.tried),
             (false, false) => None,
         };
         let verdict = match &out {

@@ -124,8 +124,11 @@ impl State {
         }
         // What goes now changes the last figure, too.
         let goes = gone.iter().any(|r| r.bytes_on(&probe.gpu) > 0);
-        figure.asked = account.figure.as_ref().map_or(0, |last| last.asked);
-        let is_news = goes || account.figure.as_ref() != Some(&figure);
+        let asked = account.figure.as_ref().map_or(0, |last| last.asked);
+        figure.asked = asked;
+        // Where it says nothing new, it still says it of a later moment than answers that are yet to come.
+        let is_later = asked < before.seq && asked < self.moved;
+        let is_news = goes || is_later || account.figure.as_ref() != Some(&figure);
         figure.asked = before.seq;
         let drift = figure.drift(&probe.gpu, capacity);
         Ok((drift, is_news.then(|| figure.as_event(&probe.gpu))))

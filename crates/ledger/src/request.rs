@@ -257,18 +257,29 @@ impl Decision {
         let kept = view.map_or(0, |view| view.missing_bytes.min(view.foreign_bytes));
         match kept {
             0 => String::new(),
-            kept => format!(" ({kept} more are kept for an engine that may only sleep)"),
+            kept => format!(
+                " ({} more are kept for an engine that may only sleep)",
+                mib(kept)
+            ),
         }
     }
 }
 
 pub(crate) fn first(short: &[Shortfall]) -> String {
-    short.first().map_or(String::new(), |s| {
-        format!(
-            ": {} needs {} bytes and has room for {}",
-            s.gpu, s.need_bytes, s.room_bytes
-        )
-    })
+    let sentence = |s: &Shortfall| {
+        let [need, room] = [s.need_bytes, s.room_bytes].map(mib);
+        let [need, room] = match need == room {
+            true => [s.need_bytes, s.room_bytes].map(|bytes| format!("{bytes} bytes")),
+            false => [need, room],
+        };
+        format!(": {} needs {need} and has room for {room}", s.gpu)
+    };
+    short.first().map_or(String::new(), sentence)
+}
+
+/// For a sentence; decisions have the bytes.
+fn mib(bytes: u64) -> String {
+    format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 /// A reservation that is to leave.

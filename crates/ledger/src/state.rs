@@ -183,6 +183,9 @@ pub enum Event {
     Numbered {
         /// The next to give.
         next_id: u64,
+        /// The last event that changed anything but when a driver was asked.
+        #[serde(default)]
+        moved: u64,
     },
 }
 
@@ -190,6 +193,8 @@ pub enum Event {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     pub(crate) seq: u64,
+    /// The last event that changed anything but when a driver was asked.
+    pub(crate) moved: u64,
     pub(crate) next_id: u64,
     pub(crate) gpus: BTreeMap<GpuId, Account>,
     /// Those that are gone and of which the driver had said something: nothing is counted, planned or promised there.
@@ -215,6 +220,7 @@ impl State {
 
     /// The next event. An event that cannot have happened changes nothing.
     pub fn apply(&mut self, event: Event) -> Result<(), StoreError> {
+        let says_nothing_new = self.is_known(&event);
         let applied = match event {
             Event::Gpu {
                 gpu,
@@ -281,15 +287,13 @@ impl State {
                 Some(gone) => {
                     self.count(&gone, false);
                     for share in &gone.shares {
-                        if let Some(account) = self.account(&share.gpu) {
-                            account.released(&gone, share.bytes.get());
-                        }
+                        self.leave_gpu(&share.gpu, &gone, share.bytes.get());
                     }
                     Ok(())
                 }
                 None => Err("no such reservation"),
             },
-            Event::Numbered { next_id } => {
+            Event::Numbered { next_id, .. } => {
                 self.next_id = self.next_id.max(next_id);
                 Ok(())
             }
@@ -298,6 +302,9 @@ impl State {
         match applied {
             Ok(()) => {
                 self.seq = seq;
+                if !says_nothing_new {
+                    self.moved = seq;
+                }
                 Ok(())
             }
             Err(what) => Err(StoreError::Corrupt {
@@ -330,6 +337,7 @@ impl State {
         });
         let numbered = Event::Numbered {
             next_id: self.next_id,
+            moved: self.moved,
         };
         gpus.chain(gone).chain(held).chain([numbered]).collect()
     }
@@ -337,10 +345,14 @@ impl State {
     /// The state of a snapshot that was taken at `seq`.
     pub fn from_snapshot(seq: u64, events: Vec<Event>) -> Result<State, StoreError> {
         let mut state = State::default();
+        let mut last_moved = 0;
         for event in events {
+            if let Event::Numbered { moved, .. } = &event {
+                last_moved = *moved;
+            }
             state.apply(event)?;
         }
-        state.seq = seq;
+        (state.seq, state.moved) = (seq, last_moved);
         Ok(state)
     }
 
@@ -377,6 +389,26 @@ impl State {
             self.gone.insert(gpu, account);
         }
         Some(())
+    }
+
+    /// Whether the event is a figure that says what the last one did, of a later moment.
+    fn is_known(&self, event: &Event) -> bool {
+        let Event::Figure { gpu, asked, .. } = event else {
+            return false;
+        };
+        let last = self.gpus.get(gpu).and_then(|a| a.figure.clone());
+        last.is_some_and(|mut last| {
+            last.asked = *asked;
+            last.as_event(gpu) == *event
+        })
+    }
+
+    /// A reservation is gone that had so much of the GPU. Of one that is not there nobody knows what has been unloaded.
+    fn leave_gpu(&mut self, gpu: &GpuId, gone: &Reservation, bytes: u64) {
+        let is_there = self.gpus.contains_key(gpu);
+        if let Some(account) = self.account(gpu) {
+            account.released(gone, bytes, is_there);
+        }
     }
 
     /// Of a GPU that is there, or was.

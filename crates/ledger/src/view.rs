@@ -65,7 +65,9 @@ impl State {
         self.gpus.iter().map(view).collect()
     }
 
-    /// Every over-committed GPU. Counts from the reservations, not from the sums kept beside them.
+    /// Every GPU with more reserved on it than it has. Counts from the reservations, not from the sums kept beside them.
+    /// What others hold is no promise and not in it: [`GpuView::foreign_bytes`] beside `reserved_bytes` says where both
+    /// are more than there is.
     pub fn audit(&self) -> Vec<Violation> {
         let mut on: BTreeMap<&GpuId, Vec<(&Reservation, u64)>> = BTreeMap::new();
         for r in self.held.values() {
