@@ -52,6 +52,36 @@ fn over_two_gpus_the_fewest_leave() {
 }
 
 #[test]
+fn over_two_gpus_one_that_is_enough_leaves_alone() {
+    let host = host("10GiBx2");
+    let room = free(&host);
+    let found = |name: &str, gpu: usize, bytes: u64, now_ms: u64| {
+        let shares = host.shares(&[(gpu, bytes)]).unwrap();
+        let found = ledger::Adopt::new(name, "loader", shares);
+        host.ledger().adopt(&found, now_ms).unwrap()
+    };
+    let (little, much) = (GIB * 12 / 10, room[0] - 2 * (GIB * 12 / 10));
+    let ids = [("a1", little), ("a2", little), ("b", much)];
+    let mut now_ms = 0;
+    let ids = ids.map(|(name, bytes)| {
+        now_ms += 1;
+        found(name, 0, bytes, now_ms)
+    });
+    let busy = found("busy", 1, 4 * GIB, 4);
+    host.ledger().begin_request(busy, 5).unwrap();
+    // Laid out over everything that may leave, it would have more on GPU 0 than the last alone makes room for.
+    let mut run = RunConfig::default();
+    run.n_ctx = 40960;
+    let load = LoadRequest::new("new", "loader").evicting(Stale::after(MINUTE, 10 * MINUTE));
+    let reserved = host.reserve(&small(), &run, &Policy::default(), &load, 10 * MINUTE);
+    let reserved = reserved.unwrap();
+    check(&host, &reserved);
+    assert_eq!(on(&reserved.placement), [0, 1]);
+    let leaves: Vec<_> = reserved.grant.evict.iter().map(|e| e.id).collect();
+    assert_eq!(leaves, ids[2..]);
+}
+
+#[test]
 fn never_what_is_in_use() {
     let host = host("80GiB");
     let held = load(&host, &large(), "held", 0);

@@ -67,6 +67,7 @@
 
 mod answer;
 mod classic_placement;
+mod evictions;
 mod host;
 mod reserve;
 pub mod settings;

@@ -2,6 +2,7 @@
 //! promised and what may leave: the options of the one are the request to the other, which decides
 //! between them in one step. Where the ledger has moved on since the planner looked at it, both look again.
 
+use crate::evictions::layouts;
 use crate::{
     Device, Error, Grant, Host, LayoutMode, LoadRequest, Model, OverrideTarget, Placement, Policy,
     Prefer, Reserved, RunConfig, Share, Verdict, ledger, plan,
@@ -176,9 +177,13 @@ impl<S: Store> Asked<'_, S> {
                 choices.push(Choice { shares, placement });
             }
         }
-        if !one_will_do && let Some(placement) = self.with_evictions(free, &leaving)? {
-            let shares = self.shares(&placement)?;
-            choices.push(Choice::planned(shares, placement));
+        if !one_will_do {
+            for placement in self.with_evictions(free, &leaving)? {
+                let shares = self.shares(&placement)?;
+                if choices.iter().all(|choice| choice.shares != shares) {
+                    choices.push(Choice::planned(shares, placement));
+                }
+            }
         }
         Ok(choices)
     }
@@ -255,38 +260,20 @@ impl<S: Store> Asked<'_, S> {
         stale.unwrap_or_default()
     }
 
-    /// A placement over several GPUs once the fewest of `leaving`, from the longest unused on, have left.
+    /// Placements over several GPUs once some of `leaving` have left, for the ledger to choose the one for which
+    /// the fewest have to.
     fn with_evictions(
         &self,
         free: &[u64],
         leaving: &[&Reservation],
-    ) -> Result<Option<Placement>, Error> {
-        let after = |n: usize| {
-            let gpus = self.host.ids().iter().zip(free);
-            let freed: Vec<u64> = gpus
-                .map(|(gpu, &free)| {
-                    let bytes = leaving.iter().take(n).map(|r| r.bytes_on(gpu));
-                    bytes.fold(free, u64::saturating_add)
-                })
-                .collect();
-            let placement = self.plan(&freed)?;
-            Ok::<_, Error>(Some(placement).filter(|p| self.is_as_asked(p)))
-        };
-        if leaving.is_empty() {
-            return Ok(None);
-        }
-        let Some(mut best) = after(leaving.len())? else {
-            return Ok(None);
-        };
-        let (mut too_few, mut enough) = (0, leaving.len());
-        while enough - too_few > 1 {
-            let n = too_few.midpoint(enough);
-            match after(n)? {
-                Some(placement) => (best, enough) = (placement, n),
-                None => too_few = n,
-            }
-        }
-        Ok(Some(best))
+    ) -> Result<Vec<Placement>, Error> {
+        let gpus = self.host.ids();
+        let frees = |r: &&Reservation| gpus.iter().map(|gpu| r.bytes_on(gpu)).collect();
+        let frees: Vec<Vec<u64>> = leaving.iter().map(frees).collect();
+        layouts(free, &frees, |freed| {
+            let placement = self.plan(freed)?;
+            Ok(Some(placement).filter(|p| self.is_as_asked(p)))
+        })
     }
 
     /// Has the ledger choose and reserve, and writes down what it has chosen.
