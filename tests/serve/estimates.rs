@@ -188,7 +188,13 @@ fn what_cannot_be_is_refused_with_the_reason() {
         "not-found",
         "no such file",
     );
-    check(estimate, r#"{"model": ""}"#, 422, "invalid", "not a file");
+    check(
+        estimate,
+        r#"{"model": ""}"#,
+        422,
+        "invalid",
+        "model: give a file",
+    );
     let with = |gpus: &str, settings: &str| {
         format!(r#"{{"model": "{SMALL}", "gpus": "{gpus}", "settings": {settings}}}"#)
     };

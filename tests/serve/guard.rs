@@ -75,6 +75,12 @@ fn without_a_token_it_answers_to_its_own_names() {
     ] {
         as_host(other).refused(403, "forbidden");
     }
+    for path in ["/v1/devices", "/healthz"] {
+        for second in ["Host: localhost", "Host: evil.example"] {
+            let twice = server.send("GET", path, &["Host: localhost", second], "");
+            twice.refused(400, "bad-request");
+        }
+    }
 }
 
 #[test]
@@ -138,6 +144,11 @@ fn limits_hold() {
     server
         .send("POST", "/v1/estimate", &chunked, &chunks)
         .refused(413, "too-large");
+
+    // What is said to be too long need not be sent.
+    let said = [json, "Content-Length: 1001", "Expect: 100-continue"];
+    let answer = server.send("POST", "/v1/estimate", &said, "");
+    answer.refused(413, "too-large");
 
     // A body that does not come: others are told to come back, then it is given up.
     let headers = [json, "Content-Length: 100", "Expect: 100-continue"];

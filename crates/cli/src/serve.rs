@@ -80,7 +80,7 @@ pub fn command() -> Command {
         .arg(number(value(
             "workers",
             "N",
-            "estimates and plans computed at once (default: one a core)",
+            "estimates and plans computed at once; of two and more, one is kept for short ones (default: one a core, at least 2)",
         )))
         .arg(number(value(
             "max-requests",

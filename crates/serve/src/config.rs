@@ -62,7 +62,7 @@ pub struct Limits {
     pub connections: usize,
     /// Requests at once; more are refused.
     pub requests: usize,
-    /// Estimates and plans at once; more wait their turn.
+    /// Estimates and plans at once; more wait their turn. Of two and more, one is kept for short ones.
     pub workers: usize,
     /// For a client to send its headers, and then its body.
     pub receive: Duration,
@@ -80,7 +80,7 @@ impl Default for Limits {
             body_bytes: 64 << 10,
             connections: 1024,
             requests: 512,
-            workers: std::thread::available_parallelism().map_or(2, usize::from),
+            workers: std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)),
             receive: Duration::from_secs(10),
             send: Duration::from_secs(10),
             wait: Duration::from_secs(10),

@@ -41,6 +41,10 @@ fn method(method: &Method) -> &'static str {
 
 /// Lets in who shows the token, or comes to this machine's own name where there is none; not too many at once.
 pub async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    if request.headers().get_all(header::HOST).iter().count() > 1 {
+        // Which of them it came to is anybody's guess, and a proxy's may be another.
+        return Problem::bad("more than one Host header").into_response();
+    }
     if request.uri().path() == OPEN {
         return next.run(request).await;
     }

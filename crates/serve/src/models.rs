@@ -41,13 +41,16 @@ impl Folders {
         Ok(Folders { folders })
     }
 
-    /// The file that `asked` names: in the first folder that has it, or by its full path. Links are followed,
+    /// The file that `asked`, given as `field`, names: in the first folder that has it, or by its full path. Links are followed,
     /// and where they lead has to be in one of the folders, too.
-    pub fn find(&self, asked: &Path) -> Result<PathBuf, Problem> {
+    pub fn find(&self, field: &str, asked: &Path) -> Result<PathBuf, Problem> {
         if self.folders.is_empty() {
             return Err(Problem::forbidden(
                 "the server was given no folder of models; start it with --models DIR",
             ));
+        }
+        if asked.as_os_str().is_empty() {
+            return Err(Problem::invalid(format!("{field}: give a file")));
         }
         let shown = vramfit::report::one_line(&asked.to_string_lossy());
         let outside = || Problem::forbidden(format!("{shown}: outside the folders of --models"));
@@ -117,7 +120,7 @@ impl Folders {
     pub fn find_beside(&self, settings: &mut Settings) -> Result<bool, Problem> {
         let mut any = false;
         for path in settings.files_mut() {
-            *path = self.find(path)?;
+            *path = self.find("settings", path)?;
             any = true;
         }
         Ok(any)

@@ -7,6 +7,7 @@ use crate::api::{
 };
 use crate::decisions::KEPT;
 use crate::problem::{PROBLEM_JSON, Problem};
+use crate::work::{LONG_GPUS, LONG_UBATCH};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
@@ -257,8 +258,12 @@ fn document() -> Value {
         "info": {
             "title": "vramfit",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "What GGUF models take on GPUs under llama.cpp, to the byte, and reservations of it. \
-                 Sizes are bytes, times milliseconds since 1970. A server on loopback may do without a token.",
+            "description": format!(
+                "What GGUF models take on GPUs under llama.cpp, to the byte, and reservations of it. \
+                 Sizes are bytes, times milliseconds since 1970. A server on loopback may do without a token. \
+                 Questions with more than {LONG_UBATCH} tokens computed at once (n_ubatch) or {LONG_GPUS} GPUs take \
+                 seconds: one worker is kept from them, and what does not get its turn in time is answered 503."
+            ),
         },
         "security": [{ "token": [] }, {}],
         "paths": paths,

@@ -13,7 +13,7 @@ use crate::models::Question;
 use crate::openapi;
 use crate::problem::Problem;
 use crate::wire::{Answer, answer, body, created, is_json, json, ok, parse, some_body};
-use crate::work::quick;
+use crate::work::{Length, quick};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequestParts, Path, Request, State};
@@ -71,24 +71,33 @@ pub fn router(app: Arc<App>) -> Router {
 async fn estimate(State(app): Shared, request: Request) -> Answer {
     let body = body(&app, request).await?;
     let asked: EstimateRequest = parse(&body)?;
+    let gpus = asked_gpus(&app, &asked)?;
+    let length = Length::of(&asked.settings, gpus.devices.len());
     let shared = Arc::clone(&app);
-    let found = app.workers.run(move || estimated(&shared, asked), drop);
-    Ok(answer(StatusCode::OK, found.await?))
+    let found = move || estimated(&shared, asked, &gpus);
+    Ok(answer(
+        StatusCode::OK,
+        app.workers.run(length, found, drop).await?,
+    ))
+}
+
+/// GPUs that need not be there, or the server's own.
+fn asked_gpus(app: &App, asked: &EstimateRequest) -> Result<GpuList, Problem> {
+    match asked.gpus.as_deref().map(str::parse) {
+        None | Some(Ok(Gpus::Auto)) => Ok(app.host.gpus().clone()),
+        Some(Ok(Gpus::AutoPicked(_))) => {
+            let why = "gpus: auto is all of the server's; settings.devices picks some of them";
+            Err(Problem::invalid(why))
+        }
+        Some(Ok(gpus)) => Ok(gpus.resolve(&NoProbe).map_err(vramfit::Error::from)?),
+        Some(Err(error)) => Err(Problem::invalid(format!("gpus: {error}"))),
+    }
 }
 
 /// An estimate depends on the file, the GPUs and the settings alone: the same question has the same answer.
-fn estimated(app: &App, mut asked: EstimateRequest) -> Result<Bytes, Problem> {
-    let path = app.folders.find(&asked.model)?;
+fn estimated(app: &App, mut asked: EstimateRequest, gpus: &GpuList) -> Result<Bytes, Problem> {
+    let path = app.folders.find("model", &asked.model)?;
     let has_files = app.folders.find_beside(&mut asked.settings)?;
-    let gpus = match asked.gpus.as_deref().map(str::parse) {
-        None | Some(Ok(Gpus::Auto)) => app.host.gpus().clone(),
-        Some(Ok(Gpus::AutoPicked(_))) => {
-            let why = "gpus: auto is all of the server's; settings.devices picks some of them";
-            return Err(Problem::invalid(why));
-        }
-        Some(Ok(gpus)) => gpus.resolve(&NoProbe).map_err(vramfit::Error::from)?,
-        Some(Err(error)) => return Err(Problem::invalid(format!("gpus: {error}"))),
-    };
     let (stamp, model) = app.cache.model(&path)?;
     let rest = serde_json::to_string(&(&asked.gpus, &asked.settings));
     let question = rest
@@ -105,7 +114,7 @@ fn estimated(app: &App, mut asked: EstimateRequest) -> Result<Bytes, Problem> {
     {
         return Ok(Bytes::from_owner(kept));
     }
-    let found = vramfit::answer(&path, &model, &gpus, &asked.settings)?;
+    let found = vramfit::answer(&path, &model, gpus, &asked.settings)?;
     let text: Arc<[u8]> = Arc::from(&*json(&found.estimate)?);
     if let Some(question) = question {
         app.cache.keep(question, &text);
@@ -116,9 +125,10 @@ fn estimated(app: &App, mut asked: EstimateRequest) -> Result<Bytes, Problem> {
 async fn plan(State(app): Shared, request: Request) -> Answer {
     let body = body(&app, request).await?;
     let mut asked: PlanRequest = parse(&body)?;
+    let length = Length::of(&asked.settings, app.host.gpus().devices.len());
     let shared = Arc::clone(&app);
     let planned = move || {
-        let path = shared.folders.find(&asked.model)?;
+        let path = shared.folders.find("model", &asked.model)?;
         shared.folders.find_beside(&mut asked.settings)?;
         let (_, model) = shared.cache.model(&path)?;
         let gpus = shared.host.gpus_now()?;
@@ -126,7 +136,7 @@ async fn plan(State(app): Shared, request: Request) -> Answer {
     };
     Ok(answer(
         StatusCode::OK,
-        app.workers.run(planned, drop).await?,
+        app.workers.run(length, planned, drop).await?,
     ))
 }
 
@@ -135,10 +145,12 @@ async fn reserve(State(app): Shared, headers: HeaderMap, request: Request) -> An
     let body = body(&app, request).await?;
     let asked: ReserveRequest = parse(&body)?;
     let load = asked.load(key.as_deref())?;
+    let length = Length::of(&asked.settings, app.host.gpus().devices.len());
     let shared = Arc::clone(&app);
     let in_vain = Arc::clone(&app);
     let is_keyed = key.is_some();
     let reserved = app.workers.run(
+        length,
         move || once(&shared, key, body, || reserved(&shared, asked, &load)),
         move |unheard: Result<(ReservationId, Bytes), _>| {
             // The client has gone, and without a key it will never know the reservation's number.
@@ -197,7 +209,7 @@ fn reserved(
     mut asked: ReserveRequest,
     load: &vramfit::LoadRequest,
 ) -> Result<(ReservationId, Bytes), Problem> {
-    let path = app.folders.find(&asked.model)?;
+    let path = app.folders.find("model", &asked.model)?;
     app.folders.find_beside(&mut asked.settings)?;
     let (_, model) = app.cache.model(&path)?;
     let resolved = asked.settings.resolve(&model, app.host.gpus())?;

@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::problem::Problem;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes, HttpBody, to_bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -57,17 +57,19 @@ pub fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
 
 pub async fn some_body(app: &App, request: Request) -> Result<Bytes, Problem> {
     let most = app.limits.body_bytes;
+    let too_long = || {
+        let why = format!("the body has more than {most} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", why)
+    };
+    // What it is said to have: nobody has to send it first.
+    let said = request.body().size_hint().lower();
+    if usize::try_from(said).map_or(true, |said| said > most) {
+        return Err(too_long());
+    }
     let read = to_bytes(request.into_body(), most);
     match tokio::time::timeout(app.limits.receive, read).await {
         Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if is_too_long(&error) => {
-            let why = format!("the body has more than {most} bytes");
-            Err(Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too-large",
-                why,
-            ))
-        }
+        Ok(Err(error)) if is_too_long(&error) => Err(too_long()),
         Ok(Err(error)) => Err(Problem::bad(format!("the body cannot be read: {error}"))),
         Err(_) => {
             let why = "the body did not come in time";
