@@ -131,10 +131,10 @@ func (h *Host) observe(mark *C.vramfit_mark, freeBytes []uint64) error {
 	return failure(status, failed)
 }
 
-// OthersHold says what others hold of a GPU, from who knows, such as an operator or NVML's figures of processes: it takes
-// the place of what they are believed to hold, so that what they left beside an engine that may sleep is free at once.
-// What the driver's last figure shows beside reservations counts as taken all the same, until the next. Without a figure
-// it says nothing.
+// OthersHold says what others hold of a GPU, from who knows, such as an operator or NVML's figures of processes: it
+// takes the place of what they are believed to hold, so that what they left beside an engine that may sleep is free at
+// once. What the driver's last figure shows beside reservations counts as taken all the same, until the next. Without
+// a figure it says nothing.
 func (h *Host) OthersHold(gpu uint32, bytes uint64) error {
 	var failed *C.vramfit_error
 	status := C.vramfit_host_others_hold(h.c, C.uint32_t(gpu), C.uint64_t(bytes), &failed)

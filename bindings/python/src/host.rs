@@ -163,7 +163,10 @@ impl Host {
     }
 
     /// Finds a placement of `model` on what is free by the ledger and reserves what it takes, in one step.
-    #[pyo3(signature = (model, *, name, holder, lease_ms = None, stale_ms = None, partial = false, stays = false, key = None, now_ms = None, **settings))]
+    #[pyo3(signature = (
+        model, *, name, holder, lease_ms = None, stale_ms = None, partial = false, stays = false, key = None,
+        now_ms = None, **settings
+    ))]
     #[expect(clippy::too_many_arguments, reason = "keywords")]
     fn reserve(
         &self,

@@ -7,8 +7,8 @@
 //   behind that. Strings and arrays that are returned belong to their handle and live as long as it does; those handed
 //   out through a `char **` are the caller's, for `vramfit_string_free`.
 // - Text is UTF-8 and ends with a NUL; paths are bytes as the system has them. All sizes are bytes.
-// - Any function may be called from any thread, several at once on one handle, as long as none of them frees it. Nothing
-//   is global but a pool of threads, which the first plan starts; a child of fork() may plan, too, without it.
+// - Any function may be called from any thread, several at once on one handle, as long as none of them frees it.
+//   Nothing is global but a pool of threads, which the first plan starts; a child of fork() may plan, too, without it.
 // - No panic of the library passes through: it is VRAMFIT_STATUS_INTERNAL. An index beyond the end is an answer of 0 or
 //   NULL, never a read beyond it.
 
@@ -279,11 +279,11 @@ uint64_t vramfit_gpus_free_bytes(const vramfit_gpus *gpus, uint32_t gpu);
 // Frees a list. NULL is allowed.
 void vramfit_gpus_free(vramfit_gpus *gpus);
 
-// Opens the ledger over the GPUs of host `name`. Of GPUs given by hand, what is free in the list is what models may take
-// of them in all; of those that `vramfit_gpus_probe` found models may take all, and what was free is the driver's first
-// figure (`vramfit_host_observe`). `gpu_ids` has a name for each, by which it is known after a restart; NULL takes the
-// UUIDs of those that were found, else CUDA0, CUDA1 and so on. The ledger is kept in the file `journal_path`, which
-// survives a crash and belongs to one process at a time; NULL keeps it in memory.
+// Opens the ledger over the GPUs of host `name`. Of GPUs given by hand, what is free in the list is what models may
+// take of them in all; of those that `vramfit_gpus_probe` found models may take all, and what was free is the driver's
+// first figure (`vramfit_host_observe`). `gpu_ids` has a name for each, by which it is known after a restart; NULL
+// takes the UUIDs of those that were found, else CUDA0, CUDA1 and so on. The ledger is kept in the file
+// `journal_path`, which survives a crash and belongs to one process at a time; NULL keeps it in memory.
 vramfit_status vramfit_host_open(const char *name,
                                  const vramfit_gpus *gpus,
                                  const char *const *gpu_ids,
@@ -390,8 +390,8 @@ vramfit_status vramfit_host_observe(const vramfit_host *host,
 
 // What others hold of a GPU, from who knows, such as an operator or NVML's figures of processes: it takes the place of
 // what they are believed to hold, so that what they left beside an engine that may sleep is free at once. What the
-// driver's last figure shows beside reservations counts as taken all the same, until the next. Without a figure it says
-// nothing.
+// driver's last figure shows beside reservations counts as taken all the same, until the next. Without a figure it
+// says nothing.
 vramfit_status vramfit_host_others_hold(const vramfit_host *host,
                                         uint32_t gpu,
                                         uint64_t bytes,

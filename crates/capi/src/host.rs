@@ -159,11 +159,11 @@ impl vramfit_host {
     }
 }
 
-/// Opens the ledger over the GPUs of host `name`. Of GPUs given by hand, what is free in the list is what models may take
-/// of them in all; of those that `vramfit_gpus_probe` found models may take all, and what was free is the driver's first
-/// figure (`vramfit_host_observe`). `gpu_ids` has a name for each, by which it is known after a restart; NULL takes the
-/// UUIDs of those that were found, else CUDA0, CUDA1 and so on. The ledger is kept in the file `journal_path`, which
-/// survives a crash and belongs to one process at a time; NULL keeps it in memory.
+/// Opens the ledger over the GPUs of host `name`. Of GPUs given by hand, what is free in the list is what models may
+/// take of them in all; of those that `vramfit_gpus_probe` found models may take all, and what was free is the driver's
+/// first figure (`vramfit_host_observe`). `gpu_ids` has a name for each, by which it is known after a restart; NULL
+/// takes the UUIDs of those that were found, else CUDA0, CUDA1 and so on. The ledger is kept in the file
+/// `journal_path`, which survives a crash and belongs to one process at a time; NULL keeps it in memory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_open(
     name: *const c_char,

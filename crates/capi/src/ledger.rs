@@ -196,8 +196,8 @@ pub unsafe extern "C" fn vramfit_host_observe(
 
 /// What others hold of a GPU, from who knows, such as an operator or NVML's figures of processes: it takes the place of
 /// what they are believed to hold, so that what they left beside an engine that may sleep is free at once. What the
-/// driver's last figure shows beside reservations counts as taken all the same, until the next. Without a figure it says
-/// nothing.
+/// driver's last figure shows beside reservations counts as taken all the same, until the next. Without a figure it
+/// says nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_host_others_hold(
     host: *const vramfit_host,

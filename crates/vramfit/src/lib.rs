@@ -416,8 +416,8 @@ pub fn probed_gpus(text: &str, probe: &dyn Probe) -> Result<GpuList, Error> {
 }
 
 /// `list` with what `estimate calibrate` has learned of its cards in place of shipped figures. The file is the one that
-/// `VRAMFIT_PROFILES` in `env` names (none, where that is empty), else `vramfit/overhead.json` in the user's data folder;
-/// where there is none the list stays as it is.
+/// `VRAMFIT_PROFILES` in `env` names (none, where that is empty), else `vramfit/overhead.json` in the user's data
+/// folder; where there is none the list stays as it is.
 pub fn with_profiles(
     mut list: GpuList,
     env: &dyn Fn(&str) -> Option<OsString>,
