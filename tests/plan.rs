@@ -353,6 +353,8 @@ fn a_legacy_pool_keeps_no_more_than_there_is_room_for() {
         (Verdict::Fits, 33)
     );
     assert_eq!(full.devices[0].required_bytes, (8 << 30) + OVERHEAD);
+    let says = |placement: &Placement| placement.notes.iter().any(|n| n.contains("which it fills"));
+    assert_eq!((says(&plenty), says(&full)), (false, true));
     // less than two of its largest buffers
     let least = plenty.breakdown.runtime[0].pool_least_bytes;
     let short = with(6_282_541_440 + least);

@@ -2,7 +2,7 @@
 
 use crate::fit::{NO_COPIES, Problem};
 use crate::words::{count, names, size};
-use crate::{LayoutMode, Placement, Verdict};
+use crate::{DevicePlacement, LayoutMode, Placement, Verdict};
 use vramfit_estimate::{Bounded, FlashAttention};
 use vramfit_ggml::cuda::PoolKind;
 
@@ -46,10 +46,30 @@ fn legacy_pool(problem: &Problem, placement: &Placement) -> Option<String> {
     if legacy.is_empty() {
         return None;
     }
+    let runtime = |device| {
+        let at = placement.layout_devices.iter().position(|&d| d == device);
+        at.and_then(|at| placement.breakdown.runtime.get(at))
+    };
+    let is_full = |of: &&DevicePlacement| {
+        of.headroom_bytes == 0 && runtime(of.device).is_some_and(|r| r.sum() > of.runtime_bytes)
+    };
+    let full: Vec<usize> = placement
+        .devices
+        .iter()
+        .filter(is_full)
+        .map(|of| of.device)
+        .collect();
+    let full = match full.is_empty() {
+        true => String::new(),
+        false => format!(
+            ", as on {}, which it fills: nothing else has room there",
+            names(&full)
+        ),
+    };
     Some(format!(
         "no virtual memory management on {}: ggml-cuda's legacy kind of pool keeps single buffers, so that what it takes \
          depends on the order of what is computed. Shown is the most of some orders of prompts of many lengths, the context \
-         full at last; others may leave more. Where memory runs out, what is kept goes back to the driver",
+         full at last; others may leave more. Where memory runs out, what is kept goes back to the driver{full}",
         names(&legacy)
     ))
 }
