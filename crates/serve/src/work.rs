@@ -131,6 +131,10 @@ mod tests {
         };
         let (ends, held): (Vec<_>, Vec<_>) = (0..4).map(|_| mpsc::channel::<()>()).unzip();
         let mut asked: Vec<_> = held.into_iter().map(long).collect();
+        // They have all asked before this one.
+        let shared = Arc::clone(&workers);
+        let short = async move { shared.run(Length::Short, || Ok(()), drop).await };
+        tokio::spawn(short).await.unwrap().unwrap();
         // Two are under way, and two wait in vain.
         for waits in asked.split_off(2) {
             assert_eq!(waits.await.unwrap().unwrap_err().status, 503);
@@ -139,7 +143,6 @@ mod tests {
             begins.recv().unwrap();
         }
         assert!(begins.try_recv().is_err());
-        workers.run(Length::Short, || Ok(()), drop).await.unwrap();
         drop(ends);
         for done in asked {
             done.await.unwrap().unwrap();
