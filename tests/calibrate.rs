@@ -423,6 +423,10 @@ fn requests_that_cannot_be_are_refused() {
     };
     check(&[], "say how: --engine PATH");
     check(
+        &["--engine", "llama-server", "--n-outputs", "0"],
+        "what runs here counts its outputs itself",
+    );
+    check(
         &["--allocate", "--gpus", "k80x4"],
         "--gpus names 4 devices, and this machine has 2",
     );

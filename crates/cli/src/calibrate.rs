@@ -82,6 +82,14 @@ impl Request {
                     .to_string(),
             );
         }
+        // What runs counts its outputs itself: its compute buffer would never be the planned one.
+        if request.program.is_some() && low.value("n-outputs").is_some() {
+            return Err(
+                "calibrate: --n-outputs is for users of the library, and what runs here counts its outputs itself: \
+                 leave it out, or take the planned buffers with --allocate alone"
+                    .to_string(),
+            );
+        }
         Ok(request)
     }
 }

@@ -71,7 +71,7 @@ pub struct Measurement {
     pub engine: EngineKind,
     /// What NVML showed of each card.
     pub seen: Vec<Option<Seen>>,
-    /// What the engine says its version is; none where it says nothing.
+    /// What the engine says its version is, and the CUDA that it has loaded; none where it says nothing.
     #[serde(default)]
     pub version: Option<String>,
     /// What the engine itself says of each card's buffers.
@@ -86,6 +86,8 @@ pub struct Measurement {
 struct Ran {
     said: BTreeMap<usize, SaidBuffers>,
     version: Option<String>,
+    /// The CUDA whose runtime it had loaded.
+    cuda: Option<u32>,
     /// The prompt had been computed by then.
     computed: Instant,
 }
@@ -188,7 +190,7 @@ pub fn measure(expected: &Expected, options: &Options) -> Result<Measurement, Er
     Ok(Measurement {
         engine: options.kind,
         seen,
-        version: ran.version,
+        version: version::with_cuda(ran.version, ran.cuda),
         said: (0..n).map(|i| ran.said.get(&i).copied()).collect(),
         prompt_tokens: run.prompt_tokens(),
         seconds: start.elapsed().as_secs(),

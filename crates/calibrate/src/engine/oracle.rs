@@ -68,6 +68,7 @@ pub fn run(run: &Run, starter: &Starter) -> Result<Ran, Error> {
     Ok(Ran {
         said: all,
         version: version.map(str::to_string),
+        cuda: None,
         computed,
     })
 }

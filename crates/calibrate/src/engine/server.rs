@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use ureq::Agent;
 
+use super::version::cuda_of;
 use super::{GENERATED, LAST_LOOK, Ran, Run, read};
 use crate::hold::Held;
 use crate::log::said_buffers;
@@ -34,11 +35,13 @@ pub fn run(run: &Run, starter: &Starter) -> Result<Ran, Error> {
         None => error,
     })?;
     let computed = Instant::now();
+    let cuda = cuda_of(held.root());
     thread::sleep(LAST_LOOK);
     let log = read(&run.log)?;
     Ok(Ran {
         said: said_buffers(&log, run.expected),
         version: None,
+        cuda,
         computed,
     })
 }
