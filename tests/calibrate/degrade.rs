@@ -158,3 +158,24 @@ fn a_probe_that_hangs_is_waited_for_as_long_as_is_said() {
     assert_eq!(run.code, Some(2), "{}", run.out);
     assert!(run.err.contains("within 1"), "{}", run.err);
 }
+
+/// A toolkit's stub, say: `libcuda.so` without the driver's functions, found before the driver's own `libcuda.so.1`.
+#[test]
+fn what_only_is_called_as_the_driver_is_told() {
+    let stage = Stage::new();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let some = maps.lines().find_map(|line| {
+        let path = line.split_whitespace().last()?;
+        path.contains("/libc.so").then(|| path.to_string())
+    });
+    let folder = stage.path("stubs");
+    fs::create_dir(&folder).unwrap();
+    fs::copy(some.unwrap(), folder.join("libcuda.so")).unwrap();
+    let mut run = stage.calibrate(&["--allocate"]);
+    let own = run.get_envs().find(|(name, _)| *name == "LD_LIBRARY_PATH");
+    let own = own.and_then(|(_, path)| path).unwrap().to_str().unwrap();
+    let both = format!("{}:{own}", folder.display());
+    let run = answer(run.env("LD_LIBRARY_PATH", both));
+    assert_eq!((run.code, run.err.as_str()), (Some(1), ""));
+    assert!(run.out.contains("is not one"), "{}", run.out);
+}

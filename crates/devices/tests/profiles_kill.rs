@@ -75,7 +75,7 @@ fn no_half_of_a_file_is_left() {
         versions.insert(version(&path));
         for name in names(folder.path()) {
             // The second one: killed between its last two steps. It is whole, too, and the next writer clears it away.
-            assert!(["overhead.json", "overhead.json.new"].contains(&name.as_str()));
+            assert!(["overhead.json", "overhead.json.vramfit-new"].contains(&name.as_str()));
             version(&folder.path().join(name));
         }
     }

@@ -22,6 +22,17 @@ pub fn child() -> ! {
     if own != parent {
         std::process::exit(1);
     }
+    // cudarc panics where what it takes for the driver lacks a function: a toolkit's stub, say, that is found first
+    std::panic::set_hook(Box::new(|info| {
+        let words = info.payload().downcast_ref::<String>().map(String::as_str);
+        let words = words.or(info.payload().downcast_ref::<&str>().copied());
+        let why = words.unwrap_or("it cannot be used");
+        say(&Word::Failed(format!(
+            "the CUDA driver that is found first (libcuda.so, libcuda.so.1) is not one: {why}; \
+             set LD_LIBRARY_PATH to the driver's own folder"
+        )));
+        std::process::exit(0);
+    }));
     let mut line = String::new();
     let asked = io::stdin().read_line(&mut line).map_err(|e| e.to_string());
     let steps = asked.and_then(|_| serde_json::from_str(&line).map_err(|e| e.to_string()));

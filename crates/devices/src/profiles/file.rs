@@ -212,7 +212,7 @@ fn regular(path: &Path) -> io::Result<Option<PathBuf>> {
 fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let folder = folder_of(path);
     // One name for all that never got there: the next writer starts it anew.
-    let new = beside(path, "new");
+    let new = beside(path, NEW);
     write_new(&new, folder, text)?;
     if let Ok(old) = fs::metadata(path) {
         // Who may read the old one may read the new one.
@@ -225,6 +225,9 @@ fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
         Err(_) => Ok(()),
     }
 }
+
+/// Behind a file's own name while it is written: a name that nobody else gives, as what a killed writer left is removed.
+const NEW: &str = "vramfit-new";
 
 /// Written without a name, which it is given once it is whole.
 #[cfg(target_os = "linux")]
@@ -361,7 +364,7 @@ mod tests {
         );
         Profiles::update(&path, |p| p.learn(seen(170 << 20)).unwrap()).unwrap();
         // what a killed writer left does not matter
-        fs::write(beside(&path, "new"), "{\"format\": \"vra").unwrap();
+        fs::write(beside(&path, NEW), "{\"format\": \"vra").unwrap();
         let profiles = Profiles::update(&path, |p| p.learn(seen(166 << 20)).unwrap()).unwrap();
         assert_eq!(Profiles::read(&path).unwrap(), profiles);
         let [only] = profiles.entries() else {
@@ -369,7 +372,7 @@ mod tests {
         };
         assert_eq!((only.low_bytes, only.high_bytes), (166 << 20, 170 << 20));
         assert_eq!(only.runs, 2);
-        assert!(!beside(&path, "new").exists());
+        assert!(!beside(&path, NEW).exists());
     }
 
     /// A link stays one, and what is no file is written into: nothing but the file itself is replaced.
@@ -386,11 +389,14 @@ mod tests {
         symlink("link", at("link to a link")).unwrap();
         symlink("far/none yet", at("dangling")).unwrap();
         symlink("round", at("round")).unwrap();
+        // somebody's own
+        fs::write(at("far/file.new"), "theirs").unwrap();
         for (name, file) in [("link to a link", "far/file"), ("dangling", "far/none yet")] {
             write_whole(&at(name), b"new").unwrap();
             assert!(fs::symlink_metadata(at(name)).unwrap().is_symlink());
             assert_eq!(fs::read(at(file)).unwrap(), b"new");
         }
+        assert_eq!(fs::read(at("far/file.new")).unwrap(), b"theirs");
         let mode = fs::metadata(at("far/file")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
         write_whole(&at("round"), b"new").unwrap_err();
