@@ -112,11 +112,24 @@ fn what_nvml_cannot_say_is_noted() {
         .env("VGPU_FAIL", "nvmlDeviceGetComputeRunningProcesses:13")
         .probe();
     assert_eq!(found["devices"][0]["processes"], Value::Null);
+    assert_eq!(notes(&found), ["processes_unknown"]);
     assert_eq!(found["devices"][0]["free"]["bytes"], 15_000 * MIB);
     let found = Machine::new(T4)
         .env("VGPU_FAIL", "nvmlDeviceGetHandleByUUID:6")
         .probe();
     assert_eq!(found["devices"][0]["free"]["bytes"], 15_000 * MIB);
+}
+
+#[test]
+fn a_gpu_whose_name_is_not_known_is_there_all_the_same() {
+    let probed = |fail: &str| Machine::new(T4).env("VGPU_FAIL", fail).probe();
+    let named = probed("cuDeviceGetName:999");
+    assert_eq!(notes(&named), [""; 0]);
+    assert_eq!(named["devices"][0]["name"], "T4");
+    let unnamed = probed("cuDeviceGetName:999,nvmlDeviceGetName:999");
+    assert_eq!(notes(&unnamed), ["name_unknown"]);
+    assert_eq!(unnamed["devices"][0]["name"], "unnamed GPU");
+    assert_eq!(unnamed["devices"][0]["free"]["bytes"], 15_000 * MIB);
 }
 
 #[test]

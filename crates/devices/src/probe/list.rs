@@ -196,7 +196,10 @@ impl Machine {
             let at = devices.iter().position(|d| d.cuda_index == device);
             at.and_then(|at| u32::try_from(at).ok())
         };
-        let about = ProbeNote::gathered(&self.notes, index).into_iter();
+        // Nothing that a plan is made of depends on who takes what is not free.
+        let about = ProbeNote::gathered(&self.notes, index)
+            .into_iter()
+            .filter(|(note, _)| !matches!(note, ProbeNote::ProcessesUnknown { .. }));
         list.notes
             .extend(about.map(|(note, devices)| Note::Probe { note, devices }));
         list.ids = devices.iter().map(|device| device.ledger_id()).collect();

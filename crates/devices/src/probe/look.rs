@@ -7,7 +7,7 @@ use vramfit_ggml::ComputeCapability;
 use super::Probe;
 use super::driver::{Attribute, Driver, DriverDevice};
 use super::error::ProbeError;
-use super::machine::{FreeFrom, FreeMemory, Machine, ProbedDevice};
+use super::machine::{FreeFrom, FreeMemory, Machine, ProbedDevice, ProcessUse};
 use super::notes::ProbeNote;
 use super::nvml::{Nvml, Seen, uuid_text};
 
@@ -102,7 +102,7 @@ impl Look<'_> {
                 .and_then(|seen| seen.uuid.clone())
                 .or_else(|| uuid.map(|uuid| uuid_text("GPU", &uuid))),
             pci_id,
-            name: device.name()?,
+            name: self.name(index, device, seen.as_ref()),
             total_bytes,
             nvml_total_bytes: memory.map(|memory| memory.total),
             reserved_bytes: memory.and_then(|memory| memory.reserved),
@@ -115,7 +115,7 @@ impl Look<'_> {
                 Some(_) => memory.used,
                 None => total_bytes.saturating_sub(memory.free).min(memory.used),
             }),
-            processes: whole.and_then(|seen| seen.processes.clone()),
+            processes: whole.and_then(|seen| self.processes(index, seen)),
             compute_capability: ComputeCapability::new(major.min(99), minor.min(9)),
             sm_count: device.attribute(Attribute::MultiprocessorCount).ok(),
             integrated,
@@ -123,6 +123,33 @@ impl Look<'_> {
             is_mig,
             board: seen.as_ref().and_then(|seen| seen.board),
         })
+    }
+
+    /// The driver's name for it, else NVML's.
+    fn name(&mut self, index: u32, device: &DriverDevice<'_>, seen: Option<&Seen>) -> String {
+        let why = match device.name() {
+            Ok(name) => return name,
+            Err(error) => error.cause(),
+        };
+        if let Some(name) = seen.and_then(|seen| seen.name.clone()) {
+            return name;
+        }
+        self.notes
+            .push(ProbeNote::NameUnknown { device: index, why });
+        "unnamed GPU".to_owned()
+    }
+
+    fn processes(&mut self, index: u32, seen: &Seen) -> Option<Vec<ProcessUse>> {
+        match &seen.processes {
+            Ok(processes) => Some(processes.clone()),
+            Err(why) => {
+                self.notes.push(ProbeNote::ProcessesUnknown {
+                    device: index,
+                    why: why.clone(),
+                });
+                None
+            }
+        }
     }
 
     fn note_mig(&mut self, device: u32, seen: Option<&Seen>) -> bool {

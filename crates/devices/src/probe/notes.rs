@@ -22,6 +22,20 @@ pub enum ProbeNote {
         /// Why not.
         why: String,
     },
+    /// Neither the driver nor NVML says what the device is called.
+    NameUnknown {
+        /// CUDA's index.
+        device: u32,
+        /// Why not.
+        why: String,
+    },
+    /// NVML does not say which processes are on the device.
+    ProcessesUnknown {
+        /// CUDA's index.
+        device: u32,
+        /// Why not.
+        why: String,
+    },
     /// NVML has no GPU of the device's UUID or PCI id.
     NotInNvml {
         /// CUDA's index.
@@ -76,6 +90,8 @@ impl ProbeNote {
         match self {
             Self::NoNvml { .. } | Self::Hidden { .. } => None,
             Self::FreeUnknown { device, .. }
+            | Self::NameUnknown { device, .. }
+            | Self::ProcessesUnknown { device, .. }
             | Self::NotInNvml { device }
             | Self::MigInstance { device }
             | Self::MigInstanceUnknown { device }
@@ -96,6 +112,12 @@ impl ProbeNote {
                 "what is free is not known ({why}), so all of it is taken as free; --probe-context asks from \
                  inside a short-lived CUDA context"
             ),
+            Self::NameUnknown { why, .. } => format!(
+                "its name is not known ({why}), so nothing that was measured on a card of its name is used"
+            ),
+            Self::ProcessesUnknown { why, .. } => {
+                format!("NVML does not say which processes are on it ({why})")
+            }
             Self::NotInNvml { .. } => "NVML knows no GPU of that UUID or PCI id".to_owned(),
             Self::MigInstance { .. } => {
                 "a MIG instance: its figures are its own, not the whole GPU's".to_owned()

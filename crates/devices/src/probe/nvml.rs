@@ -33,13 +33,15 @@ pub struct Memory {
 pub(super) struct Seen {
     pub(super) index: Option<u32>,
     pub(super) uuid: Option<String>,
+    pub(super) name: Option<String>,
     /// An instance of a GPU in MIG mode.
     pub(super) is_mig: bool,
     /// A whole GPU in MIG mode: its memory is not that of the instance CUDA shows.
     pub(super) is_mig_parent: bool,
     /// The error is NVML's.
     pub(super) memory: Result<Memory, String>,
-    pub(super) processes: Option<Vec<ProcessUse>>,
+    /// The error is NVML's.
+    pub(super) processes: Result<Vec<ProcessUse>, String>,
     /// NVML's number of the board, where several GPUs share one.
     pub(super) board: Option<u32>,
 }
@@ -90,10 +92,11 @@ impl Nvml {
         Seen {
             index: whole.index().ok(),
             uuid,
+            name: device.name().ok(),
             is_mig,
             is_mig_parent: !is_mig && mig_mode != 0,
             memory: memory.map_err(|error| error.to_string()),
-            processes: processes(device, most),
+            processes: processes(device, most).map_err(|error| error.to_string()),
             board: match shares_board {
                 true => whole.board_id().ok(),
                 false => None,
@@ -130,14 +133,12 @@ pub fn memory(library: &Library, device: &Device<'_>) -> Result<Memory, NvmlErro
     })
 }
 
-/// Processes that compute or draw, by id; `None` where NVML does not tell. A process that takes more than `most`
-/// bytes is one that NVML is wrong about.
-pub fn processes(device: &Device<'_>, most: u64) -> Option<Vec<ProcessUse>> {
+/// Processes that compute or draw, by id. A process that takes more than `most` bytes is one that NVML is wrong about.
+pub fn processes(device: &Device<'_>, most: u64) -> Result<Vec<ProcessUse>, NvmlError> {
     // Drivers before 495 have only the second version.
     let computing = device
         .running_compute_processes()
-        .or_else(|_| device.running_compute_processes_v2())
-        .ok()?;
+        .or_else(|_| device.running_compute_processes_v2())?;
     let drawing = device
         .running_graphics_processes()
         .or_else(|_| device.running_graphics_processes_v2())
@@ -151,7 +152,7 @@ pub fn processes(device: &Device<'_>, most: u64) -> Option<Vec<ProcessUse>> {
     let list = by_pid
         .into_iter()
         .map(|(pid, used_bytes)| ProcessUse { pid, used_bytes });
-    Some(list.collect())
+    Ok(list.collect())
 }
 
 fn used_bytes(process: &ProcessInfo) -> Option<u64> {
