@@ -92,7 +92,7 @@ fn an_instance_in_mig_mode_is_measured() {
         prompt: 2044,
         ..stand_in::Part::default()
     };
-    let engine = script(stage.folder.path(), "llama-server", &part, false);
+    let engine = script(stage.folder.path(), "llama-server", &part);
     let engine = engine.to_str().unwrap();
     let run = ask(&["calibrate", model], &["--allocate", "--engine", engine]);
     let taken = &run["allocation"]["devices"][0];

@@ -57,7 +57,7 @@ fn calibrate(stage: &Stage, card: &str, name: &str) -> Row {
         prompt: 2044,
         ..Part::default()
     };
-    let engine = script(stage.folder.path(), "llama-server", &part, false);
+    let engine = script(stage.folder.path(), "llama-server", &part);
     let arguments = ["calibrate", model, "--json", "--engine"];
     let mut run = stage.command_on(card, &arguments);
     let run = answer(run.arg(engine).args(FLAGS));

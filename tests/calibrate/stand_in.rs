@@ -51,13 +51,15 @@ impl Default for Part {
     }
 }
 
-/// A script that plays `part`; below a shell that stays, if `has_shell`.
-pub fn script(folder: &Path, name: &str, part: &Part, has_shell: bool) -> PathBuf {
+/// A script that plays `part`: below a shell that stays, or in a session of its own below one, if its name says so.
+pub fn script(folder: &Path, name: &str, part: &Part) -> PathBuf {
     let program = std::env::current_exe().unwrap();
     let json = serde_json::to_string(part).unwrap();
-    let (before, behind) = match has_shell {
-        true => ("", "\necho the shell is left >&2"),
-        false => ("exec ", ""),
+    let shell_is_left = "\necho the shell is left >&2";
+    let (before, behind) = match name {
+        name if name.contains("session") => ("setsid ", shell_is_left),
+        name if name.contains("shell") => ("", shell_is_left),
+        _ => ("exec ", ""),
     };
     let text = format!(
         "#!/bin/sh\nexport {VARIABLE}='{json}'\nexport {ARGUMENTS}=\"$*\"\n\

@@ -3,7 +3,7 @@
 //! It waits for the end of its standard input, which comes however `estimate` ends, and then kills the engine and
 //! everything that the engine has started: it is their subreaper, so that none escapes by its parent's death. Should
 //! itself be killed, the kernel kills the engine (`PR_SET_PDEATHSIG`), and what the engine has started falls to
-//! `estimate`, a subreaper too, which knows it by the holder's session and kills it.
+//! `estimate`, a subreaper too, which knows it by the holder's session, or by its environment, and kills it.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -12,6 +12,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
@@ -24,6 +25,10 @@ use crate::{Error, io, processes};
 /// First argument of the process.
 pub const CHILD_ARGUMENT: &str = "__calibrate-hold";
 
+/// In the environment of the holder and of all that comes from it: which of this process's holders it is.
+const MARK: &str = "VRAMFIT_HELD";
+static HELD: AtomicU32 = AtomicU32::new(0);
+
 const READY: &str = "started ";
 const ENDED: &str = "ended ";
 /// How long to wait for what was killed. A process that is stuck in the driver does not end at all.
@@ -33,6 +38,7 @@ const STEP: Duration = Duration::from_millis(5);
 /// An engine that is killed, with all that it started, when this value is dropped or this process ends.
 pub struct Held {
     holder: Child,
+    mark: String,
     stdin: Option<ChildStdin>,
     words: Receiver<String>,
     ended: Option<String>,
@@ -50,12 +56,15 @@ impl Held {
     ) -> Result<Held, Error> {
         let own = std::env::current_exe().map_err(io("this program cannot be found"))?;
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        let number = HELD.fetch_add(1, Ordering::Relaxed);
+        let mark = format!("{}-{number}", std::process::id());
         let mut holder = Command::new(own)
             .arg(CHILD_ARGUMENT)
             .arg(log)
             .arg(out.unwrap_or(log))
             .arg(program)
             .args(arguments)
+            .env(MARK, &mark)
             .envs(visible.map(|list| (VISIBLE, list)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -75,6 +84,7 @@ impl Held {
         }
         let mut held = Held {
             holder,
+            mark: format!("{MARK}={mark}"),
             stdin,
             words,
             ended: None,
@@ -122,8 +132,8 @@ impl Held {
         let _ = processes::wait_for(&mut self.holder, PATIENCE);
         let _ = self.holder.kill();
         // What a killed holder leaves. Its id is nobody else's while its session has a process.
-        let session = self.holder.id();
-        kill_until_gone(|| processes::session(session));
+        let id = self.holder.id();
+        kill_until_gone(|| processes::left_by(id, &self.mark));
         let _ = self.holder.try_wait();
     }
 }

@@ -27,14 +27,22 @@ pub fn tree(root: u32) -> BTreeSet<u32> {
     below(BTreeSet::from([root]), &all)
 }
 
-/// Processes of the session that `leader` has made, and all below them: also when it is gone. None where no such process
-/// is below this one.
-pub fn session(leader: u32) -> BTreeSet<u32> {
+/// What `leader` has started, also when it is gone: processes of the session that it has made or with `mark` in their
+/// environment, and all below them. None where no such process is below this one.
+pub fn left_by(leader: u32, mark: &str) -> BTreeSet<u32> {
     let all = all();
     let own = below(BTreeSet::from([std::process::id()]), &all);
-    let is_of_it = |p: &&Process| p.session == leader && own.contains(&p.pid);
+    let is_of_it =
+        |p: &&Process| own.contains(&p.pid) && (p.session == leader || is_marked(p.pid, mark));
     let first = all.iter().filter(is_of_it).map(|p| p.pid).collect();
     below(first, &all)
+}
+
+fn is_marked(pid: u32, mark: &str) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment
+        .split(|&byte| byte == 0)
+        .any(|entry| entry == mark.as_bytes())
 }
 
 fn below(mut found: BTreeSet<u32>, all: &[Process]) -> BTreeSet<u32> {

@@ -2,12 +2,11 @@
 
 mod oracle;
 mod server;
+mod transcript;
 mod version;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,12 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::hold::Held;
 use crate::log::SaidBuffers;
 use crate::watch::{Seen, Watch};
-use crate::{Card, Error, Expected, io};
+use crate::{Card, Error, Expected};
+use transcript::Transcript;
 
 pub(crate) use version::build_name;
-
-/// The most of a log that is read.
-const MOST_LOG: u64 = 32 << 20;
 
 /// How long the watch is left to see the last of it: several of its looks at which processes are the engine's, for only
 /// those are learned from.
@@ -98,14 +95,21 @@ struct Run<'a> {
     options: &'a Options,
     deadline: Instant,
     watch: Watch,
-    log: PathBuf,
-    out: PathBuf,
+    log: Transcript,
 }
 
 impl Run<'_> {
-    fn start(&self, arguments: &[OsString], out: Option<&Path>) -> Result<Held, Error> {
+    /// With its output in `out`, where that is to be apart from the log.
+    fn start(&self, arguments: &[OsString], out: Option<&Transcript>) -> Result<Held, Error> {
         let o = self.options;
-        Held::start(&o.program, arguments, &self.log, out, o.visible.as_deref())
+        let out = out.map(Transcript::path);
+        Held::start(
+            &o.program,
+            arguments,
+            &self.log.path(),
+            out.as_deref(),
+            o.visible.as_deref(),
+        )
     }
 
     fn left(&self) -> Result<Duration, Error> {
@@ -118,7 +122,7 @@ impl Run<'_> {
 
     /// An error that ends with the log's last words.
     fn failed(&self, how: &str) -> Error {
-        let log = read(&self.log).unwrap_or_default();
+        let log = self.log.text().unwrap_or_default();
         let words = |line: &&str| !line.trim().is_empty();
         let last: Vec<&str> = log.lines().rev().filter(words).take(3).collect();
         let last: Vec<&str> = last.into_iter().rev().collect();
@@ -151,29 +155,17 @@ impl Run<'_> {
 /// Tokens that are generated behind a prompt. Few, so that the last batch of the prompt is nearly a full one.
 const GENERATED: u64 = 3;
 
-fn read(path: &Path) -> Result<String, Error> {
-    let what = path.display().to_string();
-    let file = File::open(path).map_err(io(what.clone()))?;
-    let mut text = Vec::new();
-    file.take(MOST_LOG)
-        .read_to_end(&mut text)
-        .map_err(io(what))?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
-}
-
 /// Runs the engine and watches it. It is killed, with all that it has started, before this returns, and also if this
 /// process ends.
 pub fn measure(expected: &Expected, options: &Options) -> Result<Measurement, Error> {
     let start = Instant::now();
-    let folder = tempfile::tempdir().map_err(io("a temporary folder"))?;
     let (watch, starter) = Watch::new(&options.cards)?;
     let run = Run {
         expected,
         options,
         deadline: start + options.time,
         watch,
-        log: folder.path().join("log"),
-        out: folder.path().join("out"),
+        log: Transcript::new()?,
     };
     let ran = match options.kind {
         EngineKind::LlamaServer => {

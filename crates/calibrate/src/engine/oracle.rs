@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{LAST_LOOK, Ran, Run, read};
+use super::transcript::Transcript;
+use super::{LAST_LOOK, Ran, Run};
 use crate::allocate::{Step, What};
 use crate::log::SaidBuffers;
 use crate::watch::Starter;
@@ -33,7 +34,8 @@ pub fn run(run: &Run, starter: &Starter) -> Result<Ran, Error> {
         arguments.extend(["--decode".into(), n.to_string().into()]);
     }
     arguments.extend(["--linger".into(), LAST_LOOK.as_millis().to_string().into()]);
-    let mut held = run.start(&arguments, Some(&run.out))?;
+    let out = Transcript::new()?;
+    let mut held = run.start(&arguments, Some(&out))?;
     starter.start(held.root());
     let how = loop {
         run.left()?;
@@ -44,8 +46,7 @@ pub fn run(run: &Run, starter: &Starter) -> Result<Ran, Error> {
     // It lingers so long when it has decoded.
     let computed = Instant::now().checked_sub(LAST_LOOK);
     let computed = computed.unwrap_or_else(Instant::now);
-    let out = read(&run.out)?;
-    let json: Value = serde_json::from_str(out.trim()).unwrap_or_default();
+    let json: Value = serde_json::from_str(out.text()?.trim()).unwrap_or_default();
     let has_decoded = json.pointer("/result/decode/rc") == Some(&Value::from(0));
     if how != "with exit code 0" || !(has_decoded || n == 0) {
         return Err(run.failed(&format!("ended {how}")));

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use ureq::Agent;
 
 use super::version::cuda_of;
-use super::{GENERATED, LAST_LOOK, Ran, Run, read};
+use super::{GENERATED, LAST_LOOK, Ran, Run};
 use crate::hold::Held;
 use crate::log::said_buffers;
 use crate::watch::Starter;
@@ -37,7 +37,7 @@ pub fn run(run: &Run, starter: &Starter) -> Result<Ran, Error> {
     let computed = Instant::now();
     let cuda = cuda_of(held.root());
     thread::sleep(LAST_LOOK);
-    let log = read(&run.log)?;
+    let log = run.log.text()?;
     Ok(Ran {
         said: said_buffers(&log, run.expected),
         version: None,

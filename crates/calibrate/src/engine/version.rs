@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use vramfit::ENGINE;
 
-use super::{Run, read};
+use super::Run;
+use super::transcript::Transcript;
 use crate::processes;
 
 /// As the modelled build names itself: with `-dev` where it was not built as a release, as the truth tables' engine was not.
@@ -20,22 +21,17 @@ const MOST: usize = 80;
 
 /// What `--version` says, as `0.5.0 (build 9000, commit 1a2b3c4)`; none where it says nothing like it.
 pub(super) fn of_server(run: &Run) -> Option<String> {
-    let out = run.log.with_file_name("version");
-    let log = run.log.with_file_name("version.log");
-    let options = run.options;
-    let words = [OsString::from("--version")];
-    let visible = options.visible.as_deref();
-    let start = crate::hold::Held::start(&options.program, &words, &log, Some(&out), visible);
-    let mut held = start.ok()?;
+    let out = Transcript::new().ok()?;
+    let mut held = run.start(&[OsString::from("--version")], Some(&out)).ok()?;
     let started = Instant::now();
     while held.ended(PERIOD).is_none() {
         if started.elapsed() > TIME || run.left().is_err() {
             return None;
         }
     }
-    [log, out]
-        .iter()
-        .find_map(|file| said(&read(file).unwrap_or_default()))
+    [&run.log, &out]
+        .into_iter()
+        .find_map(|file| said(&file.text().unwrap_or_default()))
 }
 
 /// The CUDA that processes from `root` on have loaded the runtime of; none where it is linked into the program.
