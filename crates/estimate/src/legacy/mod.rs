@@ -20,7 +20,7 @@ use prompts::Prompts;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use vramfit_arch::Batch;
-use vramfit_ggml::cuda::{Cuda, PoolKind, PoolUse, StepKind, Steps};
+use vramfit_ggml::cuda::{BatchSteps, Cuda, PoolKind, PoolUse, Steps};
 use vramfit_ggml::{Backend, BackendId};
 
 pub(crate) use pools::Player;
@@ -67,9 +67,9 @@ impl Context<'_> {
         let mut players: Vec<Player> = self.legacy_devices().map(Player::new).collect();
         let mut steps = Steps::default();
         // of each shape of batches, what every player computes
-        let mut kinds: BTreeMap<BatchShape, Vec<Vec<StepKind>>> = BTreeMap::new();
+        let mut computed: BTreeMap<BatchShape, Vec<BatchSteps>> = BTreeMap::new();
         for &batch in filling.iter().chain(&mixed).flatten() {
-            let Entry::Vacant(slot) = kinds.entry(self.batch_shape(batch)) else {
+            let Entry::Vacant(slot) = computed.entry(self.batch_shape(batch)) else {
                 continue;
             };
             let (built, schedule) = self.schedule(batch)?;
@@ -81,12 +81,13 @@ impl Context<'_> {
             slot.insert(learned.collect());
             built.graph.recycle();
         }
+        players.iter_mut().for_each(Player::forget_the_same);
         let held = players.iter().enumerate().map(|(i, player)| {
             let play = |history: &Vec<Batch>| {
                 let known = history
                     .iter()
-                    .filter_map(|&b| kinds.get(&self.batch_shape(b)));
-                player.play(known.filter_map(|of| of.get(i)).flatten().copied())
+                    .filter_map(|&b| computed.get(&self.batch_shape(b)));
+                player.play(known.filter_map(|of| of.get(i)))
             };
             let most = |all: &[Vec<Batch>]| all.iter().map(play).reduce(PoolUse::max);
             let filled = most(&filling).unwrap_or_default();

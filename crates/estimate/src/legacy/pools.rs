@@ -1,7 +1,7 @@
 //! What devices' pools hold: behind operations in the order of their computing, or in any.
 
 use vramfit_ggml::cuda::{
-    AnyOrder, Cuda, Demands, LegacyPool, PoolKind, PoolUse, Routes, Step, StepKind,
+    AnyOrder, BatchSteps, Cuda, Demands, LegacyPool, PoolKind, PoolUse, Routes, Step,
 };
 use vramfit_ggml::{BackendId, Graph};
 
@@ -10,6 +10,8 @@ pub(crate) struct Player {
     pub device: usize,
     pub backend: BackendId,
     demands: Vec<Demands>,
+    /// Which of them it is is not known.
+    is_guess: bool,
 }
 
 /// What is asked for in an order that is not known.
@@ -30,10 +32,12 @@ impl Player {
     pub fn new((cuda, backend): (Cuda, BackendId)) -> Self {
         let kinds = cuda.with_each_sm_count();
         let kinds = kinds.flat_map(|cuda| Routes::ALL.map(|r| Demands::new(cuda, r)));
+        let demands: Vec<Demands> = kinds.collect();
         Player {
             device: cuda.index,
             backend,
-            demands: kinds.collect(),
+            is_guess: demands.len() > Routes::ALL.len(),
+            demands,
         }
     }
 
@@ -44,22 +48,34 @@ impl Player {
         }
     }
 
-    /// What an empty pool keeps behind steps of these kinds.
-    pub fn play(&self, steps: impl Iterator<Item = StepKind> + Clone) -> PoolUse {
+    /// When all is learned: what takes the same is played once.
+    pub fn forget_the_same(&mut self) {
+        let mut apart: Vec<Demands> = Vec::new();
+        for demands in self.demands.drain(..) {
+            if !apart.iter().any(|other| other.take_the_same(&demands)) {
+                apart.push(demands);
+            }
+        }
+        self.demands = apart;
+    }
+
+    /// What an empty pool keeps behind these batches.
+    pub fn play<'b>(&self, batches: impl Iterator<Item = &'b BatchSteps> + Clone) -> PoolUse {
         let played = self.demands.iter().map(|demands| {
             let mut pool = LegacyPool::default();
-            pool.compute(demands, steps.clone());
+            batches
+                .clone()
+                .for_each(|batch| pool.compute(demands, batch));
             pool
         });
         let pools: Vec<LegacyPool> = played.collect();
         let bytes = pools.iter().map(LegacyPool::bytes).max().unwrap_or(0);
-        let is_guess = self.demands.len() > Routes::ALL.len();
         PoolUse {
             bytes,
             kind: PoolKind::Legacy,
             filled_bytes: bytes,
             least_bytes: self.least().min(bytes),
-            is_bound: is_guess || pools.iter().any(LegacyPool::is_bound),
+            is_bound: self.is_guess || pools.iter().any(LegacyPool::is_bound),
             ..PoolUse::default()
         }
     }

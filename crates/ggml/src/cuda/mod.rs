@@ -13,8 +13,8 @@ use std::str::FromStr;
 pub use fattn::FlashAttnKernel;
 pub(crate) use fusion::{graph_optimize, has_experts};
 pub use pool::{
-    AnyOrder, Batches, Buffers, Demands, LegacyPool, POOL_GRANULARITY, PoolKind, PoolUse, Routes,
-    Step, StepKind, Steps,
+    AnyOrder, BatchSteps, Batches, Buffers, Demands, LegacyPool, POOL_GRANULARITY, PoolKind,
+    PoolUse, Routes, Step, StepKind, Steps,
 };
 
 /// Rows of quantised tensors are padded to this many elements (`MATRIX_ROW_PADDING`).

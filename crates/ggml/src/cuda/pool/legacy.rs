@@ -5,28 +5,26 @@
 //! of whole prompts are played through it, graph by graph. In which of its slots a buffer is kept
 //! does not matter: the smallest that is large enough is taken, and those of one size are alike.
 
+use super::steps::{BatchSteps, Step, StepKind};
 use super::{Attention, Cuda};
-use crate::{BackendId, Flags, Graph, Op, Schedule, TensorId, Type};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::{Graph, TensorId};
 
 /// Most buffers that one operation holds at once.
 const MOST_BUFFERS: usize = 10;
-/// Sources of an operation that decide what it takes, at most.
-const SOURCES: usize = 5;
 /// Buffers that are kept at most; those that come back beyond are given to the driver.
 const SLOTS: usize = 256;
 /// A kept buffer that is this much too large is left alone, bytes.
 const TOO_LARGE: u64 = 1 << 36;
 /// New buffers are this much larger than asked for, for requests that grow.
-const LOOK_AHEAD: f64 = 1.05;
+pub(super) const LOOK_AHEAD: f64 = 1.05;
 /// Of new buffers, bytes.
-const GRANULARITY: u64 = 256;
+pub(super) const GRANULARITY: u64 = 256;
 
 /// Buffers that one operation takes in this order, and gives back when it is done.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Buffers {
     bytes: [u64; MOST_BUFFERS],
-    n: usize,
+    pub(super) n: usize,
 }
 
 impl Buffers {
@@ -122,6 +120,11 @@ impl Demands {
         }
     }
 
+    /// Whether all that was learned takes the same in both.
+    pub fn take_the_same(&self, other: &Demands) -> bool {
+        self.of == other.of
+    }
+
     fn of(&self, StepKind(kind): StepKind) -> &[(Buffers, bool)] {
         self.of.get(kind).and_then(Option::as_deref).unwrap_or(&[])
     }
@@ -169,11 +172,14 @@ impl LegacyPool {
         self.is_bound
     }
 
-    /// Computes operations of these kinds in order.
-    pub fn compute(&mut self, demands: &Demands, steps: impl IntoIterator<Item = StepKind>) {
-        for step in steps {
-            let StepKind(kind) = step;
-            if self.settled.get(kind) == Some(&true) {
+    /// Computes a batch.
+    pub fn compute(&mut self, demands: &Demands, batch: &BatchSteps) {
+        // Most batches change nothing, and the same few kinds stand in every layer.
+        if batch.kinds.iter().all(|&kind| self.is_settled(kind)) {
+            return;
+        }
+        for &step in &batch.steps {
+            if self.is_settled(step) {
                 continue;
             }
             let before = self.changes;
@@ -182,6 +188,7 @@ impl LegacyPool {
                 self.operate(buffers);
             }
             if self.changes == before {
+                let StepKind(kind) = step;
                 let len = self.settled.len().max(kind + 1);
                 self.settled.resize(len, false);
                 if let Some(settled) = self.settled.get_mut(kind) {
@@ -189,6 +196,10 @@ impl LegacyPool {
                 }
             }
         }
+    }
+
+    fn is_settled(&self, StepKind(kind): StepKind) -> bool {
+        self.settled.get(kind) == Some(&true)
     }
 
     /// One operation takes `buffers` and gives them back.
@@ -233,164 +244,8 @@ impl LegacyPool {
     }
 }
 
-/// What operations ask for, where it is not known in which order.
-///
-/// A new buffer means that none of those in the pool that were not in use was large enough. So of
-/// any buffers, one more than an operation holds at once, the smallest is smaller than some request
-/// that made another: by their size the buffers fall, in steps of that many, at least as fast as
-/// requests that each outgrow the buffer of the one before.
-#[derive(Clone, Debug, Default)]
-pub struct AnyOrder {
-    sizes: BTreeSet<u64>,
-    most_at_once: usize,
-}
-
-impl AnyOrder {
-    /// `nodes` are among what is computed.
-    pub fn compute(
-        &mut self,
-        cuda: &Cuda,
-        graph: &Graph,
-        nodes: impl IntoIterator<Item = TensorId>,
-    ) {
-        let mut attention = Attention::new(cuda);
-        for node in nodes {
-            let operate = |buffers: Buffers, _| {
-                self.sizes.extend(buffers.iter());
-                self.hold_at_once(buffers.n);
-            };
-            operation(
-                cuda,
-                graph,
-                node,
-                Routes::Ascending,
-                &mut attention,
-                operate,
-            );
-        }
-    }
-
-    /// What `other` asked for was asked for, too.
-    pub fn join(&mut self, other: &AnyOrder) {
-        self.sizes.extend(&other.sizes);
-        self.hold_at_once(other.most_at_once);
-    }
-
-    /// The largest request, bytes.
-    pub fn largest(&self) -> u64 {
-        self.sizes.last().copied().unwrap_or(0)
-    }
-
-    /// The largest request that only one of both has, bytes.
-    pub fn largest_apart(&self, other: &AnyOrder) -> u64 {
-        let apart = self.sizes.symmetric_difference(&other.sizes);
-        apart.max().copied().unwrap_or(0)
-    }
-
-    /// Some operation holds `n` buffers at once.
-    pub fn hold_at_once(&mut self, n: usize) {
-        self.most_at_once = self.most_at_once.max(n);
-    }
-
-    /// The most that a pool holds when beside what was counted anything up to `any_bytes` may be
-    /// asked for.
-    pub fn bytes(&self, any_bytes: u64) -> u64 {
-        let (mut sum, mut last) = (0u64, u64::MAX);
-        for &bytes in self
-            .sizes
-            .iter()
-            .rev()
-            .take_while(|&&bytes| bytes > any_bytes)
-        {
-            let new = new_buffer(bytes);
-            if new < last {
-                sum = sum.saturating_add(new);
-                last = bytes;
-            }
-        }
-        self.at_once(sum.saturating_add(ladder(any_bytes)))
-    }
-
-    /// What it cannot do without, see [`Demands::least`].
-    pub fn least(&self, any_bytes: u64) -> u64 {
-        self.at_once(new_buffer(self.largest().max(any_bytes)))
-    }
-
-    fn at_once(&self, bytes: u64) -> u64 {
-        bytes.saturating_mul(self.most_at_once as u64)
-    }
-}
-
-/// Buffers for requests up to `bytes` that each outgrow the buffer of the one before.
-fn ladder(bytes: u64) -> u64 {
-    let (mut sum, mut request) = (0u64, bytes);
-    while request > 0 {
-        sum = sum.saturating_add(new_buffer(request));
-        // the largest whose buffer is smaller than this request
-        request = request.saturating_sub(1) / GRANULARITY * GRANULARITY;
-        request = (request as f64 / LOOK_AHEAD) as u64;
-    }
-    sum
-}
-
-/// A node that takes buffers of the pool.
-#[derive(Clone, Copy, Debug)]
-pub struct Step {
-    /// The node.
-    pub node: TensorId,
-    /// Steps of one kind take the same.
-    pub kind: StepKind,
-}
-
-/// A kind of operation, by its number in [`Steps`].
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct StepKind(usize);
-
-/// All that decides what an operation takes: itself, its flags, and types, elements and strides of its
-/// result and its sources.
-type Shapes = (u8, Flags, [Option<(Type, [i64; 4], [u64; 4])>; 1 + SOURCES]);
-
-/// Kinds of operations, over all graphs that one context computes.
-#[derive(Clone, Debug, Default)]
-pub struct Steps(BTreeMap<Shapes, usize>);
-
-impl Steps {
-    /// The steps of the splits of `backend`, in order.
-    pub fn of(&mut self, graph: &Graph, schedule: &Schedule, backend: BackendId) -> Vec<Step> {
-        let own = schedule.splits.iter().filter(|s| s.backend == backend);
-        let nodes = own.flat_map(|s| graph.nodes.get(s.nodes.clone()).unwrap_or_default());
-        nodes.filter_map(|&node| self.step(graph, node)).collect()
-    }
-
-    fn step(&mut self, graph: &Graph, node: TensorId) -> Option<Step> {
-        let t = &graph[node];
-        if t.ne.contains(&0) {
-            return None; // nothing to compute: a batch of which no outputs are wanted
-        }
-        let op = match t.op {
-            Op::MulMat => 0,
-            Op::MulMatId => 1,
-            Op::FlashAttnExt => 2,
-            Op::Conv2d => 3,
-            Op::SsmScan => 4,
-            Op::Argsort => 5,
-            Op::TopK => 6,
-            _ => return None,
-        };
-        let mut shapes = [None; 1 + SOURCES];
-        let sources = t.sources().iter().map(|&s| &graph[s]);
-        for (shape, t) in shapes.iter_mut().zip(std::iter::once(t).chain(sources)) {
-            *shape = Some((t.ty, t.ne, t.nb));
-        }
-        let next = self.0.len();
-        let kind = *self.0.entry((op, t.flags, shapes)).or_insert(next);
-        let kind = StepKind(kind);
-        Some(Step { node, kind })
-    }
-}
-
 /// What one operation takes, and whether that is a bound.
-fn operation(
+pub(super) fn operation(
     cuda: &Cuda,
     graph: &Graph,
     node: TensorId,
@@ -415,7 +270,7 @@ fn operation(
 }
 
 /// What is allocated for a request of `bytes`.
-fn new_buffer(bytes: u64) -> u64 {
+pub(super) fn new_buffer(bytes: u64) -> u64 {
     // in double precision, as the engine does it
     let ahead = (LOOK_AHEAD * bytes as f64) as u64;
     ahead.div_ceil(GRANULARITY).saturating_mul(GRANULARITY)
@@ -423,6 +278,7 @@ fn new_buffer(bytes: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::AnyOrder;
     use super::*;
 
     fn buffers(sizes: &[u64]) -> Buffers {

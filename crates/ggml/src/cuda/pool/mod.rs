@@ -15,6 +15,7 @@
 //! the graph, where its tiles fill the device worse: see [`Batches`]. Not covered: memory inside
 //! cuBLAS and the driver, CUDA graphs.
 
+mod any_order;
 mod attention;
 mod conv;
 mod kernels;
@@ -22,13 +23,16 @@ mod legacy;
 mod matmul;
 mod mmq;
 mod smaller;
+mod steps;
 
 use super::{ComputeCapability, Cuda};
 use crate::graph::Tensor;
 use crate::{BackendId, Graph, Op, Schedule, TensorId, align};
 use attention::Attention;
 
-pub use legacy::{AnyOrder, Buffers, Demands, LegacyPool, Routes, Step, StepKind, Steps};
+pub use any_order::AnyOrder;
+pub use legacy::{Buffers, Demands, LegacyPool, Routes};
+pub use steps::{BatchSteps, Step, StepKind, Steps};
 
 /// Granularity of the VMM pool: its size is a multiple of this.
 pub const POOL_GRANULARITY: u64 = 2 << 20;
