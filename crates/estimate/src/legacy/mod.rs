@@ -20,7 +20,7 @@ use prompts::Prompts;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use vramfit_arch::Batch;
-use vramfit_ggml::cuda::{BatchSteps, Cuda, PoolKind, PoolUse, Steps};
+use vramfit_ggml::cuda::{Cuda, PoolKind, PoolUse, Steps};
 use vramfit_ggml::{Backend, BackendId};
 
 pub(crate) use pools::Player;
@@ -66,30 +66,32 @@ impl Context<'_> {
         let (filling, mixed) = (filling(prompts), mixed(prompts));
         let mut players: Vec<Player> = self.legacy_devices().map(Player::new).collect();
         let mut steps = Steps::default();
-        // of each shape of batches, what every player computes
-        let mut computed: BTreeMap<BatchShape, Vec<BatchSteps>> = BTreeMap::new();
+        let mut numbers: BTreeMap<BatchShape, usize> = BTreeMap::new();
         for &batch in filling.iter().chain(&mixed).flatten() {
-            let Entry::Vacant(slot) = computed.entry(self.batch_shape(batch)) else {
+            let next = numbers.len();
+            let Entry::Vacant(slot) = numbers.entry(self.batch_shape(batch)) else {
                 continue;
             };
+            slot.insert(next);
             let (built, schedule) = self.schedule(batch)?;
-            let learned = players.iter_mut().map(|player| {
+            for player in &mut players {
                 let own = steps.of(&built.graph, &schedule, player.backend);
                 player.learn(&built.graph, &own);
-                own.iter().map(|step| step.kind).collect()
-            });
-            slot.insert(learned.collect());
+            }
             built.graph.recycle();
         }
-        players.iter_mut().for_each(Player::forget_the_same);
-        let held = players.iter().enumerate().map(|(i, player)| {
-            let play = |history: &Vec<Batch>| {
-                let known = history
-                    .iter()
-                    .filter_map(|&b| computed.get(&self.batch_shape(b)));
-                player.play(known.filter_map(|of| of.get(i)))
+        players.iter_mut().for_each(Player::sum_up);
+        let number = |&batch: &Batch| numbers.get(&self.batch_shape(batch)).copied();
+        let numbered = |all: Vec<Vec<Batch>>| -> Vec<Vec<usize>> {
+            let one = |history: Vec<Batch>| history.iter().filter_map(number).collect();
+            all.into_iter().map(one).collect()
+        };
+        let (filling, mixed) = (numbered(filling), numbered(mixed));
+        let held = players.iter().map(|player| {
+            let most = |all: &[Vec<usize>]| {
+                let all = all.iter().map(|history| player.play(history));
+                all.reduce(PoolUse::max)
             };
-            let most = |all: &[Vec<Batch>]| all.iter().map(play).reduce(PoolUse::max);
             let filled = most(&filling).unwrap_or_default();
             let most = most(&mixed).map_or(filled, |mixed| mixed.max(filled));
             let filled_bytes = filled.bytes;

@@ -10,6 +10,9 @@ pub(crate) struct Player {
     pub device: usize,
     pub backend: BackendId,
     demands: Vec<Demands>,
+    batches: Vec<BatchSteps>,
+    /// Bytes that the pool cannot do without.
+    least: u64,
     /// Which of them it is is not known.
     is_guess: bool,
 }
@@ -38,18 +41,24 @@ impl Player {
             backend,
             is_guess: demands.len() > Routes::ALL.len(),
             demands,
+            batches: Vec::new(),
+            least: 0,
         }
     }
 
-    /// What `steps` of `graph` take.
+    /// One more batch: `steps` of `graph`.
     pub fn learn(&mut self, graph: &Graph, steps: &[Step]) {
+        self.batches
+            .push(steps.iter().map(|step| step.kind).collect());
         for demands in &mut self.demands {
             demands.learn(graph, steps);
         }
     }
 
-    /// When all is learned: what takes the same is played once.
-    pub fn forget_the_same(&mut self) {
+    /// When all is learned, before the first play: what takes the same is played once.
+    pub fn sum_up(&mut self) {
+        let least = self.demands.iter().map(Demands::least);
+        self.least = least.max().unwrap_or(0);
         let mut apart: Vec<Demands> = Vec::new();
         for demands in self.demands.drain(..) {
             if !apart.iter().any(|other| other.take_the_same(&demands)) {
@@ -59,29 +68,40 @@ impl Player {
         self.demands = apart;
     }
 
-    /// What an empty pool keeps behind these batches.
-    pub fn play<'b>(&self, batches: impl Iterator<Item = &'b BatchSteps> + Clone) -> PoolUse {
-        let played = self.demands.iter().map(|demands| {
-            let mut pool = LegacyPool::default();
-            batches
-                .clone()
-                .for_each(|batch| pool.compute(demands, batch));
-            pool
-        });
+    /// What an empty pool keeps behind batches, which are numbered as they were learned.
+    pub fn play(&self, history: &[usize]) -> PoolUse {
+        let played = self.demands.iter().map(|d| self.played(d, history));
         let pools: Vec<LegacyPool> = played.collect();
         let bytes = pools.iter().map(LegacyPool::bytes).max().unwrap_or(0);
         PoolUse {
             bytes,
             kind: PoolKind::Legacy,
             filled_bytes: bytes,
-            least_bytes: self.least().min(bytes),
+            least_bytes: self.least.min(bytes),
             is_bound: self.is_guess || pools.iter().any(LegacyPool::is_bound),
             ..PoolUse::default()
         }
     }
 
-    fn least(&self) -> u64 {
-        self.demands.iter().map(Demands::least).max().unwrap_or(0)
+    fn played(&self, demands: &Demands, history: &[usize]) -> LegacyPool {
+        let mut pool = LegacyPool::default();
+        // of each batch: it changed nothing, when there had been so many changes
+        let mut settled = vec![None; self.batches.len()];
+        for &number in history {
+            let (Some(batch), Some(settled)) = (self.batches.get(number), settled.get_mut(number))
+            else {
+                continue;
+            };
+            let before = Some(pool.changes());
+            if *settled == before {
+                continue;
+            }
+            pool.compute(demands, batch);
+            if before == Some(pool.changes()) {
+                *settled = before;
+            }
+        }
+        pool
     }
 }
 

@@ -172,6 +172,11 @@ impl LegacyPool {
         self.is_bound
     }
 
+    /// How often it has changed: what changed nothing changes nothing until this is another.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// Computes a batch.
     pub fn compute(&mut self, demands: &Demands, batch: &BatchSteps) {
         // Most batches change nothing, and the same few kinds stand in every layer.
