@@ -213,14 +213,19 @@ struct Asking {
     address: std::net::SocketAddr,
 }
 
+fn asks(driver: &Driver) -> vramfit_serve::Config {
+    *driver.free.lock().unwrap() = TOTAL - (2 << 30);
+    let gpus = vramfit::gpu_list("20GiB:cc=8.6").unwrap();
+    let mut config = vramfit_serve::Config::new(gpus);
+    config.listen.set_port(0);
+    config.models = vec![fixtures()];
+    config.probe = Some(Arc::new(driver.clone()));
+    config
+}
+
 impl Asking {
     fn start(driver: &Driver) -> Asking {
-        *driver.free.lock().unwrap() = TOTAL - (2 << 30);
-        let gpus = vramfit::gpu_list("20GiB:cc=8.6").unwrap();
-        let mut config = vramfit_serve::Config::new(gpus);
-        config.listen.set_port(0);
-        config.models = vec![fixtures()];
-        config.probe = Some(Arc::new(driver.clone()));
+        let config = asks(driver);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build();
@@ -242,6 +247,41 @@ impl Asking {
         stream.write_all(text.as_bytes()).unwrap();
         response(stream)
     }
+}
+
+/// A driver that hangs, or whatever else takes for ever, does not keep a server that was told to stop.
+#[test]
+fn what_has_no_end_does_not_outlive_the_server() {
+    let driver = Driver::default();
+    let mut config = asks(&driver);
+    config.limits.shutdown = Duration::from_millis(100);
+    let hung = driver.clone();
+    let (ended, ends) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let work = async {
+            let server = vramfit_serve::Server::bind(config).await.unwrap();
+            hung.slow_ms.store(u64::MAX, SeqCst);
+            let address = server.address();
+            let stop = async move {
+                let found = json!({ "name": "m", "holder": "h", "shares": [{ "gpu": "CUDA0", "bytes": 1 << 30 }] });
+                let json = ["Content-Type: application/json"];
+                let text = request("POST", "/v1/ledger/adopt", &json, &found.to_string());
+                let adopt = move || {
+                    let mut stream = std::net::TcpStream::connect(address).unwrap();
+                    stream.write_all(text.as_bytes()).unwrap();
+                    response(stream).ok(201);
+                    wait_for("a look at what was found", || hung.inside.load(SeqCst) == 1);
+                };
+                tokio::task::spawn_blocking(adopt).await.unwrap();
+            };
+            server.run(stop).await;
+        };
+        vramfit_serve::on_threads(Duration::from_millis(100), work).unwrap();
+        ended.send(()).unwrap();
+    });
+    let limit = Duration::from_secs(120);
+    ends.recv_timeout(limit).expect("the server's end");
+    assert_eq!(driver.inside.load(SeqCst), 1);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use vramfit::devices::{DEFAULT_TIMEOUT, Note, ProbeError};
 use vramfit::{Gpus, Probe};
-use vramfit_serve::{Config, Server, Token};
+use vramfit_serve::{Config, Server, Token, on_threads};
 
 use crate::exit::Exit;
 use crate::printer::Printer;
@@ -112,11 +112,7 @@ fn number(arg: Arg) -> Arg {
 pub fn run(matches: &ArgMatches, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Exit, String> {
     let config = config(matches, env)?;
     let has_no_models = config.models.is_empty();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(async {
+    let served = on_threads(config.limits.shutdown, async {
         let stop = stop().map_err(|error| format!("cannot watch for signals: {error}"))?;
         let server = Server::bind(config)
             .await
@@ -128,7 +124,8 @@ pub fn run(matches: &ArgMatches, env: &dyn Fn(&str) -> Option<OsString>) -> Resu
         Printer::plain().print(&format!("listening on http://{}\n", server.address()))?;
         server.run(stop).await;
         Ok(Exit::Fits)
-    })
+    });
+    served.map_err(|error| format!("cannot start: {error}"))?
 }
 
 /// SIGINT or SIGTERM.

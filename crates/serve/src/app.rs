@@ -17,6 +17,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use vramfit::ledger::{GpuId, GpuView, ReservationId, State, Store};
@@ -92,6 +93,17 @@ pub enum StartError {
     /// The ledger cannot be opened.
     #[error("--ledger: {0}")]
     Ledger(#[from] vramfit::Error),
+}
+
+/// Does `work`, such as [`Server::run`], on threads of its own. What still computes or waits for a driver when that is done
+/// is left behind after `limit`: nobody is told what comes of it, and a journal is whole at any moment.
+pub fn on_threads<T>(limit: Duration, work: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_timeout(limit);
+    Ok(done)
 }
 
 /// A server that listens and does not answer yet.

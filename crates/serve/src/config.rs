@@ -70,7 +70,7 @@ pub struct Limits {
     pub send: Duration,
     /// For a request's turn to come.
     pub wait: Duration,
-    /// For requests under way when the server is told to stop.
+    /// For requests under way when the server is told to stop, and then for what is still computed.
     pub shutdown: Duration,
 }
 

@@ -26,6 +26,6 @@ mod watch;
 mod wire;
 mod work;
 
-pub use app::{Server, StartError};
+pub use app::{Server, StartError, on_threads};
 pub use config::{Config, Limits, Token, TokenError};
 pub use openapi::openapi;

@@ -261,8 +261,8 @@ fn document() -> Value {
             "description": format!(
                 "What GGUF models take on GPUs under llama.cpp, to the byte, and reservations of it. \
                  Sizes are bytes, times milliseconds since 1970. A server on loopback may do without a token. \
-                 Questions with more than {LONG_UBATCH} tokens computed at once (n_ubatch) or {LONG_GPUS} GPUs take \
-                 seconds: one worker is kept from them, and what does not get its turn in time is answered 503."
+                 Questions with more than {LONG_UBATCH} tokens computed at once (n_ubatch) or {LONG_GPUS} GPUs, or of GPUs \
+                 without virtual memory management (vmm=0), may take seconds: one worker is kept from them, and what does not get its turn in time is answered 503."
             ),
         },
         "security": [{ "token": [] }, {}],

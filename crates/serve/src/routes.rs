@@ -72,7 +72,7 @@ async fn estimate(State(app): Shared, request: Request) -> Answer {
     let body = body(&app, request).await?;
     let asked: EstimateRequest = parse(&body)?;
     let gpus = asked_gpus(&app, &asked)?;
-    let length = Length::of(&asked.settings, gpus.devices.len());
+    let length = Length::of(&asked.settings, &gpus.devices);
     let shared = Arc::clone(&app);
     let found = move || estimated(&shared, asked, &gpus);
     Ok(answer(
@@ -125,7 +125,7 @@ fn estimated(app: &App, mut asked: EstimateRequest, gpus: &GpuList) -> Result<By
 async fn plan(State(app): Shared, request: Request) -> Answer {
     let body = body(&app, request).await?;
     let mut asked: PlanRequest = parse(&body)?;
-    let length = Length::of(&asked.settings, app.host.gpus().devices.len());
+    let length = Length::of(&asked.settings, &app.host.gpus().devices);
     let shared = Arc::clone(&app);
     let planned = move || {
         let path = shared.folders.find("model", &asked.model)?;
@@ -145,7 +145,7 @@ async fn reserve(State(app): Shared, headers: HeaderMap, request: Request) -> An
     let body = body(&app, request).await?;
     let asked: ReserveRequest = parse(&body)?;
     let load = asked.load(key.as_deref())?;
-    let length = Length::of(&asked.settings, app.host.gpus().devices.len());
+    let length = Length::of(&asked.settings, &app.host.gpus().devices);
     let shared = Arc::clone(&app);
     let in_vain = Arc::clone(&app);
     let is_keyed = key.is_some();

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{AcquireError, Semaphore, oneshot};
 use tokio::task::spawn_blocking;
-use vramfit::Settings;
+use vramfit::ggml::cuda::PoolKind;
+use vramfit::{Device, Settings};
 
 /// Tokens computed at once, above which a question is a long one: up to here an estimate was seen to take a tenth of
 /// a second, with 32,768 tokens and more and a long context it took seconds.
@@ -28,14 +29,16 @@ pub enum Length {
 }
 
 impl Length {
-    /// By what drives it: the larger batch that is computed at once, and the number of GPUs.
-    pub fn of(settings: &Settings, gpus: usize) -> Length {
+    /// By what drives it: the larger batch that is computed at once, the number of GPUs, and whether one has ggml-cuda's
+    /// legacy pool, which is played through prompts that fill the context.
+    pub fn of(settings: &Settings, gpus: &[Device]) -> Length {
         let n_batch = settings.n_batch.unwrap_or(N_BATCH);
         let n_ubatch = match settings.n_ubatch.unwrap_or(N_UBATCH) {
             0 => n_batch,
             n => n.min(n_batch),
         };
-        match n_ubatch > LONG_UBATCH || gpus > LONG_GPUS {
+        let is_played = gpus.iter().any(|gpu| gpu.pool == PoolKind::Legacy);
+        match n_ubatch > LONG_UBATCH || gpus.len() > LONG_GPUS || is_played {
             true => Length::Long,
             false => Length::Short,
         }
@@ -151,7 +154,10 @@ mod tests {
 
     #[test]
     fn what_takes_long() {
-        let of = |json: &str, gpus| Length::of(&Settings::from_json(json).unwrap(), gpus);
+        let of = |json: &str, n: usize| {
+            let gpus = vramfit::gpus(&format!("24GiBx{n}")).unwrap();
+            Length::of(&Settings::from_json(json).unwrap(), &gpus)
+        };
         for short in [
             "{}",
             r#"{"n_ubatch": 8192, "n_batch": 8192}"#,
@@ -168,5 +174,7 @@ mod tests {
         ] {
             assert_eq!(of(long, 1), Length::Long, "{long}");
         }
+        let legacy = vramfit::gpus("24GiB,24GiB:vmm=0").unwrap();
+        assert_eq!(Length::of(&Settings::default(), &legacy), Length::Long);
     }
 }
