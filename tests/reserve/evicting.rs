@@ -82,6 +82,33 @@ fn over_two_gpus_one_that_is_enough_leaves_alone() {
 }
 
 #[test]
+fn over_two_gpus_where_one_had_too_much_on_it() {
+    let host = host("24GiBx2");
+    let found = |name: &str, gpu: usize, gib: u64| {
+        let shares = host.shares(&[(gpu, gib * GIB)]).unwrap();
+        let found = ledger::Adopt::new(name, "loader", shares);
+        host.ledger().adopt(&found, 0).unwrap()
+    };
+    // Both were loaded already, and GPU 0 has 33 GiB on it by what they say: what leaves makes room for 8, not for 17.
+    let (busy, idle) = (found("busy", 0, 16), found("idle", 0, 17));
+    let other = found("other", 1, 16);
+    for busy in [busy, other] {
+        host.ledger().begin_request(busy, 1).unwrap();
+    }
+    let mut run = RunConfig::default();
+    run.n_ctx = 8192;
+    let load = LoadRequest::new("new", "loader").evicting(Stale::after(MINUTE, 10 * MINUTE));
+    let phi = model("phi-4.Q4_K_M");
+    let reserve = || host.reserve(&phi, &run, &Policy::default(), &load, 10 * MINUTE);
+    let reserved = reserve().unwrap();
+    assert_eq!(on(&reserved.placement), [0, 1]);
+    let leaves: Vec<_> = reserved.grant.evict.iter().map(|e| e.id).collect();
+    assert_eq!(leaves, [idle]);
+    host.release(idle).unwrap();
+    check(&host, &reserved);
+}
+
+#[test]
 fn never_what_is_in_use() {
     let host = host("80GiB");
     let held = load(&host, &large(), "held", 0);

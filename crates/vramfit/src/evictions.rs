@@ -2,22 +2,25 @@
 //! the layout on what they free: layouts are looked for, of sets of reservations, and the ledger says of each
 //! what has to leave for it.
 
+use crate::host::free;
+
 /// Layouts that are planned for one request, at most: with 8 that may leave it is every search below to its end.
 const MAX_PLANS: usize = 48;
 
 /// Reservations that leave together, at most, where sets are tried in turn.
 const MAX_TOGETHER: usize = 2;
 
-/// Layouts once some of those that may leave have left: `frees` is what each of them frees of each GPU, the
-/// longest unused first. `plan` lays the model out over the bytes free of each GPU, if it can. The ledger finds
-/// the best of the layouts; among them is one for the fewest, where so many plans tell.
+/// Layouts once some of those that may leave have left: `room` is what there is of each GPU (below zero where more is
+/// promised than that), `frees` what each of them frees of each GPU, the longest unused first. `plan` lays the model out
+/// over the bytes free of each GPU, if it can. The ledger finds the best of the layouts; among them is one for the
+/// fewest, where so many plans tell.
 pub fn layouts<L, E>(
-    free: &[u64],
+    room: &[i128],
     frees: &[Vec<u64>],
     plan: impl FnMut(&[u64]) -> Result<Option<L>, E>,
 ) -> Result<Vec<L>, E> {
     let mut search = Search {
-        free,
+        room,
         frees,
         plan,
         too_little: Vec::new(),
@@ -33,7 +36,7 @@ pub fn layouts<L, E>(
 }
 
 struct Search<'a, P> {
-    free: &'a [u64],
+    room: &'a [i128],
     frees: &'a [Vec<u64>],
     plan: P,
     /// Free bytes of each GPU that were not enough.
@@ -44,12 +47,13 @@ struct Search<'a, P> {
 impl<L, E, P: FnMut(&[u64]) -> Result<Option<L>, E>> Search<'_, P> {
     /// The layout once `set` has left. `None`, too, once there are to be no more plans.
     fn after(&mut self, set: &[usize]) -> Result<Option<L>, E> {
-        let mut free = self.free.to_vec();
+        let mut room = self.room.to_vec();
         for freed in set.iter().filter_map(|&one| self.frees.get(one)) {
-            for (free, freed) in free.iter_mut().zip(freed) {
-                *free = free.saturating_add(*freed);
+            for (room, freed) in room.iter_mut().zip(freed) {
+                *room = room.saturating_add((*freed).into());
             }
         }
+        let free = free(&room);
         let no_more = |known: &Vec<u64>| free.iter().zip(known).all(|(free, known)| free <= known);
         if self.plans >= MAX_PLANS || self.too_little.iter().any(no_more) {
             return Ok(None);
@@ -140,13 +144,13 @@ mod tests {
     use super::*;
 
     /// The free bytes that a layout was found for, where it takes all of `need` together.
-    fn found(free: &[u64], frees: &[Vec<u64>], need: u64) -> (Vec<Vec<u64>>, usize) {
+    fn found(room: &[i128], frees: &[Vec<u64>], need: u64) -> (Vec<Vec<u64>>, usize) {
         let mut plans = 0;
         let plan = |free: &[u64]| {
             plans += 1;
             Ok::<_, ()>((free.iter().sum::<u64>() >= need).then(|| free.to_vec()))
         };
-        let found = layouts(free, frees, plan).unwrap();
+        let found = layouts(room, frees, plan).unwrap();
         (found, plans)
     }
 
@@ -166,7 +170,7 @@ mod tests {
         // By what each layout was planned for: the three, then the two.
         let exact = |free: &[u64]| Ok::<_, ()>((free[0] >= 12).then(|| free[0]));
         let mut search = Search {
-            free: &[0, 0],
+            room: &[0, 0],
             frees: &frees,
             plan: exact,
             too_little: Vec::new(),
@@ -204,6 +208,13 @@ mod tests {
     fn where_nothing_helps_there_is_nothing() {
         assert!(found(&[1], &[], 2).0.is_empty());
         assert!(found(&[1], &[vec![1]], 3).0.is_empty());
+    }
+
+    #[test]
+    fn what_is_promised_too_often_makes_room_only_for_the_rest() {
+        let free = found(&[-3, 2], &[vec![5, 0]], 4).0;
+        assert_eq!(free, [[2, 2]]);
+        assert!(found(&[-3, 2], &[vec![5, 0]], 5).0.is_empty());
     }
 
     #[test]

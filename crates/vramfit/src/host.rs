@@ -101,6 +101,12 @@ pub struct Host<S> {
     ledger: Ledger<S>,
 }
 
+/// What is free where there is so much room.
+pub(crate) fn free(room: &[i128]) -> Vec<u64> {
+    let free = |&room: &i128| u64::try_from(room.max(0)).unwrap_or(u64::MAX);
+    room.iter().map(free).collect()
+}
+
 /// What the driver said is free of each GPU of a list that a probe has made, where it did.
 fn driver_figures(gpus: &GpuList) -> Option<Vec<Option<u64>>> {
     let is_probed = |note: &Note| matches!(note, Note::Probed { .. });
@@ -239,7 +245,7 @@ impl<S: Store> Host<S> {
 
     /// The GPUs with what is free of them by the ledger now.
     pub fn gpus_now(&self) -> Result<GpuList, Error> {
-        let free = self.free(&self.ledger.state()?);
+        let free = free(&self.room(&self.ledger.state()?));
         let mut gpus = self.gpus.clone();
         gpus.devices = self.with_free(&free);
         Ok(gpus)
@@ -347,14 +353,18 @@ impl<S: Store> Host<S> {
         Ok(self.ledger.release(id)?)
     }
 
-    /// What can still be promised of each GPU.
-    pub(crate) fn free(&self, state: &State) -> Vec<u64> {
+    /// What can still be promised of each GPU; below zero where more is promised than there is room for, so that what
+    /// is released there makes room only for the rest.
+    pub(crate) fn room(&self, state: &State) -> Vec<i128> {
         let views = state.gpus();
-        let free = |gpu: &GpuId| {
+        let room = |gpu: &GpuId| {
             let view = views.iter().find(|view| view.gpu == *gpu);
-            view.map_or(0, |view| view.free_bytes)
+            view.map_or(0, |view| {
+                let taken = i128::from(view.reserved_bytes) + i128::from(view.foreign_bytes);
+                i128::from(view.capacity_bytes) - taken
+            })
         };
-        self.ids.iter().map(free).collect()
+        self.ids.iter().map(room).collect()
     }
 
     /// The GPUs with so much free each.

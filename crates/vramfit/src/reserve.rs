@@ -3,6 +3,7 @@
 //! between them in one step. Where the ledger has moved on since the planner looked at it, both look again.
 
 use crate::evictions::layouts;
+use crate::host::free;
 use crate::{
     Device, Error, Grant, Host, LayoutMode, LoadRequest, Model, OverrideTarget, Placement, Policy,
     Prefer, Reserved, RunConfig, Share, Verdict, ledger, plan,
@@ -76,12 +77,12 @@ impl<S: Store> Host<S> {
 
 impl<S: Store> Asked<'_, S> {
     fn reserve(&self) -> Result<Reserved, Error> {
-        let free = self.host.free(&self.state);
-        let now = self.plan(&free)?;
+        let room = self.host.room(&self.state);
+        let now = self.plan(&free(&room))?;
         if now.verdict == Verdict::Fits && self.shares(&now)?.is_empty() {
             return Err(self.no_gpu());
         }
-        let choices = self.choices(&free, &now)?;
+        let choices = self.choices(&room, &now)?;
         let refused = match choices.is_empty() {
             true => None,
             false => match self.ask(choices, true) {
@@ -155,7 +156,7 @@ impl<S: Store> Asked<'_, S> {
 
     /// Ways to have it as asked: each GPU that could hold it alone; else what is planned over several, as
     /// it is and with evictions.
-    fn choices(&self, free: &[u64], now: &Placement) -> Result<Vec<Choice>, Error> {
+    fn choices(&self, room: &[i128], now: &Placement) -> Result<Vec<Choice>, Error> {
         let mut choices = Vec::new();
         if self.is_as_asked(now) {
             let shares = self.shares(now)?;
@@ -168,9 +169,9 @@ impl<S: Store> Asked<'_, S> {
         let mut one_will_do = choices.iter().any(|choice| choice.shares.len() == 1);
         let leaving = self.leaving();
         for (gpu, share) in self.alone(now)? {
-            let freed = leaving.iter().map(|r| r.bytes_on(&share.gpu));
-            let room = freed.fold(free.get(gpu).copied().unwrap_or(0), u64::saturating_add);
-            one_will_do |= share.bytes.get() <= room;
+            let freed = leaving.iter().map(|r| i128::from(r.bytes_on(&share.gpu)));
+            let room = freed.fold(room.get(gpu).copied().unwrap_or(0), i128::saturating_add);
+            one_will_do |= i128::from(share.bytes.get()) <= room;
             let shares = vec![share];
             if choices.iter().all(|choice| choice.shares != shares) {
                 let placement = Err(gpu);
@@ -178,7 +179,7 @@ impl<S: Store> Asked<'_, S> {
             }
         }
         if !one_will_do {
-            for placement in self.with_evictions(free, &leaving)? {
+            for placement in self.with_evictions(room, &leaving)? {
                 let shares = self.shares(&placement)?;
                 if choices.iter().all(|choice| choice.shares != shares) {
                     choices.push(Choice::planned(shares, placement));
@@ -264,13 +265,13 @@ impl<S: Store> Asked<'_, S> {
     /// the fewest have to.
     fn with_evictions(
         &self,
-        free: &[u64],
+        room: &[i128],
         leaving: &[&Reservation],
     ) -> Result<Vec<Placement>, Error> {
         let gpus = self.host.ids();
         let frees = |r: &&Reservation| gpus.iter().map(|gpu| r.bytes_on(gpu)).collect();
         let frees: Vec<Vec<u64>> = leaving.iter().map(frees).collect();
-        layouts(free, &frees, |freed| {
+        layouts(room, &frees, |freed| {
             let placement = self.plan(freed)?;
             Ok(Some(placement).filter(|p| self.is_as_asked(p)))
         })
