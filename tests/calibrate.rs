@@ -81,7 +81,9 @@ impl Stage {
             .env("VRAMFIT_PROFILES", self.path("overhead.json"))
             .env("TMPDIR", self.path(TEMPORARY))
             .env("PATH", "/usr/bin:/bin")
-            .env("MARK", &self.mark);
+            .env("MARK", &self.mark)
+            .envs(stand_in::NOT_PASSED_ON.map(|name| (name, "1")))
+            .env(stand_in::PASSED_ON, "/here");
         command
     }
 
@@ -269,20 +271,30 @@ fn nothing_is_learned_where_exact_terms_disagree() {
     assert!(run.out.contains("nothing is learned from"), "{}", run.out);
     assert!(!stage.path("overhead.json").exists());
 
-    // nor from a run that does not go with those before it
+    // what goes up is learned, and by how much it had been too low is told
     let all_is_well = stage.engine("well", |_| ());
     let run = answer(&mut stage.calibrate(&["--engine", &all_is_well]));
     assert!(run.out.contains("learned: CUDA takes"), "{}", run.out);
-    let first = fs::read_to_string(stage.path("overhead.json")).unwrap();
     let engine = stage.engine("more", |part| {
-        part.devices[0][4] += 60 * MIB;
-        part.devices[1][4] += 60 * MIB;
+        part.devices[0][4] += 70 * MIB;
+        part.devices[1][4] += 70 * MIB;
     });
+    let run = answer(&mut stage.calibrate(&["--engine", &engine]));
+    assert_eq!(run.code, Some(1), "{}", run.out);
+    for words in [
+        "MORE THAN 1 % AND 64 MiB OUTSIDE",
+        "to 234.18 MiB on Tesla K80",
+    ] {
+        assert!(run.out.contains(words), "{}", run.out);
+    }
+    let first = fs::read_to_string(stage.path("overhead.json")).unwrap();
+    // what goes down too far is not
+    let engine = stage.engine("less", |part| part.devices[0][4] -= 10 * MIB);
     let run = answer(&mut stage.calibrate(&["--engine", &engine]));
     assert_eq!(run.code, Some(0), "{}", run.out);
     for words in [
         "nothing is learned from Tesla K80",
-        "164 MiB before (2 measured",
+        "234 MiB before (4 measured",
     ] {
         assert!(run.out.contains(words), "{}", run.out);
     }
@@ -290,7 +302,7 @@ fn nothing_is_learned_where_exact_terms_disagree() {
     assert_eq!(first, last);
     fs::remove_file(stage.path("overhead.json")).unwrap();
 
-    // nothing is learned of an engine that says nothing, and one that takes too much is not within tolerance
+    // nothing is learned of an engine that says nothing, nor of one that takes less than a context
     let engine = stage.engine("silent", |part| {
         part.fault = "silent".to_string();
         part.devices[1][4] += 40 * MIB;
@@ -301,19 +313,14 @@ fn nothing_is_learned_where_exact_terms_disagree() {
     }
     assert_eq!(run.code, Some(0), "{}", run.out);
     assert!(!stage.path("overhead.json").exists());
-    let engine = stage.engine("large", |part| part.devices[1][4] += 100 * MIB);
+    let engine = stage.engine("small", |part| part.devices[1][4] = 0);
     let run = answer(&mut stage.calibrate(&["--engine", &engine]));
-    assert!(
-        run.out.contains("MORE THAN 1 % AND 64 MiB OUTSIDE"),
-        "{}",
-        run.out
-    );
-    assert!(
-        run.out
-            .contains("totals are outside of the predicted interval"),
-        "{}",
-        run.out
-    );
+    for words in [
+        "MORE THAN 1 % AND 64 MiB OUTSIDE",
+        "totals are below the predicted interval",
+    ] {
+        assert!(run.out.contains(words), "{}", run.out);
+    }
     assert_eq!(run.code, Some(1));
     assert!(!stage.path("overhead.json").exists());
 }
@@ -448,6 +455,35 @@ fn requests_that_cannot_be_are_refused() {
         "CUDA1 is planned as",
     );
     check(&["--allocate", "--mmproj", "no-such.gguf"], "no-such.gguf");
+    for library in [
+        "libllama.so",
+        "/lib/libllama.so.0",
+        "libllama.cuda.v0.5.0.so",
+    ] {
+        check(
+            &["--engine", library],
+            "is a library, and --engine takes a program",
+        );
+    }
+    // before anything is measured
+    let [own, json] = ["overhead.json", "report.txt.json"].map(|name| stage.path(name));
+    let [own, json] = [&own, &json].map(|path| path.to_str().unwrap());
+    let report = stage.path("report.txt");
+    let report = report.to_str().unwrap();
+    let engine = stage.engine("llama-server", |_| ());
+    let run = ["--engine", &engine];
+    check(
+        &[&run[..], &["--report", own]].concat(),
+        "--report (its JSON) and --profile would be one file",
+    );
+    check(
+        &[&run[..], &["--rows", json, "--report", report]].concat(),
+        "--report (its JSON) and --rows would be one file",
+    );
+    check(
+        &[&run[..], &["--report", "/proc/no/report.txt"]].concat(),
+        "what is measured could not be kept there: name another place (--report FILE)",
+    );
     fs::write(stage.path("overhead.json"), "{").unwrap();
     check(&["--allocate"], "not a file of overhead profiles");
     let mut alone = stage.calibrate(&["--allocate"]);

@@ -29,7 +29,7 @@ fn profiles(folder: &Path, name: &str) -> PathBuf {
     let text = format!(
         r#"{{"format": "vramfit overhead profiles", "version": 1, "profiles": [{{
         "card": "NVIDIA GeForce RTX 3090", "driver": "550.54.14", "build": "{build}",
-        "low_bytes": {low}, "high_bytes": {high}, "runs": 7}}]}}"#
+        "with_cublas": true, "low_bytes": {low}, "high_bytes": {high}, "runs": 7}}]}}"#
     );
     fs::write(&path, text).unwrap();
     path
@@ -59,7 +59,8 @@ fn profiles_are_found_and_used() {
     };
     let text = path.to_str().unwrap();
     // 2 MiB for each of 7 buffers: weights, two caches, compute buffer, workspace, pool and -sm tensor's
-    let learned = [300, 333 + 14];
+    // and 64 for a driver that is not known
+    let learned = [300, 333 + 14 + 64];
     check(&["--profile", text], &[], learned);
     check(&[], &[("VRAMFIT_PROFILES", &path)], learned);
     check(&[], &[("XDG_DATA_HOME", &data)], learned);
@@ -79,7 +80,7 @@ fn profiles_are_found_and_used() {
         .unwrap();
     let shown = String::from_utf8(shown.stdout).unwrap();
     let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(words.contains("300.00 MiB to 347.00 MiB of its own (calibrated, measured 7 times with driver 550.54.14"), "{shown}");
+    assert!(words.contains("300.00 MiB to 411.00 MiB of its own (calibrated, measured 7 times with driver 550.54.14"), "{shown}");
 }
 
 #[test]

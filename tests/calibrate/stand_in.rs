@@ -15,6 +15,15 @@ const MIB: f64 = (1 << 20) as f64;
 const VARIABLE: &str = "STAND_IN";
 const ARGUMENTS: &str = "STAND_IN_ARGUMENTS";
 
+/// Settings of the engine in a user's environment, which no plan knows of, so that the engine has not to have them...
+pub const NOT_PASSED_ON: [&str; 3] = [
+    "LLAMA_LOG_COLORS",
+    "GGML_CUDA_CUBLAS_COMPUTE_TYPE",
+    "GGML_CUDA_DISABLE_GRAPHS",
+];
+/// ...and the one that it may need.
+pub const PASSED_ON: &str = "GGML_BACKEND_PATH";
+
 /// What it does.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Part {
@@ -80,6 +89,10 @@ fn play() {
         return;
     };
     let part: Part = serde_json::from_str(&json).unwrap();
+    for name in NOT_PASSED_ON {
+        assert!(std::env::var_os(name).is_none(), "{name}");
+    }
+    assert!(std::env::var_os(PASSED_ON).is_some());
     let arguments = std::env::var(ARGUMENTS).unwrap();
     if arguments == "--version" {
         if let Some(version) = &part.version {

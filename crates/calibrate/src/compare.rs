@@ -122,6 +122,15 @@ impl Comparison {
 }
 
 impl DeviceComparison {
+    /// Less was measured than there can be, by more than [`TOLERANCE_BYTES`]; or it is not known what was.
+    pub(crate) fn is_too_little(&self) -> bool {
+        let is_below = self.error_bytes.is_none_or(|error| error > 0);
+        is_below
+            && self
+                .outside_bytes
+                .is_none_or(|bytes| bytes > TOLERANCE_BYTES)
+    }
+
     fn new(
         id: String,
         card: &str,
@@ -143,10 +152,17 @@ impl DeviceComparison {
             .pool_bytes
             .saturating_add(predicted.draft.runtime_bytes);
         let computes = pool.min(predicted.runtime_bytes().saturating_sub(idle_bytes));
+        let of_smaller = predicted
+            .pool_bytes
+            .saturating_sub(predicted.pool_own_bytes);
         let short = match reached {
-            Ok(reached) => reached.short_of(computes),
+            Ok(reached) => {
+                let largest = computes.saturating_sub(of_smaller);
+                reached.short_of(largest).saturating_add(of_smaller)
+            }
             Err(_) => computes,
-        };
+        }
+        .min(computes);
         let low = own
             .saturating_sub(short)
             .saturating_add(predicted.overhead_low_bytes);

@@ -72,6 +72,9 @@ pub struct ExpectedDevice {
     pub compute_bytes: u64,
     /// ggml-cuda's pool of temporary buffers.
     pub pool_bytes: u64,
+    /// Of it, what no batch but the largest is needed for.
+    #[serde(default)]
+    pub pool_own_bytes: u64,
     /// cuBLAS's workspace.
     pub workspace_bytes: u64,
     /// With `-sm tensor`: buffers through which devices add up their results.
@@ -215,6 +218,7 @@ impl ExpectedDevice {
             expected.context_bytes = memory.context;
             expected.compute_bytes = memory.compute;
             expected.pool_bytes = runtime.pool_bytes;
+            expected.pool_own_bytes = runtime.pool_own_bytes;
             expected.workspace_bytes = runtime.workspace_bytes;
             expected.reduce_bytes = runtime.reduce_bytes;
             expected.pool_is_bound = runtime.is_bound;

@@ -3,7 +3,9 @@
 //! It waits for the end of its standard input, which comes however `estimate` ends, and then kills the engine and
 //! everything that the engine has started: it is their subreaper, so that none escapes by its parent's death. Should
 //! itself be killed, the kernel kills the engine (`PR_SET_PDEATHSIG`), and what the engine has started falls to
-//! `estimate`, a subreaper too, which knows it by the holder's session, or by its environment, and kills it.
+//! `estimate`, a subreaper too, which knows it by the holder's session, or by its environment, and kills it. Where both
+//! are killed at once the kernel kills the engine; what an engine has started beside itself (llama-server starts nothing)
+//! is left then.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -194,9 +196,8 @@ fn start(arguments: &[OsString]) -> io::Result<Child> {
         .stdin(Stdio::null())
         .stdout(output)
         .stderr(errors);
-    // Settings of the planned flags' own names would count twice.
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("LLAMA_ARG_") {
+        if is_setting(&name.to_string_lossy()) {
             command.env_remove(name);
         }
     }
@@ -211,6 +212,15 @@ fn start(arguments: &[OsString]) -> io::Result<Child> {
     // SAFETY: two system calls between fork and exec, no allocation and no lock.
     unsafe { command.pre_exec(dies_with_holder) };
     command.spawn()
+}
+
+/// Of llama.cpp or ggml: the plan is for none but its own flags (`GGML_CUDA_CUBLAS_COMPUTE_TYPE`, to name one, changes the
+/// pool). Where ggml finds its backends is none of a plan's.
+fn is_setting(variable: &str) -> bool {
+    let of_engine = ["LLAMA_", "GGML_"]
+        .iter()
+        .any(|of| variable.starts_with(of));
+    of_engine && variable != "GGML_BACKEND_PATH"
 }
 
 /// Kills everything below this process.

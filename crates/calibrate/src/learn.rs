@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use vramfit::devices::{CONSISTENT_WITHIN_BYTES, Profile};
+use vramfit::devices::{CONSISTENT_WITHIN_BYTES, Profile, UNNAMED_GPU};
 
 use crate::{Beside, Comparison, DeviceComparison, MeasuredBy};
 
@@ -31,7 +31,7 @@ impl fmt::Display for Refusal {
 /// with none.
 pub fn learn(comparisons: &[Comparison]) -> (Vec<Profile>, Vec<Refusal>) {
     let mut refusals = Vec::new();
-    let mut residuals: BTreeMap<[&str; 3], Vec<[u64; 2]>> = BTreeMap::new();
+    let mut residuals: BTreeMap<(bool, [&str; 3]), Vec<[u64; 2]>> = BTreeMap::new();
     for comparison in comparisons {
         for device in comparison.devices.iter().filter(|d| d.predicted.is_used) {
             match residual(device).and_then(|bytes| of_right_run(comparison, bytes)) {
@@ -40,6 +40,8 @@ pub fn learn(comparisons: &[Comparison]) -> (Vec<Profile>, Vec<Refusal>) {
                     let least = bytes.saturating_sub(device.predicted.rounding_bytes);
                     // What the pool was smaller by was CUDA's own.
                     let most = bytes.saturating_add(device.pool_short_bytes);
+                    let with_cublas = device.predicted.workspace_bytes > 0;
+                    let key = (with_cublas, key);
                     residuals.entry(key).or_default().push([least, most]);
                 }
                 Err(reason) => refusals.push(Refusal {
@@ -50,24 +52,14 @@ pub fn learn(comparisons: &[Comparison]) -> (Vec<Profile>, Vec<Refusal>) {
         }
     }
     let mut profiles = Vec::new();
-    for ([card, driver, build], bytes) in residuals {
+    for ((with_cublas, [card, driver, build]), bytes) in residuals {
         let low_bytes = bytes.iter().map(|&[low, _]| low).min().unwrap_or(0);
         let high_bytes = bytes.iter().map(|&[_, high]| high).max().unwrap_or(0);
-        if high_bytes.saturating_sub(low_bytes) > CONSISTENT_WITHIN_BYTES {
-            refusals.push(Refusal {
-                of: card.to_string(),
-                reason: format!(
-                    "what is left over is from {} to {} MiB, which is not one quantity",
-                    low_bytes >> 20,
-                    high_bytes >> 20
-                ),
-            });
-            continue;
-        }
         profiles.push(Profile {
             card: card.to_string(),
             driver: driver.to_string(),
             build: build.to_string(),
+            with_cublas,
             low_bytes,
             high_bytes,
             runs: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
@@ -76,11 +68,13 @@ pub fn learn(comparisons: &[Comparison]) -> (Vec<Profile>, Vec<Refusal>) {
     (profiles, refusals)
 }
 
-/// Where one card's total is wrong, no other's is to be trusted.
+/// Where one card took less than it can, no other's figure is to be trusted: something else ran than what was planned.
+/// What is more than was predicted is what there is to learn.
 fn of_right_run(comparison: &Comparison, bytes: u64) -> Result<u64, String> {
-    match comparison.is_right() {
-        true => Ok(bytes),
-        false => Err("the run's totals are outside of the predicted interval".to_string()),
+    let mut used = comparison.devices.iter().filter(|d| d.predicted.is_used);
+    match used.any(|d| d.buffers_agree == Some(false) || d.is_too_little()) {
+        false => Ok(bytes),
+        true => Err("the run's totals are below the predicted interval".to_string()),
     }
 }
 
@@ -88,6 +82,9 @@ fn residual(device: &DeviceComparison) -> Result<u64, String> {
     let (Some(residual), Some(seen)) = (device.residual_bytes, device.measured) else {
         return Err("NVML showed nothing of the engine there".to_string());
     };
+    if device.card == UNNAMED_GPU {
+        return Err("what the card is called is not known".to_string());
+    }
     // Whatever others take at the same time would be learned as CUDA's own.
     let not_its_own = match seen.by {
         MeasuredBy::Process => None,
@@ -177,6 +174,7 @@ mod tests {
             context_bytes: 200 * MIB,
             compute_bytes: 272 * MIB,
             pool_bytes: 270 * MIB,
+            pool_own_bytes: 270 * MIB,
             workspace_bytes: 4 * MIB,
             overhead_low_bytes: 100 * MIB,
             overhead_bytes: 200 * MIB,
@@ -272,8 +270,6 @@ mod tests {
             assert!(only.to_string().contains(words), "{only}");
         };
         let good = expected();
-        let apart = [run(&good, 4900, SAID), run(&good, 4990, SAID)];
-        check(&apart, "from 154 to 244 MiB");
         check(&[run(&good, 4746, SAID)], "less was measured");
         check(&[run(&good, 4700, SAID)], "less was measured");
         check(&[run(&good, 9999, SAID)], "5253 MiB are left over");
@@ -297,10 +293,47 @@ mod tests {
         let mut beside = expected();
         beside.devices[0].projector.compute_bytes = 3 * MIB;
         check(&[run(&beside, 4916, SAID)], "a draft or a projector");
-        check(
-            &[run(&good, 5110, SAID)],
-            "outside of the predicted interval",
-        );
+        // 35 MiB, where a bare context takes 100
+        check(&[run(&good, 4781, SAID)], "below the predicted interval");
+        let mut unnamed = run(&good, 4916, SAID);
+        unnamed.devices[0].card = UNNAMED_GPU.to_string();
+        check(&[unnamed], "is not known");
+    }
+
+    /// A plan has to be mended where it is too low, above all.
+    #[test]
+    fn what_is_more_than_was_predicted_is_learned() {
+        let good = expected();
+        let all = [run(&good, 5110, SAID), run(&good, 4900, SAID)];
+        assert!(!all[0].is_right());
+        let (profiles, refusals) = learn(&all);
+        assert!(refusals.is_empty(), "{refusals:?}");
+        let found = [profiles[0].low_bytes, profiles[0].high_bytes];
+        assert_eq!(found, [154 * MIB, 364 * MIB]);
+    }
+
+    /// Other runs of the engine may load it.
+    #[test]
+    fn a_run_without_cublas_is_learned_as_such() {
+        let mut without = expected();
+        without.devices[0].workspace_bytes = 0;
+        let (profiles, _) = learn(&[run(&without, 4916, SAID), run(&expected(), 4920, SAID)]);
+        let found: Vec<(bool, u64)> = profiles
+            .iter()
+            .map(|p| (p.with_cublas, p.high_bytes))
+            .collect();
+        assert_eq!(found, [(false, 174 * MIB), (true, 174 * MIB)]);
+    }
+
+    /// A smaller batch may take more of the pool, and need not run.
+    #[test]
+    fn what_only_smaller_batches_take_may_be_cudas_own() {
+        let mut smaller = expected();
+        smaller.devices[0].pool_own_bytes = 262 * MIB;
+        let (profiles, refusals) = learn(&[run(&smaller, 4916, SAID)]);
+        assert!(refusals.is_empty(), "{refusals:?}");
+        let found = [profiles[0].low_bytes, profiles[0].high_bytes];
+        assert_eq!(found, [170 * MIB, 178 * MIB]);
     }
 
     /// The pool is of the largest batch that may run: a run that need not reach it says little of CUDA's own.

@@ -1,18 +1,20 @@
 //! `estimate calibrate MODEL..`: plans, and what the cards say of them.
 
+mod files;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ArgMatches;
 use serde::Serialize;
 use vramfit::devices::{
-    Machine, Note, ProbedDevice, Profiles, ROUNDING_BYTES, format_bytes, write_whole,
+    CUBLAS_BYTES, Machine, Note, ProbedDevice, Profiles, ROUNDING_BYTES, format_bytes,
 };
 use vramfit::report::one_line;
 use vramfit::{ComputeCapability, Device, Probe};
 use vramfit_calibrate::{
     Allocation, Card, Comparison, EngineKind, Expected, Options, Plan, allocate, allocation_text,
-    comparison_text, learn, measure, rows,
+    comparison_text, learn, measure,
 };
 
 use crate::estimate::{flags_beside, message, plan};
@@ -82,6 +84,13 @@ impl Request {
                     .to_string(),
             );
         }
+        if let Some(library) = request.program.as_deref().filter(|path| is_library(path)) {
+            return Err(format!(
+                "calibrate: {} is a library, and --engine takes a program: a llama-server, or \
+                 crates/oracle/kit/oracle, which runs libllama",
+                one_line(&library.to_string_lossy())
+            ));
+        }
         // What runs counts its outputs itself: its compute buffer would never be the planned one.
         if request.program.is_some() && low.value("n-outputs").is_some() {
             return Err(
@@ -92,6 +101,12 @@ impl Request {
         }
         Ok(request)
     }
+}
+
+/// By its name: `libllama.so`, `libllama.so.0`, `libllama.cuda.v0.5.0.so`.
+fn is_library(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.ends_with(".so") || name.contains(".so.")
 }
 
 /// Plans each model, takes its buffers or runs the engine, and learns what CUDA itself takes.
@@ -123,8 +138,9 @@ pub fn run(matches: &ArgMatches) -> Result<Exit, String> {
     // A damaged file, or a place that nothing can be put in, is told before an hour of measuring.
     if let Some(path) = profiles {
         Profiles::read_if_there(path).map_err(|e| e.to_string())?;
-        can_be_written(path)?;
+        files::can_be_written(path, "--profile FILE, or --no-learn")?;
     }
+    files::can_all_be_written(&request, profiles)?;
     let mut results = Results {
         all_right: true,
         ..Results::default()
@@ -145,8 +161,8 @@ pub fn run(matches: &ArgMatches) -> Result<Exit, String> {
             done => done?,
         }
     }
-    // Before anything is learned: what was measured is kept, whatever comes.
-    write_out(&request, &results)?;
+    // Before anything is learned, and that whatever comes of it: what was measured is kept.
+    let written = files::write_out(&request, &results);
     if let Some(path) = profiles {
         let text = learned(&results.comparisons, path)?;
         if !printer.json {
@@ -154,10 +170,11 @@ pub fn run(matches: &ArgMatches) -> Result<Exit, String> {
         }
         results.text += &text;
     }
+    written?;
     if let Some(path) = &request.report
-        && (profiles.is_some() || !is_file(path))
+        && (profiles.is_some() || !files::is_file(path))
     {
-        write_report(path, &results)?;
+        files::write_report(path, &results)?;
     }
     Ok(match results.all_right {
         true => Exit::Fits,
@@ -177,21 +194,6 @@ fn not_planned(error: &str, results: &mut Results, printer: &mut Printer) -> Res
     results.documents.push(document);
     results.all_right = false;
     Ok(())
-}
-
-/// Tries the folder of a file that is written last.
-fn can_be_written(path: &Path) -> Result<(), String> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let tried = std::fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder));
-    tried.map(drop).map_err(|error| {
-        format!(
-            "{}: {error}; what is learned could not be kept there: name another file (--profile FILE) or say --no-learn",
-            one_line(&folder.to_string_lossy())
-        )
-    })
 }
 
 /// Where it is measured.
@@ -401,11 +403,18 @@ fn learned(comparisons: &[Comparison], path: &Path) -> Result<String, String> {
     for seen in learned {
         let now = all.known_as(seen).unwrap_or(seen);
         text += &format!(
-            "learned: CUDA takes {:.2} to {:.2} MiB on {}, driver {}, {} ({} measured; plans add up to {} for each \
+            "learned: CUDA takes {:.2} to {:.2} MiB on {}{}, driver {}, {} ({} measured; plans add up to {} for each \
              buffer, which the driver rounds up), in {}\n",
             mib(now.low_bytes),
             mib(now.high_bytes),
             now.card,
+            match now.with_cublas {
+                true => String::new(),
+                false => format!(
+                    " without cuBLAS, for which plans add {}",
+                    format_bytes(CUBLAS_BYTES)
+                ),
+            },
             now.driver,
             now.build,
             now.runs,
@@ -414,47 +423,4 @@ fn learned(comparisons: &[Comparison], path: &Path) -> Result<String, String> {
         );
     }
     Ok(text)
-}
-
-fn write_out(request: &Request, results: &Results) -> Result<(), String> {
-    // A pipe takes one report, at the end.
-    if let Some(path) = request.report.as_deref().filter(|path| is_file(path)) {
-        write_report(path, results)?;
-    }
-    match &request.rows {
-        Some(path) => put(path, &rows(&results.comparisons)),
-        None => Ok(()),
-    }
-}
-
-/// It is one, or will be.
-fn is_file(path: &Path) -> bool {
-    std::fs::metadata(path).map_or(true, |found| found.is_file())
-}
-
-fn write_report(path: &Path, results: &Results) -> Result<(), String> {
-    let json = serde_json::to_string_pretty(&results.documents).map_err(|e| e.to_string())?;
-    let is_json = path.extension().is_some_and(|e| e == "json");
-    let (text_path, json_path) = match is_json {
-        true => (path.with_extension("txt"), path.to_path_buf()),
-        false => {
-            let mut beside = path.to_path_buf().into_os_string();
-            beside.push(".json");
-            (path.to_path_buf(), beside.into())
-        }
-    };
-    // Beside a pipe or a device there is no place for the other one.
-    let is_file = is_file(path);
-    if is_file || !is_json {
-        put(&text_path, &results.text)?;
-    }
-    if is_file || is_json {
-        put(&json_path, &format!("{json}\n"))?;
-    }
-    Ok(())
-}
-
-fn put(path: &Path, text: &str) -> Result<(), String> {
-    write_whole(path, text.as_bytes())
-        .map_err(|error| format!("{}: {error}", one_line(&path.to_string_lossy())))
 }

@@ -40,10 +40,10 @@ pub use catalogue::{Architecture, COLUMNS, Card, Source, catalogue, list_cards};
 pub use gpus::{DEFAULT_COMPUTE_CAPABILITY, GPUS_HELP, Gpus, GpusError, MAX_DEVICES};
 pub use list::{GpuEntry, GpuList, Note};
 pub use lookup::{CardMatch, UnknownCard, Variant, find_card};
-pub use overhead::{Basis, Figure, context, driver_reserve, overhead};
+pub use overhead::{Basis, CUBLAS_BYTES, Figure, context, driver_reserve, overhead};
 pub use probe::{
     ChildProbe, DEFAULT_TIMEOUT, DriverProbe, FreeFrom, FreeMemory, Machine, NoProbe, Pick, Probe,
-    ProbeError, ProbeNote, ProbedDevice, ProcessUse, answer_probe,
+    ProbeError, ProbeNote, ProbedDevice, ProcessUse, UNNAMED_GPU, answer_probe,
 };
 pub use profiles::{
     CONSISTENT_WITHIN_BYTES, Host, Inconsistent, MARGIN_BYTES, PROFILES_VARIABLE, Profile,

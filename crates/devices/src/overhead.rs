@@ -27,6 +27,8 @@ const K80_LOW_BYTES: u64 = 163 * MIB;
 const LEAST_CONTEXT_BYTES: u64 = 93 * MIB;
 /// The line's value at 139 SMs: of a card given by its size alone the compute capability is an assumption, too.
 const LEAST_UNKNOWN_BYTES: u64 = 512 * MIB;
+/// Modules and cuBLAS together, the most on record (see above): more than cuBLAS alone can be.
+pub const CUBLAS_BYTES: u64 = 76 * MIB;
 /// More than on any chip on record.
 const MOST_SMS: u32 = 192;
 const K80_CAPABILITY: ComputeCapability = ComputeCapability::new(3, 7);

@@ -362,6 +362,7 @@ impl Context<'_> {
         PoolUse {
             bytes,
             kind: cuda.pool,
+            own_bytes: bytes,
             filled_bytes: bytes,
             least_bytes,
             uses_cublas: true,

@@ -34,6 +34,8 @@ pub struct Runtime {
     pub pool_bytes: u64,
     /// Of the legacy kind: what it keeps where the first prompts fill the context. Else `pool_bytes`.
     pub pool_filled_bytes: u64,
+    /// Of one that maps memory: what the largest batches take, where no smaller ones run that take more. Else `pool_bytes`.
+    pub pool_own_bytes: u64,
     /// What it cannot do without: of the legacy kind it may be less, as what is kept goes back to the driver where
     /// memory runs out. Else `pool_bytes`.
     pub pool_least_bytes: u64,

@@ -367,6 +367,7 @@ pub(crate) fn runtime_of(cuda: &Cuda, pool: &PoolUse) -> Runtime {
     Runtime {
         pool_bytes: pool.pool_bytes(),
         pool_filled_bytes: pool.pool_filled_bytes(),
+        pool_own_bytes: pool.pool_own_bytes(),
         pool_least_bytes: pool.pool_least_bytes(),
         workspace_bytes: if pool.uses_cublas {
             cuda.cublas_workspace_bytes()

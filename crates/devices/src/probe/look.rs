@@ -1,6 +1,7 @@
 //! The probe itself, in the calling process.
 
 use std::collections::BTreeMap;
+use std::mem::ManuallyDrop;
 
 use vramfit_ggml::ComputeCapability;
 
@@ -13,6 +14,9 @@ use super::nvml::{Nvml, Seen, uuid_text};
 
 const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 
+/// A GPU whose name nobody says. No other GPU is like it.
+pub const UNNAMED_GPU: &str = "unnamed GPU";
+
 /// Asks the driver and NVML in the calling process, which hangs if they do: [`ChildProbe`](super::ChildProbe) does
 /// not.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,7 +28,8 @@ pub struct DriverProbe {
 
 impl Probe for DriverProbe {
     fn machine(&self) -> Result<Machine, ProbeError> {
-        let nvml = Nvml::start();
+        // Never let go of: a library that hangs in its end would take the answer with it.
+        let nvml = ManuallyDrop::new(Nvml::start());
         let nvml_gpus = nvml.as_ref().ok().and_then(Nvml::count);
         let driver = Driver::load().map_err(|why| ProbeError::NoDriver { why, nvml_gpus })?;
         let visible = std::env::var_os(VISIBLE).map(|text| text.to_string_lossy().into_owned());
@@ -40,7 +45,7 @@ impl Probe for DriverProbe {
             nvml: nvml.as_ref().ok(),
             notes: Vec::new(),
         };
-        if let Err(why) = &nvml {
+        if let Err(why) = &*nvml {
             look.notes.push(ProbeNote::NoNvml { why: why.clone() });
         }
         let devices = (0..)
@@ -136,7 +141,7 @@ impl Look<'_> {
         }
         self.notes
             .push(ProbeNote::NameUnknown { device: index, why });
-        "unnamed GPU".to_owned()
+        UNNAMED_GPU.to_owned()
     }
 
     fn processes(&mut self, index: u32, seen: &Seen) -> Option<Vec<ProcessUse>> {

@@ -41,7 +41,7 @@ pub use answer::answer_probe;
 pub use child::{ChildProbe, DEFAULT_TIMEOUT};
 pub use error::ProbeError;
 pub use list::Pick;
-pub use look::DriverProbe;
+pub use look::{DriverProbe, UNNAMED_GPU};
 pub use machine::{FreeFrom, FreeMemory, Machine, ProbedDevice, ProcessUse};
 pub use notes::ProbeNote;
 

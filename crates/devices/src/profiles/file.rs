@@ -346,6 +346,7 @@ mod tests {
             card: "Tesla K80".to_owned(),
             driver: "470.256.02".to_owned(),
             build: "llama.cpp".to_owned(),
+            with_cublas: true,
             low_bytes: bytes,
             high_bytes: bytes,
             runs: 1,

@@ -16,10 +16,12 @@ use serde::{Deserialize, Serialize};
 use vramfit_plan::{Allowance, Device};
 
 use crate::format_bytes;
+use crate::overhead::CUBLAS_BYTES;
+use crate::probe::UNNAMED_GPU;
 
 pub use file::{PROFILES_VARIABLE, ProfilesError, profiles_path, write_whole};
 
-/// Added to what was measured with another driver or another engine build. A guess: a driver's update has moved
+/// Added to what was measured with another driver or another engine build, or where the driver is not known. A guess: a driver's update has moved
 /// published contexts by some tens of MiB.
 pub const MARGIN_BYTES: u64 = 64 << 20;
 
@@ -28,7 +30,7 @@ pub const MARGIN_BYTES: u64 = 64 << 20;
 pub const ROUNDING_BYTES: u64 = 2 << 20;
 
 /// What was left over of measurements on one card, driver and build that lies further apart is not one quantity:
-/// something else is in it.
+/// something else is in some of it.
 pub const CONSISTENT_WITHIN_BYTES: u64 = 64 << 20;
 
 /// What CUDA itself was seen to take on a kind of card.
@@ -41,6 +43,10 @@ pub struct Profile {
     pub driver: String,
     /// The engine's build.
     pub build: String,
+    /// cuBLAS was used, and what it takes beside its workspace is in the figures. Products of quantised weights do without,
+    /// if flash attention is on.
+    #[serde(default)]
+    pub with_cublas: bool,
     /// The least that was seen, bytes: less all that the driver may have rounded buffers up by.
     pub low_bytes: u64,
     /// The most that was seen, bytes: as if it had rounded none.
@@ -84,8 +90,8 @@ pub struct Host<'a> {
 /// How well a profile answers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Match {
-    Build,
-    DriverAndBuildUnknown,
+    Other,
+    DriverUnknown,
     Exact,
 }
 
@@ -106,8 +112,9 @@ impl Profiles {
         self.entries.get(*place)
     }
 
-    /// Adds one more measurement: the interval of its card, driver and build grows as far as it has to. One that would make
-    /// it wider than [`CONSISTENT_WITHIN_BYTES`] changes nothing.
+    /// Adds one more measurement: the interval of its card, driver and build grows as far as it has to. Where that makes it
+    /// wider than [`CONSISTENT_WITHIN_BYTES`] something else is in one of them, and only upwards it grows: a plan is
+    /// rather for too much than for too little.
     pub fn learn(&mut self, seen: Profile) -> Result<(), Box<Inconsistent>> {
         let place = *self.places.entry(key(&seen)).or_insert(self.entries.len());
         let Some(known) = self.entries.get_mut(place) else {
@@ -116,11 +123,14 @@ impl Profiles {
         };
         let low_bytes = known.low_bytes.min(seen.low_bytes);
         let high_bytes = known.high_bytes.max(seen.high_bytes);
-        if high_bytes.saturating_sub(low_bytes) > CONSISTENT_WITHIN_BYTES {
+        let is_one = high_bytes.saturating_sub(low_bytes) <= CONSISTENT_WITHIN_BYTES;
+        if !is_one && seen.high_bytes <= known.high_bytes {
             let known = known.clone();
             return Err(Box::new(Inconsistent { seen, known }));
         }
-        known.low_bytes = low_bytes;
+        if is_one {
+            known.low_bytes = low_bytes;
+        }
         known.high_bytes = high_bytes;
         known.runs = known.runs.saturating_add(seen.runs);
         Ok(())
@@ -139,6 +149,9 @@ impl Profiles {
 
     /// What CUDA takes on `card`, if it was ever measured: the profiles that match best, together.
     pub fn allowance(&self, card: &str, host: &Host) -> Option<Allowance> {
+        if card == UNNAMED_GPU {
+            return None;
+        }
         let card = normal(card);
         let of_card = self.entries.iter().filter(|p| normal(&p.card) == card);
         let matched: Vec<(Match, &Profile)> = of_card.map(|p| (how_well(p, host), p)).collect();
@@ -156,18 +169,22 @@ impl Profiles {
             first.build,
             format_bytes(ROUNDING_BYTES)
         );
-        let (margin, source) = match how_well(first, host) {
-            Match::Exact => (0, measured),
-            Match::DriverAndBuildUnknown => (0, format!("{measured}; this driver is not known")),
-            Match::Build => {
-                let margin = MARGIN_BYTES >> 20;
-                let source =
-                    format!("{measured}; {margin} MiB on top, for another driver or engine build");
-                (MARGIN_BYTES, source)
-            }
+        let mut source = measured;
+        let mut more = |bytes: u64, why: &str| {
+            source += &format!("; {} on top, {why}", format_bytes(bytes));
+            bytes
+        };
+        let of_host = match how_well(first, host) {
+            Match::Exact => 0,
+            Match::DriverUnknown => more(MARGIN_BYTES, "as this driver is not known"),
+            Match::Other => more(MARGIN_BYTES, "for another driver or engine build"),
+        };
+        let of_cublas = match same.iter().any(|p| p.with_cublas) {
+            true => 0,
+            false => more(CUBLAS_BYTES, "for cuBLAS, which nothing measured has used"),
         };
         Some(Allowance {
-            bytes: high_bytes.saturating_add(margin),
+            bytes: high_bytes.saturating_add(of_host).saturating_add(of_cublas),
             low_bytes,
             kept_bytes: 0,
             per_buffer_bytes: ROUNDING_BYTES,
@@ -201,22 +218,20 @@ impl Profiles {
     }
 }
 
-/// Card, driver and build: no two profiles have the same.
-type Key = [String; 3];
+/// Card, driver and build, and whether cuBLAS is in it: no two profiles have the same.
+type Key = (bool, [String; 3]);
 
 fn key(profile: &Profile) -> Key {
-    [
-        normal(&profile.card),
-        profile.driver.clone(),
-        profile.build.clone(),
-    ]
+    let card = normal(&profile.card);
+    let key = [card, profile.driver.clone(), profile.build.clone()];
+    (profile.with_cublas, key)
 }
 
 fn how_well(profile: &Profile, host: &Host) -> Match {
     match (profile.build == host.build, host.driver) {
         (true, Some(driver)) if driver == profile.driver => Match::Exact,
-        (true, None) => Match::DriverAndBuildUnknown,
-        _ => Match::Build,
+        (true, None) => Match::DriverUnknown,
+        _ => Match::Other,
     }
 }
 
@@ -242,6 +257,7 @@ mod tests {
             card: "NVIDIA GeForce RTX 3090".to_owned(),
             driver: driver.to_owned(),
             build: build.to_owned(),
+            with_cublas: true,
             low_bytes: low * MIB,
             high_bytes: high * MIB,
             runs: 1,
@@ -279,7 +295,7 @@ mod tests {
             "measured 2 times with driver 550.54, b1",
         );
         check(Some("570.10"), "b2", 400, 410, "measured 1 time");
-        check(None, "b1", 296, 330, "this driver is not known");
+        check(None, "b1", 296, 394, "this driver is not known");
         // another driver: all of them, and the margin
         check(Some("580.1"), "b1", 296, 474, "64 MiB on top");
         check(Some("550.54"), "b3", 296, 474, "64 MiB on top");
@@ -288,22 +304,69 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_go_with_the_rest_changes_nothing() {
+    fn what_does_not_go_with_the_rest_only_raises() {
         let mut profiles = Profiles::default();
         profiles.learn(seen("550.54", "b1", [300, 310])).unwrap();
         // as far apart as one quantity may be, then a MiB more at either end
         profiles.learn(seen("550.54", "b1", [262, 326])).unwrap();
         let before = profiles.clone();
-        for far in [[261, 270], [320, 327], [400, 410]] {
+        for far in [[261, 270], [200, 326]] {
             let refused = profiles.learn(seen("550.54", "b1", far)).unwrap_err();
             assert_eq!(refused.known, before.entries()[0]);
             let words = "262 to 326 MiB before (2 measured, driver 550.54, b1)";
             assert!(refused.to_string().contains(words), "{refused}");
             assert_eq!(profiles, before);
         }
+        for high in [327, 410] {
+            let far = seen("550.54", "b1", [high - 10, high]);
+            profiles.learn(far).unwrap();
+            let known = &profiles.entries()[0];
+            assert_eq!([known.low_bytes, known.high_bytes], [262 * MIB, high * MIB]);
+        }
         // of another driver
         profiles.learn(seen("570.10", "b1", [400, 410])).unwrap();
         assert_eq!(profiles.entries().len(), 2);
+    }
+
+    #[test]
+    fn what_was_measured_without_cublas_leaves_room_for_it() {
+        let mut profiles = Profiles::default();
+        let without = Profile {
+            with_cublas: false,
+            ..seen("550.54", "b1", [250, 260])
+        };
+        profiles.learn(without).unwrap();
+        let found = |profiles: &Profiles| {
+            let host = host(Some("550.54"), "b1");
+            let found = profiles
+                .allowance("NVIDIA GeForce RTX 3090", &host)
+                .unwrap();
+            (
+                [found.low_bytes, found.bytes].map(|bytes| bytes / MIB),
+                found.source,
+            )
+        };
+        let (interval, source) = found(&profiles);
+        assert_eq!(interval, [250, 260 + 76]);
+        assert!(source.contains("76 MiB on top, for cuBLAS"), "{source}");
+        profiles.learn(seen("550.54", "b1", [300, 310])).unwrap();
+        let (interval, source) = found(&profiles);
+        assert_eq!(interval, [250, 310]);
+        assert!(!source.contains("cuBLAS"), "{source}");
+    }
+
+    #[test]
+    fn a_card_without_a_name_has_no_profile() {
+        let mut profiles = Profiles::default();
+        let unnamed = Profile {
+            card: UNNAMED_GPU.to_owned(),
+            ..seen("550.54", "b1", [300, 310])
+        };
+        profiles.learn(unnamed).unwrap();
+        assert_eq!(
+            profiles.allowance(UNNAMED_GPU, &host(Some("550.54"), "b1")),
+            None
+        );
     }
 
     #[test]

@@ -97,6 +97,9 @@ pub struct PoolUse {
     pub bytes: u64,
     /// How they are kept.
     pub kind: PoolKind,
+    /// Of one that maps memory: the most that one operation holds in the graph's own batch. `bytes` is that of smaller ones,
+    /// too, which need not run.
+    pub own_bytes: u64,
     /// Of a legacy pool: what it keeps behind prompts that fill the context, before which there was nothing, bytes.
     pub filled_bytes: u64,
     /// Of a legacy pool: what it cannot do without, bytes. All that it keeps beyond goes back where memory runs out.
@@ -126,6 +129,14 @@ impl PoolUse {
         }
     }
 
+    /// What it asks for behind the graph's own batch alone.
+    pub fn pool_own_bytes(&self) -> u64 {
+        match self.kind {
+            PoolKind::Vmm => align(self.own_bytes.min(self.bytes), POOL_GRANULARITY),
+            PoolKind::Legacy => self.bytes,
+        }
+    }
+
     /// What the pool cannot do without.
     pub fn pool_least_bytes(&self) -> u64 {
         match self.kind {
@@ -146,6 +157,7 @@ impl PoolUse {
         PoolUse {
             uses_cublas: self.uses_cublas || other.uses_cublas,
             is_bound: larger.is_bound || (is_same && other.is_bound),
+            own_bytes: self.own_bytes.max(other.own_bytes),
             filled_bytes: self.filled_bytes.max(other.filled_bytes),
             least_bytes: self.least_bytes.max(other.least_bytes),
             ..larger
@@ -233,6 +245,14 @@ impl Cuda {
                 Batches::UpToOwn => self.most_held(graph, t, &mut attention, most.bytes),
             };
             most.uses_cublas |= held.cublas;
+            // never more than of any batch
+            if held.bytes > most.own_bytes {
+                let own = match batches {
+                    Batches::Own => held.bytes,
+                    Batches::UpToOwn => self.held(graph, t, &mut attention).bytes,
+                };
+                most.own_bytes = most.own_bytes.max(own);
+            }
             if held.bytes > most.bytes {
                 most.bytes = held.bytes;
                 most.is_bound = held.is_bound;
