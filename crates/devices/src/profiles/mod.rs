@@ -9,6 +9,7 @@
 //! another model adds as much for each of its own buffers.
 
 mod file;
+mod whole;
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,8 @@ use crate::format_bytes;
 use crate::overhead::CUBLAS_BYTES;
 use crate::probe::UNNAMED_GPU;
 
-pub use file::{PROFILES_VARIABLE, ProfilesError, profiles_path, write_whole};
+pub use file::{PROFILES_VARIABLE, ProfilesError, profiles_path};
+pub use whole::write_whole;
 
 /// Added to what was measured with another driver or another engine build, or where the driver is not known. A guess: a driver's update has moved
 /// published contexts by some tens of MiB.
