@@ -235,3 +235,55 @@ fn a_model_that_is_cut_short_and_replaced_under_load_harms_nobody() {
     let found = server.post("/v1/estimate", r#"{"model": "model.gguf"}"#);
     assert_eq!(found.ok(200)["model"]["architecture"], "qwen3");
 }
+
+#[cfg(unix)]
+#[test]
+fn a_model_has_one_name_however_it_is_spelled() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir(at("deep")).unwrap();
+    std::fs::copy(fixtures().join(SMALL), at("deep/m.gguf")).unwrap();
+    std::os::unix::fs::symlink("deep/m.gguf", at("link.gguf")).unwrap();
+    for (no, bytes) in (1..).zip(two_parts()) {
+        std::fs::write(at(&format!("m-{no:05}-of-00002.gguf")), bytes).unwrap();
+    }
+    let server = Server::start(&[
+        "--models",
+        folder.path().to_str().unwrap(),
+        "--gpus",
+        "8GiB",
+    ]);
+    // All may leave that is not the model itself.
+    let ask = |model: &str| {
+        let evict = json!({ "idle_ms": 0, "start_ms": 0 });
+        let asked = json!({ "model": model, "holder": "loader", "evict": evict });
+        reserve(&server, &asked)
+    };
+    let whole = at("deep/m.gguf");
+    let spellings = [
+        &[
+            "deep/m.gguf",
+            "./deep/./m.gguf",
+            "link.gguf",
+            whole.to_str().unwrap(),
+        ][..],
+        &["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"],
+    ];
+    for spellings in spellings {
+        for first in spellings {
+            let reserved = ask(first).ok(201);
+            assert_eq!(reserved["reservation"]["model"], spellings[0]);
+            let one = format!("/v1/reservations/{}", id(&reserved));
+            server.post(&format!("{one}/commit"), "").ok(200);
+            let active = server.get(&one).ok(200)["active_ms"].as_u64().unwrap();
+            wait_for("a millisecond without a request", || {
+                let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+                now > u128::from(active) + 1
+            });
+            for second in spellings {
+                ask(second).refused(409, "full-now");
+            }
+            server.send("DELETE", &one, &[], "").ok(204);
+        }
+    }
+}

@@ -380,6 +380,36 @@ fn one_key_reserves_once() {
 }
 
 #[test]
+fn those_that_come_at_once_under_one_key_get_one_answer() {
+    let server = Server::start(&[]);
+    let headers = ["Content-Type: application/json", "Idempotency-Key: load-7"];
+    let at_once = |path: &str, asked: &Value| -> Vec<Value> {
+        let asked = asked.to_string();
+        let start = std::sync::Barrier::new(16);
+        std::thread::scope(|scope| {
+            let one = || {
+                start.wait();
+                server.send("POST", path, &headers, &asked).ok(201)
+            };
+            let all: Vec<_> = (0..16).map(|_| scope.spawn(one)).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        })
+    };
+    for round in 0..4 {
+        let reserved = at_once("/v1/reservations", &ask(SMALL, "loader"));
+        assert!(reserved.iter().all(|one| *one == reserved[0]), "{round}");
+        let one = format!("/v1/reservations/{}", id(&reserved[0]));
+        server.send("DELETE", &one, &[], "").ok(204);
+        let found =
+            json!({ "name": "m", "holder": "h", "shares": [{ "gpu": "CUDA0", "bytes": 1 << 30 }] });
+        let adopted = at_once("/v1/ledger/adopt", &found);
+        assert!(adopted.iter().all(|one| *one == adopted[0]), "{round}");
+        let one = format!("/v1/reservations/{}", adopted[0]["id"]);
+        server.send("DELETE", &one, &[], "").ok(204);
+    }
+}
+
+#[test]
 fn a_server_that_was_killed_finds_its_ledger() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = folder.path().join("ledger.redb");

@@ -16,10 +16,10 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 use vramfit::ledger::{GpuId, GpuView, ReservationId, State, Store};
 use vramfit::{GpuList, Host, Journal, Probe, Volatile};
 
@@ -46,7 +46,14 @@ pub struct App {
     pub decisions: Decisions,
     /// Answers to requests with an Idempotency-Key, as long as their reservations are held.
     keys: Mutex<HashMap<String, Kept>>,
+    /// Requests with an Idempotency-Key that are under way: one at a time under each.
+    turns: Mutex<HashMap<String, Weak<Turns>>>,
 }
+
+type Turns = tokio::sync::Mutex<()>;
+
+/// Of a request with an Idempotency-Key, until it is dropped.
+pub type Turn = OwnedMutexGuard<()>;
 
 /// An answer that is given again.
 #[derive(Clone)]
@@ -162,6 +169,7 @@ impl Server {
             confirming: Mutex::default(),
             decisions: Decisions::default(),
             keys: Mutex::default(),
+            turns: Mutex::default(),
         };
         let app = Arc::new(app);
         let asked = Arc::clone(&app);
@@ -193,6 +201,28 @@ impl Server {
 impl App {
     fn keys(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When those that came before under this key have their answers.
+    pub async fn turn_of(&self, key: Option<&str>) -> Result<Option<Turn>, Problem> {
+        let Some(key) = key else {
+            return Ok(None);
+        };
+        let turn = self.turns_of(key).lock_owned();
+        let turn = tokio::time::timeout(self.limits.wait, turn).await;
+        let busy = |_| Problem::busy("another with this Idempotency-Key has no answer yet");
+        turn.map(Some).map_err(busy)
+    }
+
+    fn turns_of(&self, key: &str) -> Arc<Turns> {
+        let mut all = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turns) = all.get(key).and_then(Weak::upgrade) {
+            return turns;
+        }
+        all.retain(|_, turns| turns.strong_count() > 0);
+        let turns = Arc::new(Turns::default());
+        all.insert(key.to_string(), Arc::downgrade(&turns));
+        turns
     }
 
     /// What was answered to this key, if that is still so.

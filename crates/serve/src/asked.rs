@@ -52,8 +52,8 @@ pub struct ReserveRequest {
     /// Who asks: whoever is to be looked for when the lease runs out. 1 to 256 characters.
     #[schemars(length(min = 1, max = 256), example = &"loader-1")]
     pub holder: String,
-    /// What the ledger calls the model, `model` if left out. Reservations of the same name are never evicted for
-    /// it.
+    /// What the ledger calls the model; if left out, its file's path below the folder that it is in, links followed, however
+    /// `model` names it. Reservations of the same name are never evicted for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub name: Option<String>,
@@ -197,12 +197,20 @@ pub fn name(field: &str, text: &str) -> Result<(), Problem> {
 }
 
 impl ReserveRequest {
-    /// As the ledger is asked.
-    pub fn load(&self, key: Option<&str>) -> Result<vramfit::LoadRequest, Problem> {
-        let model = self.model.to_string_lossy();
-        let model = self.name.as_deref().unwrap_or(&model);
-        name("name", model)?;
+    /// What can be said of it before its model is looked for.
+    pub fn check(&self) -> Result<(), Problem> {
+        if let Some(given) = &self.name {
+            name("name", given)?;
+        }
         name("holder", &self.holder)?;
+        lease(self.lease_ms)
+    }
+
+    /// As the ledger is asked, where the model's file is called `found`.
+    pub fn load(&self, found: &str, key: Option<&str>) -> Result<vramfit::LoadRequest, Problem> {
+        self.check()?;
+        let model = self.name.as_deref().unwrap_or(found);
+        name("name", model)?;
         let mut load = vramfit::LoadRequest::new(model, self.holder.as_str());
         load.stale = self
             .evict
@@ -211,7 +219,6 @@ impl ReserveRequest {
         load.partial = self.partial;
         load.stays = self.stays;
         load.key = key.map(Into::into);
-        lease(self.lease_ms)?;
         Ok(load)
     }
 }

@@ -18,7 +18,9 @@ pub async fn adopt(State(app): State<Arc<App>>, headers: HeaderMap, request: Req
     let key = idempotency_key(&headers)?;
     let body = body(&app, request).await?;
     let asked: AdoptRequest = parse(&body)?;
+    let turn = app.turn_of(key.as_deref()).await?;
     let adopted = quick(move || {
+        let _turn = turn;
         let found = asked.found(app.host.name(), key.as_deref())?;
         once(&app, key, body, || {
             let id = app.host.ledger().adopt(&found, app.clock.now_ms())?;

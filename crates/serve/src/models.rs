@@ -102,6 +102,16 @@ impl Folders {
         self.holds(&named).then_some(named)
     }
 
+    /// What a file that was found is called, however it was asked for: its path below the folder that it really is in, that
+    /// of the first part of a split model.
+    pub fn name(&self, found: &Path) -> String {
+        let first = split_name(found).map(|(prefix, n)| part_name(prefix, 1, n));
+        let found = first.map_or(found.to_owned(), |first| found.with_file_name(first));
+        let mut folders = self.folders.iter();
+        let below = folders.find_map(|(_, folder)| found.strip_prefix(folder).ok());
+        below.unwrap_or(&found).to_string_lossy().into_owned()
+    }
+
     /// Whether a file that is really there is in one of the folders.
     fn holds(&self, real: &Path) -> bool {
         self.folders
@@ -221,11 +231,15 @@ fn parts(path: &Path) -> Vec<PathBuf> {
     let Some((prefix, count)) = split_name(path) else {
         return vec![path.to_owned()];
     };
-    let part = |no| path.with_file_name(format!("{prefix}-{no:05}-of-{count:05}.gguf"));
+    let part = |no| path.with_file_name(part_name(prefix, no, count));
     (1..=count)
         .map(part)
         .take_while(|part| part.exists())
         .collect()
+}
+
+fn part_name(prefix: &str, no: u16, count: u16) -> String {
+    format!("{prefix}-{no:05}-of-{count:05}.gguf")
 }
 
 /// The first of the links from `path` on whose name is that of a part.

@@ -144,14 +144,21 @@ async fn reserve(State(app): Shared, headers: HeaderMap, request: Request) -> An
     let key = idempotency_key(&headers)?;
     let body = body(&app, request).await?;
     let asked: ReserveRequest = parse(&body)?;
-    let load = asked.load(key.as_deref())?;
+    asked.check()?;
+    let turn = app.turn_of(key.as_deref()).await?;
     let length = Length::of(&asked.settings, &app.host.gpus().devices);
     let shared = Arc::clone(&app);
     let in_vain = Arc::clone(&app);
     let is_keyed = key.is_some();
     let reserved = app.workers.run(
         length,
-        move || once(&shared, key, body, || reserved(&shared, asked, &load)),
+        move || {
+            let _turn = turn;
+            let made = key.clone();
+            once(&shared, key, body, || {
+                reserved(&shared, asked, made.as_deref())
+            })
+        },
         move |unheard: Result<(ReservationId, Bytes), _>| {
             // The client has gone, and without a key it will never know the reservation's number.
             if let (Ok((id, _)), false) = (unheard, is_keyed) {
@@ -163,7 +170,8 @@ async fn reserve(State(app): Shared, headers: HeaderMap, request: Request) -> An
     Ok(created(id, text))
 }
 
-/// Makes a reservation and its answer; the same request under the same key gets the same answer.
+/// Makes a reservation and its answer; the same request under the same key gets the same answer. One at a time under a
+/// key: [`App::turn_of`].
 pub fn once(
     app: &App,
     key: Option<String>,
@@ -207,9 +215,10 @@ fn given_again(kept: Kept, asked: &[u8]) -> Result<(ReservationId, Bytes), Probl
 fn reserved(
     app: &App,
     mut asked: ReserveRequest,
-    load: &vramfit::LoadRequest,
+    key: Option<&str>,
 ) -> Result<(ReservationId, Bytes), Problem> {
     let path = app.folders.find("model", &asked.model)?;
+    let load = &asked.load(&app.folders.name(&path), key)?;
     app.folders.find_beside(&mut asked.settings)?;
     let (_, model) = app.cache.model(&path)?;
     let resolved = asked.settings.resolve(&model, app.host.gpus())?;
