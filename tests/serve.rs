@@ -14,6 +14,8 @@ mod guard;
 mod models;
 #[path = "serve/reservations.rs"]
 mod reservations;
+#[path = "serve/restarts.rs"]
+mod restarts;
 
 use client::{Server, command, fixtures, request, response};
 use serde_json::{Value, json};

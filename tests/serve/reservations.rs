@@ -410,30 +410,6 @@ fn those_that_come_at_once_under_one_key_get_one_answer() {
 }
 
 #[test]
-fn a_server_that_was_killed_finds_its_ledger() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = folder.path().join("ledger.redb");
-    let arguments = ["--ledger", ledger.to_str().unwrap()];
-    let mut held = Vec::new();
-    for round in 0..3 {
-        let server = Server::start(&arguments);
-        assert_eq!(
-            server.get("/v1/reservations").ok(200)["reservations"],
-            json!(held)
-        );
-        let reserved = reserve(&server, &ask(SMALL, &format!("loader-{round}"))).ok(201);
-        let commit = format!("/v1/reservations/{}/commit", id(&reserved));
-        held.push(server.post(&commit, "").ok(200));
-        server.signal("-KILL");
-    }
-    // Of two GPUs one is gone: what was promised there is shown, not hidden.
-    let server = Server::start(&["--gpus", "80GiB", "--ledger", arguments[1]]);
-    let violations = server.get("/v1/ledger").ok(200)["violations"].clone();
-    assert_eq!(violations[0]["gpu"], "CUDA1");
-    assert_eq!(violations[0]["capacity_bytes"], 0);
-}
-
-#[test]
 fn a_lease_that_is_not_renewed_runs_out() {
     let server = Server::start(&[]);
     let before = free(&server);

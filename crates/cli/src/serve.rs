@@ -52,7 +52,7 @@ pub fn command() -> Command {
             value(
                 "ledger",
                 "FILE",
-                "the ledger's journal, which survives restarts and crashes (default: in memory)",
+                "the ledger's journal, of this host alone, which survives restarts and crashes (default: in memory)",
             ),
             ValueHint::FilePath,
         ))

@@ -7,6 +7,7 @@ use crate::config::{Config, Limits, Token};
 use crate::decisions::Decisions;
 use crate::metrics::Metrics;
 use crate::models::{Cache, Folders};
+use crate::own::{self, Unknown};
 use crate::problem::Problem;
 use crate::routes;
 use crate::watch::{Asked, watch};
@@ -20,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedMutexGuard, Semaphore};
-use vramfit::ledger::{GpuId, GpuView, ReservationId, State, Store};
+use vramfit::ledger::{self, GpuId, GpuView, ReservationId, State, Store};
 use vramfit::{GpuList, Host, Journal, Probe, Volatile};
 
 /// Whichever store was asked for.
@@ -100,6 +101,9 @@ pub enum StartError {
     /// The ledger cannot be opened.
     #[error("--ledger: {0}")]
     Ledger(#[from] vramfit::Error),
+    /// The ledger has promised what the server would promise again.
+    #[error("--ledger: {0}")]
+    Unknown(Unknown),
 }
 
 /// Does `work`, such as [`Server::run`], on threads of its own. What still computes or waits for a driver when that is done
@@ -131,10 +135,10 @@ impl Server {
         if config.gpus.devices.is_empty() {
             return Err(StartError::NoGpus);
         }
-        let store: AnyStore = match &config.ledger {
+        let mut store: AnyStore = match &config.ledger {
             None => Box::new(Volatile),
             Some(path) => {
-                let journal = Journal::open(path).map_err(vramfit::ledger::Error::from);
+                let journal = Journal::open(path).map_err(ledger::Error::from);
                 Box::new(journal.map_err(vramfit::Error::from)?)
             }
         };
@@ -142,6 +146,11 @@ impl Server {
         let ids = config
             .gpu_ids
             .unwrap_or_else(|| (0..n).map(GpuList::id).collect());
+        // Before it is said in the ledger which GPUs there are.
+        let unknown = own::check(&mut store, &config.host_name, &ids);
+        if let Some(unknown) = unknown.map_err(|e| vramfit::Error::from(ledger::Error::from(e)))? {
+            return Err(StartError::Unknown(unknown));
+        }
         let host = match config.probe {
             // It is asked below.
             Some(_) => Host::unobserved(store, config.host_name, config.gpus, ids)?,

@@ -185,7 +185,9 @@ impl Metrics {
             let now = now.load(Ordering::Relaxed);
             counter.inner().fetch_max(now, Ordering::Relaxed);
         }
-        let views = state.gpus();
+        // A journal may know GPUs of a host that went by another name, too.
+        let mut views = state.gpus();
+        views.retain(|view| view.gpu.host() == app.host.name());
         for (value, family) in &self.gpus {
             for view in &views {
                 let gpu = view.gpu.gpu().to_string();
