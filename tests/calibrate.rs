@@ -14,6 +14,8 @@ mod degrade;
 mod granularity;
 #[path = "calibrate/killed.rs"]
 mod killed;
+#[path = "calibrate/prompts.rs"]
+mod prompts;
 #[path = "calibrate/stand_in.rs"]
 mod stand_in;
 
@@ -107,7 +109,12 @@ impl Stage {
 
     /// A stand-in that takes what is predicted, and `MODULES` beside it.
     fn engine(&self, name: &str, change: impl FnOnce(&mut Part)) -> String {
-        let flags: Vec<&str> = FLAGS.split(' ').collect();
+        self.engine_with(name, &[], change)
+    }
+
+    /// As [`Stage::engine`], with `more` flags.
+    fn engine_with(&self, name: &str, more: &[&str], change: impl FnOnce(&mut Part)) -> String {
+        let flags: Vec<&str> = FLAGS.split(' ').chain(more.iter().copied()).collect();
         let plan = self.plan(MODEL, &flags);
         let device = |d: &Value| {
             let of = |key: &str| d[key].as_u64().unwrap();

@@ -33,6 +33,8 @@ pub struct Part {
     pub fault: String,
     /// Tokens that the prompt has to have.
     pub prompt: usize,
+    /// So many of them have to come before any is answered.
+    pub prompts: usize,
     /// A draft's weights, caches and compute buffer on each device.
     pub draft: Vec<[u64; 3]>,
     /// What a projector takes on the first device, and its compute buffer among it.
@@ -51,6 +53,7 @@ impl Default for Part {
             devices: Vec::new(),
             fault: String::new(),
             prompt: 0,
+            prompts: 1,
             draft: Vec::new(),
             projector: [0; 2],
             arguments: Vec::new(),
@@ -139,6 +142,7 @@ fn play() {
     let port: u16 = port.unwrap().parse().unwrap();
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let mut asked = 0;
+    let mut waiting = Vec::new();
     for stream in listener.incoming() {
         let mut stream = stream.unwrap();
         let (line, body) = request(&mut stream);
@@ -161,11 +165,17 @@ fn play() {
             }
             () => (404, "{}"),
         };
+        waiting.push(stream);
+        if line.starts_with("POST /completion ") && waiting.len() < part.prompts {
+            continue;
+        }
         let n = answer.len();
-        let _ = write!(
-            stream,
-            "HTTP/1.1 {status} X\r\nContent-Length: {n}\r\nConnection: close\r\n\r\n{answer}"
-        );
+        for mut stream in waiting.drain(..) {
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status} X\r\nContent-Length: {n}\r\nConnection: close\r\n\r\n{answer}"
+            );
+        }
     }
 }
 
