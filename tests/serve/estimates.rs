@@ -145,6 +145,21 @@ fn whole_numbers_may_have_a_point() {
             "{refused}"
         );
     }
+    // Neither of two is taken, whether or not a number is read again.
+    let adopt = |fields: &str| {
+        let body = format!(r#"{{"name": "m", "holder": "h", {fields}}}"#);
+        let refused = server
+            .post("/v1/ledger/adopt", &body)
+            .refused(422, "invalid");
+        assert!(
+            refused["detail"].to_string().contains("duplicate field"),
+            "{refused}"
+        );
+    };
+    adopt(r#""shares": [{"gpu": "CUDA0", "bytes": 5}], "holder": "other""#);
+    adopt(r#""shares": [{"gpu": "CUDA0", "bytes": 5.0}], "holder": "other""#);
+    adopt(r#""shares": [{"gpu": "CUDA0", "bytes": 5, "bytes": 9}]"#);
+    adopt(r#""lease_ms": 5.0, "shares": [{"gpu": "CUDA0", "bytes": 5, "bytes": 9}]"#);
 }
 
 #[test]

@@ -58,3 +58,52 @@ pub async fn serve(
     let finished = under_way.shutdown();
     let _ = tokio::time::timeout(limits.shutdown, finished).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, Server, guard};
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::get;
+    use std::io::Write;
+    use tokio::sync::mpsc;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_client_that_goes_before_its_answer_is_counted() {
+        let mut config = Config::new(vramfit::gpu_list("8GiB").unwrap());
+        config.listen.set_port(0);
+        let Server { app, .. } = Server::bind(config).await.unwrap();
+        let (begun, mut begins) = mpsc::unbounded_channel();
+        let never = async move || {
+            begun.send(()).unwrap();
+            std::future::pending::<()>().await;
+        };
+        let router = Router::new().route("/never", get(never));
+        let router = router.layer(from_fn_with_state(Arc::clone(&app), guard::count));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = app.limits;
+        tokio::spawn(async move {
+            serve(listener, router, &limits, std::future::pending()).await;
+        });
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client
+            .write_all(b"GET /never HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        begins.recv().await.unwrap();
+        let is_counted = || {
+            let text = app.metrics.text(&app, &app.host.ledger().state().unwrap());
+            let line = r#"http_requests_total{route="/never",method="GET",status="499"} 1"#;
+            text.unwrap().contains(line)
+        };
+        assert!(!is_counted());
+        drop(client);
+        let counted = async {
+            while !is_counted() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let limit = Duration::from_secs(60);
+        tokio::time::timeout(limit, counted).await.unwrap();
+    }
+}

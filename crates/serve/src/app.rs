@@ -119,7 +119,7 @@ pub fn on_threads<T>(limit: Duration, work: impl Future<Output = T>) -> std::io:
 
 /// A server that listens and does not answer yet.
 pub struct Server {
-    app: Arc<App>,
+    pub(crate) app: Arc<App>,
     listener: TcpListener,
     address: SocketAddr,
 }

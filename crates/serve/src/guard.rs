@@ -16,16 +16,41 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// What is answered whoever asks.
 pub const OPEN: &str = "/healthz";
 
-/// Counts what is answered, and how long that took.
+/// What is counted where the client has gone before its answer, as web servers have it in their logs.
+const CLIENT_GONE: u16 = 499;
+
+/// Counts what is answered, or would have been, and how long that took.
 pub async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let begun = Instant::now();
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or("other".to_string(), |route| route.as_str().to_string());
-    let method = method(request.method());
+    let mut counted = Counted {
+        app,
+        route,
+        method: method(request.method()),
+        begun: Instant::now(),
+        status: CLIENT_GONE,
+    };
     let response = next.run(request).await;
-    let status = response.status().as_u16();
-    app.metrics.answered(route, method, status, begun.elapsed());
+    counted.status = response.status().as_u16();
     response
+}
+
+/// Is counted when it is dropped.
+struct Counted {
+    app: Arc<App>,
+    route: String,
+    method: &'static str,
+    begun: Instant,
+    status: u16,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let route = std::mem::take(&mut self.route);
+        let took = self.begun.elapsed();
+        let metrics = &self.app.metrics;
+        metrics.answered(route, self.method, self.status, took);
+    }
 }
 
 /// A label from a set that clients cannot make larger.
@@ -110,13 +135,15 @@ fn is_own_origin(origin: &str) -> bool {
 
 /// Whether `HOST[:PORT]` is this machine by a name that nobody else can give.
 fn is_loopback(authority: &str) -> bool {
-    let name = match authority
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once(']'))
-    {
-        Some((address, _)) => address,
-        None => authority.split(':').next().unwrap_or_default(),
+    let (name, rest) = match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').unwrap_or_default(),
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
     };
+    let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    if !(rest.is_empty() || rest.strip_prefix(':').is_some_and(digits)) {
+        // There are readers to whom the name begins here.
+        return false;
+    }
     let address = name.parse::<IpAddr>();
     name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|ip| ip.is_loopback())
 }
@@ -144,6 +171,13 @@ mod tests {
             "10.0.0.1",
             "[::2]",
             "::1",
+            "[::1",
+            "[::1]evil.example",
+            "[::1]@evil.example",
+            "[::1]:80@evil.example",
+            "localhost:80@evil.example",
+            "localhost:x",
+            "localhost:1:2",
         ] {
             assert!(!is_loopback(other), "{other}");
         }

@@ -37,9 +37,9 @@ struct Gpu {
     gpu: String,
 }
 
-/// Seconds: from half a millisecond to a second.
-const BUCKETS: [f64; 11] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0,
+/// Seconds: from half a millisecond to what a question of many tokens or GPUs may take.
+const BUCKETS: [f64; 16] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
 /// Everything that is counted.
@@ -86,10 +86,10 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("vramfit");
         registry.register(
             "http_requests",
-            "Requests answered",
+            "Requests answered; 499 where the client had gone before",
             metrics.requests.clone(),
         );
-        let help = "From the headers read to the answer ready";
+        let help = "From the headers read to the answer ready, or the client gone";
         let seconds = metrics.seconds.clone();
         registry.register_with_unit("http_request_duration", help, Unit::Seconds, seconds);
         for (name, help, counter) in [
@@ -149,7 +149,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A request was answered.
+    /// A request was answered, or its client has gone.
     pub fn answered(&self, route: String, method: &'static str, status: u16, took: Duration) {
         let of_route = Route {
             route: route.clone(),

@@ -2,13 +2,13 @@
 
 use crate::app::App;
 use crate::problem::Problem;
+use crate::whole::Whole;
 use axum::body::{Body, Bytes, HttpBody, to_bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use vramfit::ledger::ReservationId;
 use vramfit::settings::objects::object;
 
@@ -100,29 +100,9 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         return Err(Problem::bad(format!("no JSON: {error}")));
     }
     // For JSON Schema, and for languages that know one kind of number, 4096.0 is an integer.
-    let whole = serde_json::from_slice(bytes).map(whole_numbers);
-    let again = whole.and_then(object);
-    again.map_err(|_| Problem::invalid(error.to_string()))
-}
-
-/// With integers for floating-point numbers that are just that.
-fn whole_numbers(value: Value) -> Value {
-    // Beyond, not every integer is one of them.
-    const EXACT: f64 = (1u64 << 53) as f64;
-    match value {
-        Value::Number(number) => {
-            let float = number.as_f64().filter(|_| number.is_f64());
-            let whole = float.filter(|x| x.fract() == 0.0 && (0.0..=EXACT).contains(x));
-            whole.map_or(Value::Number(number), |x| Value::from(x as u64))
-        }
-        Value::Array(values) => values.into_iter().map(whole_numbers).collect(),
-        Value::Object(map) => {
-            let whole = map
-                .into_iter()
-                .map(|(key, value)| (key, whole_numbers(value)));
-            Value::Object(whole.collect())
-        }
-        other => other,
+    match serde_json::from_slice(bytes) {
+        Ok(Whole(asked)) => object(asked).map_err(|_| Problem::invalid(error.to_string())),
+        Err(twice) => Err(Problem::invalid(twice.to_string())),
     }
 }
 
