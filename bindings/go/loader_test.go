@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -415,6 +416,20 @@ func TestSettingsHaveEveryKey(t *testing.T) {
 	}
 }
 
+// A sum of more than 64 bits is shown as the most that has them, as over HTTP.
+func TestAuditOfMoreThanThereCanBe(t *testing.T) {
+	gpus := must[*vramfit.GPUs](t)(vramfit.ParseGPUs("8GiB"))
+	host := must[*vramfit.Host](t)(vramfit.OpenHost("box", gpus, vramfit.HostOptions{}))
+	for i := 0; i < 2; i++ {
+		shares := []vramfit.Share{{GPU: 0, Bytes: math.MaxUint64}}
+		must[uint64](t)(host.Adopt(vramfit.Loaded{Model: "m", Holder: "h", Shares: shares}))
+	}
+	violations := must[[]vramfit.Violation](t)(host.Audit())
+	if len(violations) != 1 || violations[0].ReservedBytes != math.MaxUint64 || len(violations[0].Reservations) != 2 {
+		t.Errorf("%+v", violations)
+	}
+}
+
 // Goroutines over one host: nothing is promised twice, and all is free at the end.
 func TestGoroutinesShareAHost(t *testing.T) {
 	model := must[*vramfit.Model](t)(vramfit.Open(fixture("qwen2.5-0.5b.Q4_K_M.gguf")))
@@ -422,6 +437,7 @@ func TestGoroutinesShareAHost(t *testing.T) {
 	host := must[*vramfit.Host](t)(vramfit.OpenHost("box", gpus, vramfit.HostOptions{}))
 	var group sync.WaitGroup
 	failures := make(chan error, 8*5)
+	granted := make(chan uint64, 8*5)
 	for g := 0; g < 8; g++ {
 		group.Add(1)
 		go func(g int) {
@@ -433,6 +449,7 @@ func TestGoroutinesShareAHost(t *testing.T) {
 					continue
 				}
 				if err == nil {
+					granted <- reserved.ID
 					err = errors.Join(host.Commit(reserved.ID, nil), host.Release(reserved.ID))
 				}
 				violations, audit := host.Audit()
@@ -449,6 +466,9 @@ func TestGoroutinesShareAHost(t *testing.T) {
 	close(failures)
 	for err := range failures {
 		t.Error(err)
+	}
+	if len(granted) == 0 {
+		t.Error("nothing was ever granted")
 	}
 	now := must[*vramfit.GPUs](t)(host.GPUs())
 	fresh := must[*vramfit.Host](t)(vramfit.OpenHost("fresh", gpus, vramfit.HostOptions{}))

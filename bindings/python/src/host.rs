@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pyo3::exceptions::PyTypeError;
@@ -19,16 +19,36 @@ use crate::placement::{Placement, read_settings};
 
 type Open = vramfit::Host<Box<dyn Store + Send>>;
 
+/// A host until it is closed: then also what it has granted has none.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Option<Arc<Open>>>>);
+
+impl Shared {
+    fn get(&self) -> Result<Arc<Open>, Failure> {
+        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = || Failure::argument("the host has been closed: open another");
+        open.clone().ok_or_else(closed)
+    }
+
+    /// Calls that are under way end as if it were open.
+    fn close(&self) {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(open.take());
+    }
+}
+
 /// The GPUs of one host and the ledger over them.
 #[pyclass(frozen, module = "vramfit")]
 pub struct Host {
-    host: Arc<Open>,
+    shared: Shared,
+    name: String,
+    n_gpus: usize,
 }
 
 /// A reservation that was made, and the placement that it is for.
 #[pyclass(frozen, module = "vramfit")]
 pub struct Reserved {
-    host: Arc<Open>,
+    shared: Shared,
     #[pyo3(get)]
     id: u64,
     #[pyo3(get)]
@@ -126,40 +146,67 @@ impl Host {
             Open::with_ids(store, name, gpus, ids)
         })?;
         Ok(Host {
-            host: Arc::new(host),
+            name: host.name().to_string(),
+            n_gpus: host.ids().len(),
+            shared: Shared(Arc::new(Mutex::new(Some(Arc::new(host))))),
         })
+    }
+
+    /// Lets go of the journal, once calls that are under way have ended. What is reserved in it stays reserved.
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.shared.close());
+    }
+
+    fn __enter__(this: Py<Self>) -> Py<Self> {
+        this
+    }
+
+    /// Closes it.
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _kind: Option<Bound<'_, PyType>>,
+        _value: Option<Bound<'_, PyAny>>,
+        _traceback: Option<Bound<'_, PyAny>>,
+    ) -> bool {
+        self.close(py);
+        false
     }
 
     /// By which the ledger knows it.
     #[getter]
     fn name(&self) -> &str {
-        self.host.name().as_str()
+        &self.name
     }
 
     /// The GPUs with what is free of them by the ledger now.
     #[getter]
     fn gpus(&self, py: Python<'_>) -> Result<Gpus, Failure> {
-        let list = py.detach(|| self.host.gpus_now())?;
+        let host = self.shared.get()?;
+        let list = py.detach(|| host.gpus_now())?;
         Ok(Gpus { list })
     }
 
     /// What the driver says is free of each GPU, in their order, or a function that asks it.
     fn observe(&self, py: Python<'_>, free_bytes: Free<'_>) -> PyResult<()> {
-        let (before, free_bytes) = free_bytes.figures(py, &self.host)?;
-        let observed = py.detach(|| self.host.observe_since(&before, &free_bytes));
+        let host = self.shared.get()?;
+        let (before, free_bytes) = free_bytes.figures(py, &host)?;
+        let observed = py.detach(|| host.observe_since(&before, &free_bytes));
         Ok(observed.map_err(Failure::from)?)
     }
 
     /// What others hold of a GPU, from who knows, in the place of what they are believed to hold.
     fn others_hold(&self, py: Python<'_>, gpu: usize, bytes: u64) -> Result<(), Failure> {
-        let gpu = self.host.id(gpu)?;
-        Ok(py.detach(|| self.host.ledger().others_hold(gpu, bytes))?)
+        let host = self.shared.get()?;
+        let gpu = host.id(gpu)?;
+        Ok(py.detach(|| host.ledger().others_hold(gpu, bytes))?)
     }
 
     /// The driver says no more of a GPU: what it said last does not count any longer.
     fn forget_figure(&self, py: Python<'_>, gpu: usize) -> Result<(), Failure> {
-        let gpu = self.host.id(gpu)?;
-        Ok(py.detach(|| self.host.ledger().forget_figure(gpu))?)
+        let host = self.shared.get()?;
+        let gpu = host.id(gpu)?;
+        Ok(py.detach(|| host.ledger().forget_figure(gpu))?)
     }
 
     /// Finds a placement of `model` on what is free by the ledger and reserves what it takes, in one step.
@@ -191,7 +238,7 @@ impl Host {
         load.partial = partial;
         load.stays = stays;
         load.key = key.map(Into::into);
-        let host = Arc::clone(&self.host);
+        let host = self.shared.get()?;
         let now_ms = time(now_ms);
         let reserve = || {
             let resolved = settings.resolve(&opened.model, host.gpus())?;
@@ -208,7 +255,7 @@ impl Host {
             Ok(placement) => placement,
             Err(error) => {
                 // Nobody would know its number.
-                py.detach(|| self.host.release(grant.id))
+                py.detach(|| host.release(grant.id))
                     .map_err(Failure::from)?;
                 return Err(error);
             }
@@ -222,7 +269,7 @@ impl Host {
             leaving: leaving.map(|id| id.0).collect(),
             placement,
             grant,
-            host,
+            shared: self.shared.clone(),
         })
     }
 
@@ -236,16 +283,17 @@ impl Host {
         shares: Option<Vec<(usize, u64)>>,
         now_ms: Option<u64>,
     ) -> Result<(), Failure> {
+        let host = self.shared.get()?;
         let id = reservation.id();
         let shares = match shares {
-            Some(shares) => self.host.shares(&shares)?,
+            Some(shares) => host.shares(&shares)?,
             None => {
-                let state = py.detach(|| self.host.ledger().state())?;
+                let state = py.detach(|| host.ledger().state())?;
                 let held = state.reservation(id).map(|r| r.shares.clone());
                 held.ok_or(ledger::Error::UnknownReservation(id))?
             }
         };
-        Ok(py.detach(|| self.host.commit(id, &shares, time(now_ms)))?)
+        Ok(py.detach(|| host.commit(id, &shares, time(now_ms)))?)
     }
 
     /// The holder is alive: its lease begins anew.
@@ -256,14 +304,16 @@ impl Host {
         reservation: Which<'_>,
         now_ms: Option<u64>,
     ) -> Result<(), Failure> {
+        let host = self.shared.get()?;
         let id = reservation.id();
-        Ok(py.detach(|| self.host.renew(id, time(now_ms)))?)
+        Ok(py.detach(|| host.renew(id, time(now_ms)))?)
     }
 
     /// The engine has unloaded it, or has never loaded it.
     fn release(&self, py: Python<'_>, reservation: Which<'_>) -> Result<(), Failure> {
+        let host = self.shared.get()?;
         let id = reservation.id();
-        Ok(py.detach(|| self.host.release(id))?)
+        Ok(py.detach(|| host.release(id))?)
     }
 
     /// A request to the loaded model begins: until it ends, the model is not evicted.
@@ -274,8 +324,9 @@ impl Host {
         reservation: Which<'_>,
         now_ms: Option<u64>,
     ) -> Result<(), Failure> {
+        let host = self.shared.get()?;
         let id = reservation.id();
-        Ok(py.detach(|| self.host.ledger().begin_request(id, time(now_ms)))?)
+        Ok(py.detach(|| host.ledger().begin_request(id, time(now_ms)))?)
     }
 
     /// A request ends.
@@ -286,8 +337,9 @@ impl Host {
         reservation: Which<'_>,
         now_ms: Option<u64>,
     ) -> Result<(), Failure> {
+        let host = self.shared.get()?;
         let id = reservation.id();
-        Ok(py.detach(|| self.host.ledger().end_request(id, time(now_ms)))?)
+        Ok(py.detach(|| host.ledger().end_request(id, time(now_ms)))?)
     }
 
     /// Something that is already loaded. A fact: it is not checked, and the audit shows where it is too much.
@@ -305,12 +357,13 @@ impl Host {
         key: Option<String>,
         now_ms: Option<u64>,
     ) -> Result<u64, Failure> {
+        let host = self.shared.get()?;
         check_lease(lease_ms)?;
-        let mut found = Adopt::new(name, holder, self.host.shares(&shares)?);
+        let mut found = Adopt::new(name, holder, host.shares(&shares)?);
         found.lease_ms = lease_ms;
         found.stays = stays;
         found.key = key.map(Into::into);
-        let ledger = self.host.ledger();
+        let ledger = host.ledger();
         Ok(py.detach(|| ledger.adopt(&found, time(now_ms)))?.0)
     }
 
@@ -321,21 +374,23 @@ impl Host {
         holder: &str,
         held: BTreeMap<u64, Vec<(usize, u64)>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let host = self.shared.get()?;
         let held = held.iter().map(|(&id, shares)| {
             Ok(Held {
                 id: ReservationId(id),
-                shares: self.host.shares(shares)?,
+                shares: host.shares(shares)?,
             })
         });
         let held = held.collect::<Result<Vec<_>, vramfit::Error>>();
         let (held, holder) = (held.map_err(Failure::from)?, holder.into());
-        let found = py.detach(|| self.host.ledger().reconcile(&holder, &held));
+        let found = py.detach(|| host.ledger().reconcile(&holder, &held));
         Ok(pythonize::pythonize(py, &found.map_err(Failure::from)?)?)
     }
 
     /// Every GPU with more promised on it than it has.
     fn audit<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let violations = py.detach(|| self.host.ledger().audit());
+        let host = self.shared.get()?;
+        let violations = py.detach(|| host.ledger().audit());
         let violations = violations.map_err(Failure::from)?;
         let violations =
             serde_json::to_value(violations).map_err(|e| Failure::argument(e.to_string()))?;
@@ -344,7 +399,8 @@ impl Host {
 
     /// The ledger as of now: `gpus` and `reservations`.
     fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let state = py.detach(|| self.host.ledger().state());
+        let host = self.shared.get()?;
+        let state = py.detach(|| host.ledger().state());
         let state = state.map_err(Failure::from)?;
         let reservations: Vec<_> = state.reservations().collect();
         let json = json!({ "gpus": state.gpus(), "reservations": reservations });
@@ -359,9 +415,10 @@ impl Host {
         free_bytes: Free<'_>,
         now_ms: Option<u64>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (before, free_bytes) = free_bytes.figures(py, &self.host)?;
-        let probes = self.host.probes(&free_bytes).map_err(Failure::from)?;
-        let ledger = self.host.ledger();
+        let host = self.shared.get()?;
+        let (before, free_bytes) = free_bytes.figures(py, &host)?;
+        let probes = host.probes(&free_bytes).map_err(Failure::from)?;
+        let ledger = host.ledger();
         let reaped = py.detach(|| ledger.reap_since(&before, &probes, &[], time(now_ms)));
         Ok(pythonize::pythonize(py, &reaped.map_err(Failure::from)?)?)
     }
@@ -369,12 +426,13 @@ impl Host {
     /// Drops reservations whose lease has run out, where no driver can be asked what is left of them.
     #[pyo3(signature = (*, now_ms = None))]
     fn expire<'py>(&self, py: Python<'py>, now_ms: Option<u64>) -> PyResult<Bound<'py, PyAny>> {
-        let released = py.detach(|| self.host.ledger().expire(time(now_ms)));
+        let host = self.shared.get()?;
+        let released = py.detach(|| host.ledger().expire(time(now_ms)));
         Ok(pythonize::pythonize(py, &released.map_err(Failure::from)?)?)
     }
 
     fn __repr__(&self) -> String {
-        let (name, n) = (self.name(), self.host.ids().len());
+        let (name, n) = (&self.name, self.n_gpus);
         format!("<vramfit.Host {name}, {n} GPUs>")
     }
 }
@@ -398,7 +456,8 @@ impl Reserved {
         _value: Option<Bound<'_, PyAny>>,
         _traceback: Option<Bound<'_, PyAny>>,
     ) -> Result<bool, Failure> {
-        let released = py.detach(|| self.host.release(ReservationId(self.id)));
+        let host = self.shared.get()?;
+        let released = py.detach(|| host.release(ReservationId(self.id)));
         match released {
             Err(error) if error.status() != Status::UnknownReservation => Err(error.into()),
             _ => Ok(false),

@@ -228,6 +228,27 @@ def test_facts_are_taken_over_and_shown(small: vramfit.Model) -> None:
     host.observe([0])
     with pytest.raises(vramfit.LedgerError):
         host.reserve(small, name="m2", holder="h")
+    # A sum of more than 64 bits is shown as the most that has them, as over HTTP.
+    host.adopt("m", "engine", [(0, 2**64 - 1)], now_ms=1)
+    (violation,) = host.audit()
+    assert violation["reserved_bytes"] == 2**64 - 1 and len(violation["reservations"]) == 2
+
+
+def test_a_closed_host_lets_go_of_its_journal(small: vramfit.Model, tmp_path: pathlib.Path) -> None:
+    journal = tmp_path / "ledger.redb"
+    with vramfit.Host("h", "8GiB", journal=journal) as host:
+        reserved = host.reserve(small, name="m", holder="h", n_ctx=4096)
+        with pytest.raises(vramfit.LedgerError):
+            vramfit.Host("h", "8GiB", journal=journal)
+    # What it has granted is still there, and so is the host, but neither has the journal any more.
+    with vramfit.Host("h", "8GiB", journal=journal) as again:
+        (held,) = again.state()["reservations"]
+        assert held["id"] == reserved.id and repr(host) == repr(again)
+    with pytest.raises(vramfit.InvalidArgument, match="closed"):
+        host.release(reserved)
+    with pytest.raises(vramfit.InvalidArgument, match="closed"), reserved:
+        pass
+    host.close()
 
 
 def test_the_ledger_against_the_driver_and_the_engines() -> None:
@@ -301,12 +322,14 @@ def test_threads_share_a_host() -> None:
     host = vramfit.Host("h", "8GiB")
     before = host.gpus[0].free_bytes
     failures: list[BaseException] = []
+    granted: list[int] = []
 
     def load(n: int) -> None:
         try:
             for i in range(5):
                 try:
                     with host.reserve(model, name=f"{n}-{i}", holder="thread") as reserved:
+                        granted.append(reserved.id)
                         host.commit(reserved)
                         assert host.audit() == []
                 except (vramfit.FullNow, vramfit.FullPending):
@@ -321,6 +344,7 @@ def test_threads_share_a_host() -> None:
         thread.join()
     assert failures == [] and host.gpus[0].free_bytes == before
     assert host.state()["reservations"] == []
+    assert granted and len(set(granted)) == len(granted)
 
 
 def test_the_readme() -> None:

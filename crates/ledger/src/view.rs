@@ -3,7 +3,7 @@
 use crate::account::Account;
 use crate::ids::check_shares;
 use crate::{GpuId, Phase, Reservation, ReservationId, Share, Shortfall, State};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One GPU as the next decision sees it.
@@ -42,10 +42,16 @@ pub struct Violation {
     pub gpu: GpuId,
     /// What it has; 0 where the GPU is gone.
     pub capacity_bytes: u64,
-    /// What is promised on it, or, with what has yet to leave, still lies there.
+    /// What is promised on it, or, with what has yet to leave, still lies there. At most 2^64 - 1 where it is written down:
+    /// JSON's readers know no larger integers.
+    #[serde(serialize_with = "saturated")]
     pub reserved_bytes: u128,
     /// By whom.
     pub reservations: Vec<ReservationId>,
+}
+
+fn saturated<S: Serializer>(bytes: &u128, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u64(u64::try_from(*bytes).unwrap_or(u64::MAX))
 }
 
 impl State {
