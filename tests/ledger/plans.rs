@@ -33,6 +33,52 @@ fn a_plan_that_no_longer_holds() {
 }
 
 #[test]
+fn of_what_was_to_leave_only_what_still_has_to_does() {
+    // Three of 20 GiB in the order of their last use, and one of 15 GiB that is in use.
+    let begin = || {
+        let ledger = hosts(&[("a", &[80])]);
+        let load = |name, gib, at| load(&ledger, &ask(name, &[&[gib * GIB]]), at).id;
+        let old = [("a", 0), ("b", 1), ("c", 2)].map(|(name, at)| load(name, 20, at));
+        let used = load("used", 15, 2 * MINUTE);
+        let request = ask("m", &[&[40 * GIB]]).evicting(stale());
+        let plan = ledger.plan(&request, 2 * MINUTE).unwrap();
+        let planned: Vec<_> = plan.evict.iter().map(|e| e.id).collect();
+        assert_eq!(planned, old[..2]);
+        (ledger, old, used, plan)
+    };
+    let take = |ledger: &Ledger<Volatile>, plan: &vramfit_ledger::Plan| {
+        let grant = ledger.take(plan, 3 * MINUTE).unwrap();
+        assert!(ledger.audit().unwrap().is_empty());
+        let idle: Vec<_> = grant.evict.iter().map(|e| (e.id, e.idle_ms)).collect();
+        idle
+    };
+
+    let (ledger, [a, b, _], _, plan) = begin();
+    assert_eq!(take(&ledger, &plan), [(a, 3 * MINUTE), (b, 3 * MINUTE - 1)]);
+    // One makes enough room beside what has become free: the longest unused.
+    let (ledger, [a, ..], used, plan) = begin();
+    ledger.release(used).unwrap();
+    assert_eq!(take(&ledger, &plan), [(a, 3 * MINUTE)]);
+    // None has to any more.
+    let (ledger, [_, _, c], used, plan) = begin();
+    for id in [c, used] {
+        ledger.release(id).unwrap();
+    }
+    assert_eq!(take(&ledger, &plan), []);
+    // One of them has left by itself.
+    let (ledger, [a, b, _], _, plan) = begin();
+    ledger.release(a).unwrap();
+    assert_eq!(take(&ledger, &plan), [(b, 3 * MINUTE - 1)]);
+    // One is in use again: it stays where there is room without it, and else the plan no longer holds.
+    let (ledger, [a, b, _], used, plan) = begin();
+    ledger.begin_request(a, 2 * MINUTE).unwrap();
+    let refused = ledger.take(&plan, 3 * MINUTE).unwrap_err().to_string();
+    assert!(refused.contains("can no longer be evicted"), "{refused}");
+    ledger.release(used).unwrap();
+    assert_eq!(take(&ledger, &plan), [(b, 3 * MINUTE - 1)]);
+}
+
+#[test]
 fn a_stored_plan_that_lists_an_eviction_twice_frees_its_bytes_once() {
     let ledger = hosts(&[("a", &[80])]);
     let old = load(&ledger, &ask("old", &[&[30 * GIB]]), 0);

@@ -1,11 +1,12 @@
 //! Decisions about reservations: pure functions from the state to the events that should happen.
 
 use crate::account::{Account, signed};
+use crate::evict::fewest;
 use crate::ids::check_shares;
 use crate::plan::Choice;
 use crate::{
-    Adopt, Error, Event, Grant, Name, Phase, Plan, Request, Reservation, ReservationId, Shape,
-    Share, State,
+    Adopt, Error, Event, Eviction, Grant, Name, Phase, Plan, Request, Reservation, ReservationId,
+    Shape, Share, State,
 };
 
 /// Events to append, and what to answer once they are.
@@ -42,27 +43,48 @@ impl State {
             model: plan.request.model.clone(),
             why,
         };
-        let evict: Vec<_> = plan.evict.iter().map(|e| e.id).collect();
         let evictable = self.stale(&plan.request.model, plan.request.stale, now_ms);
-        if let Some(id) = evict
-            .iter()
-            .find(|&&id| evictable.iter().all(|r| r.id != id))
-        {
-            return Err(stale(format!("{id} can no longer be evicted")));
-        }
+        let may_leave = |id: &ReservationId| evictable.iter().any(|r| r.id == *id);
+        let planned = || plan.evict.iter().map(|e| e.id);
+        let evict: Vec<_> = planned().filter(may_leave).collect();
         let short = match self.validate(&plan.shares, &evict) {
             Err(Error::UnknownGpu(gpu)) => return Err(stale(format!("{gpu} is gone"))),
             short => short?,
         };
         if !short.is_empty() {
-            return Err(stale(format!("no room{}", crate::request::first(&short))));
+            let why = match planned().find(|id| !may_leave(id)) {
+                Some(id) => format!("{id} can no longer be evicted"),
+                None => format!("no room{}", crate::request::first(&short)),
+            };
+            return Err(stale(why));
         }
+        let evictable = evictable.into_iter().filter(|r| evict.contains(&r.id));
+        let leaving = self.still_necessary(&plan.shares, evictable.collect());
+        let evict = leaving.iter().map(|r| Eviction::of(r, now_ms)).collect();
         let choice = Choice {
             shares: plan.shares.clone(),
-            evict: plan.evict.clone(),
+            evict,
             decision: plan.decision.clone(),
         };
         Ok(self.grant(&plan.request, choice, now_ms))
+    }
+
+    /// The fewest of `evictable`, the longest unused first, that make room for `shares`, as all of them do.
+    fn still_necessary<'a>(
+        &self,
+        shares: &[Share],
+        evictable: Vec<&'a Reservation>,
+    ) -> Vec<&'a Reservation> {
+        let lacks = |s: &Share| {
+            let room = self.gpus.get(&s.gpu).map_or(0, Account::room);
+            signed(s.bytes.get().into()).saturating_sub(room)
+        };
+        let lacking = shares.iter().map(|s| (&s.gpu, lacks(s)));
+        let lacking: Vec<_> = lacking.filter(|&(_, lack)| lack > 0).collect();
+        match lacking.is_empty() {
+            true => Vec::new(),
+            false => fewest(&lacking, &evictable, &mut 0).unwrap_or(evictable),
+        }
     }
 
     /// Plans and reserves in one step.

@@ -79,13 +79,6 @@ impl State {
         let Some(best) = best else {
             return Err(self.refusal(request, decision));
         };
-        let eviction = |r: &&Reservation| Eviction {
-            id: r.id,
-            model: r.model.clone(),
-            holder: r.holder.clone(),
-            frees: r.shares.clone(),
-            idle_ms: now_ms.saturating_sub(r.active_ms),
-        };
         let looked = decision.options.get_mut(best.looked);
         let shares = looked.map_or(Vec::new(), |looked| {
             looked.verdict = Verdict::Taken;
@@ -94,7 +87,7 @@ impl State {
         self.show_after(&mut decision.after, &shares, &best.evict);
         Ok(Choice {
             shares,
-            evict: best.evict.iter().map(eviction).collect(),
+            evict: best.evict.iter().map(|r| Eviction::of(r, now_ms)).collect(),
             decision,
         })
     }

@@ -1,6 +1,6 @@
 //! What is asked for, and what comes back: plans, grants, and the record of why.
 
-use crate::{Error, GpuId, GpuView, Name, ReservationId, Share, ids};
+use crate::{Error, GpuId, GpuView, Name, Reservation, ReservationId, Share, ids};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
 
@@ -298,8 +298,20 @@ pub struct Eviction {
     pub idle_ms: u64,
 }
 
+impl Eviction {
+    pub(crate) fn of(r: &Reservation, now_ms: u64) -> Eviction {
+        Eviction {
+            id: r.id,
+            model: r.model.clone(),
+            holder: r.holder.clone(),
+            frees: r.shares.clone(),
+            idle_ms: now_ms.saturating_sub(r.active_ms),
+        }
+    }
+}
+
 /// Where a model could go, as of one moment. [`crate::Ledger::take`] makes it a reservation if it
-/// still holds.
+/// still holds. Of what was to leave, only what still has to does: there may be more room by then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Plan {
