@@ -26,7 +26,7 @@ type Host struct {
 // and so on, and the ledger is kept in memory.
 type HostOptions struct {
 	IDs     []string // a name for each GPU, by which it is known after a restart
-	Journal string   // a file that keeps the ledger over a crash
+	Journal string   // a file that keeps the ledger over a crash, by the host's name and the GPUs': keep both while anything is held
 }
 
 // OpenHost opens the ledger over the GPUs of host name. Of GPUs given by hand, what is free in the list is what models

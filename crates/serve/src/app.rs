@@ -106,8 +106,8 @@ pub enum StartError {
     Unknown(Unknown),
 }
 
-/// Does `work`, such as [`Server::run`], on threads of its own. What still computes or waits for a driver when that is done
-/// is left behind after `limit`: nobody is told what comes of it, and a journal is whole at any moment.
+/// Does `work`, such as [`Server::run`], on threads of its own. What still computes or waits for a driver when that is
+/// done is left behind after `limit`: nobody is told what comes of it, and a journal is whole at any moment.
 pub fn on_threads<T>(limit: Duration, work: impl Future<Output = T>) -> std::io::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

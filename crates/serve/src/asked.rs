@@ -52,8 +52,8 @@ pub struct ReserveRequest {
     /// Who asks: whoever is to be looked for when the lease runs out. 1 to 256 characters.
     #[schemars(length(min = 1, max = 256), example = &"loader-1")]
     pub holder: String,
-    /// What the ledger calls the model; if left out, its file's path below the folder that it is in, links followed, however
-    /// `model` names it. Reservations of the same name are never evicted for it.
+    /// What the ledger calls the model; if left out, its file's path below the folder that it is in, links followed,
+    /// however `model` names it. Reservations of the same name are never evicted for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub name: Option<String>,

@@ -102,8 +102,8 @@ impl Folders {
         self.holds(&named).then_some(named)
     }
 
-    /// What a file that was found is called, however it was asked for: its path below the folder that it really is in, that
-    /// of the first part of a split model.
+    /// What a file that was found is called, however it was asked for: its path below the folder that it really is in,
+    /// that of the first part of a split model.
     pub fn name(&self, found: &Path) -> String {
         let first = split_name(found).map(|(prefix, n)| part_name(prefix, 1, n));
         let found = first.map_or(found.to_owned(), |first| found.with_file_name(first));

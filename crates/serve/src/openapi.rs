@@ -361,9 +361,10 @@ impl Operation {
                 "name": "Idempotency-Key",
                 "in": "header",
                 "required": false,
-                "description": "While its reservation is held, the same request (byte for byte) under the same key gets the same answer, \
-                                also where it comes before the first has one. A server that was started again has the \
-                                reservation, but not the answer: key-taken (409) names it; GET it, or release it and ask again",
+                "description": "While its reservation is held, the same request (byte for byte) under the same key gets \
+                                the same answer, also where it comes before the first has one. A server that was \
+                                started again has the reservation, but not the answer: key-taken (409) names it; GET \
+                                it, or release it and ask again",
                 "schema": { "type": "string", "minLength": 1, "maxLength": 256 },
             }));
         }

@@ -1,5 +1,5 @@
-//! A journal in a file is one machine's. What it has promised under other names than the server's may be on the same GPUs,
-//! and would be promised again.
+//! A journal in a file is one machine's. What it has promised under other names than the server's may be on the same
+//! GPUs, and would be promised again.
 
 use vramfit::GpuList;
 use vramfit::ledger::{GpuId, ReservationId, State, Store, StoreError};
@@ -11,8 +11,8 @@ use vramfit::report::one_line;
 pub enum Unknown {
     /// Of a host with another name.
     #[error(
-        "{} on {}, a GPU of host {}, and this server's host is {}: start it with that --host-name, or, where that is another \
-         machine, with a --ledger of its own", held(*first, *count), one_line(gpu.gpu().as_str()),
+        "{} on {}, a GPU of host {}, and this server's host is {}: start it with that --host-name, or, where that is \
+         another machine, with a --ledger of its own", held(*first, *count), one_line(gpu.gpu().as_str()),
          one_line(gpu.host().as_str()), one_line(host)
     )]
     Host {
@@ -27,8 +27,9 @@ pub enum Unknown {
     },
     /// Of GPUs that went by their own names where they now go by indices, or the other way round.
     #[error(
-        "{} on {}, and --gpus gives {}, which may be the same GPU by another name: start it with --gpus as before, or, when \
-         nothing is loaded any more, with another --ledger", held(*first, *count), one_line(gpu.gpu().as_str()), one_line(given)
+        "{} on {}, and --gpus gives {}, which may be the same GPU by another name: start it with --gpus as before, \
+         or, when nothing is loaded any more, with another --ledger", held(*first, *count),
+         one_line(gpu.gpu().as_str()), one_line(given)
     )]
     Gpus {
         /// The oldest of them.

@@ -7,8 +7,8 @@ use std::fmt;
 /// Beyond, not every integer is a floating-point number.
 const EXACT: f64 = (1u64 << 53) as f64;
 
-/// Any JSON, with integers for floating-point numbers that are just that. No object has a field twice: which of them counts
-/// is not for the reader to guess.
+/// Any JSON, with integers for floating-point numbers that are just that. No object has a field twice: which of them
+/// counts is not for the reader to guess.
 pub struct Whole(pub Value);
 
 impl<'de> Deserialize<'de> for Whole {

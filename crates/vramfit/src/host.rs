@@ -144,8 +144,9 @@ impl<S: Store> Host<S> {
     }
 
     /// As [`Host::open`], with other names for the GPUs that outlive a restart: indices move when a card falls off the
-    /// bus. GPUs that the store knows of this host and that are not given are gone. [`Error::Count`] where
-    /// there is not one name for each GPU.
+    /// bus. GPUs that the store knows of this host and that are not given are gone. Keep the host's name and theirs
+    /// while anything is held: under others the same bytes are promised again. [`Error::Count`] where there is not one
+    /// name for each GPU.
     ///
     /// Of GPUs given by hand, what is free of one is what models may take of it in all, whatever becomes free later:
     /// the rest is somebody else's for good. Of GPUs that a probe has found ([`crate::probed_gpus`]) models may take

@@ -221,14 +221,16 @@ class Host:
     Of GPUs given by hand, what is free of them is what models may take in all; of those that :meth:`Gpus.probe` found
     models may take all, and what was free is the driver's first figure (:meth:`observe`).
     ``ids`` are names by which the GPUs are known after a restart: without them UUIDs where they were found, else
-    ``CUDA0`` and so on. A journal is one host's at a time: :meth:`close` lets go of it, as the end of a ``with`` does."""
+    ``CUDA0`` and so on. What a journal has promised is known by ``name`` and ``ids``: keep them while anything is held,
+    as under others the same bytes would be promised again. A journal is one process's at a time: :meth:`close` lets go
+    of it, as the end of a ``with`` does."""
 
     def __new__(
         cls, name: str, gpus: _GpusLike, *, ids: Sequence[str] | None = None, journal: _Path | None = None
     ) -> Host: ...
     def close(self) -> None:
-        """Lets go of the journal, once calls that are under way have ended. What is reserved in it stays reserved. Nothing
-        can be done with the host, or by what it has granted, any more."""
+        """Lets go of the journal, once calls that are under way have ended. What is reserved in it stays reserved.
+        Nothing can be done with the host, or by what it has granted, any more."""
 
     def __enter__(self) -> Host: ...
     def __exit__(
