@@ -15,6 +15,8 @@ mod going;
 mod journal;
 #[path = "ledger/larger.rs"]
 mod larger;
+#[path = "ledger/leases.rs"]
+mod leases;
 #[path = "ledger/placing.rs"]
 mod placing;
 #[path = "ledger/plans.rs"]
@@ -80,6 +82,14 @@ fn load<S: Store>(ledger: &Ledger<S>, request: &Request, now_ms: u64) -> Grant {
     let grant = ledger.reserve(request, now_ms).unwrap();
     ledger.commit(grant.id, &grant.shares, now_ms).unwrap();
     grant
+}
+
+/// Until then the ledger is there all the time, as far as leases of `lease_ms` can tell.
+fn attend<S: Store>(ledger: &Ledger<S>, times: std::ops::RangeInclusive<u64>, lease_ms: u64) {
+    let (to, step) = (*times.end(), usize::try_from(lease_ms / 4).unwrap());
+    for now_ms in times.step_by(step).chain([to]) {
+        ledger.lapsed(now_ms).unwrap();
+    }
 }
 
 fn on(grant: &Grant) -> Vec<&str> {

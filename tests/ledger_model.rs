@@ -16,8 +16,8 @@ use fastrand::Rng;
 use naive::{IDLE_MS, Naive, START_MS, Slot};
 use std::collections::BTreeMap;
 use vramfit_ledger::{
-    Error, GpuId, Ledger, Name, Phase, Probe, Request, ReservationId, Shape, Share, Stale, State,
-    Volatile, size,
+    Error, GpuId, Ledger, Memory, Name, Phase, Probe, Request, ReservationId, Shape, Share, Stale,
+    State, size,
 };
 
 /// A question to the driver that is not answered yet: the ledger then, what was held and ran of it, and what the
@@ -43,7 +43,8 @@ fn exact(shares: &[(GpuId, u64)]) -> Vec<Share> {
 }
 
 struct Game {
-    ledger: Ledger<Volatile>,
+    store: Memory,
+    ledger: Ledger<Memory>,
     naive: Naive,
     rng: Rng,
     now: u64,
@@ -58,7 +59,8 @@ struct Game {
 impl Game {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let ledger = Ledger::open(Volatile).unwrap();
+        let store = Memory::new();
+        let ledger = Ledger::open(store.clone()).unwrap();
         let mut naive = Naive::default();
         for host in 0..rng.u8(1..=2) {
             for gpu in 0..rng.u8(1..=3) {
@@ -74,6 +76,7 @@ impl Game {
         let (now, seen) = (0, BTreeMap::new());
         let watched = rng.u8(..4) == 0;
         Game {
+            store,
             ledger,
             naive,
             rng,
@@ -106,7 +109,9 @@ impl Game {
             75..87 => self.request(),
             87..91 => self.renew(),
             91..94 => self.reap(),
-            94..96 => self.probe(),
+            94 => self.lapsed(),
+            95 if self.rng.bool() => self.away(),
+            95 => self.probe(),
             96 => self.ask_or_answer(),
             97 if self.rng.bool() => self.reconcile(),
             97 => self.tell(),
@@ -145,6 +150,7 @@ impl Game {
                 .plan(&request, self.now)
                 .and_then(|p| self.ledger.take(&p, self.now)),
         };
+        self.tells();
         // A part of it fits there, if nothing else is there.
         let smallest = ways.iter().flatten().min().unwrap();
         let may_help = |gpu: &GpuId| i128::from(self.naive.capacity[gpu]) >= i128::from(*smallest);
@@ -191,12 +197,14 @@ impl Game {
             active: self.now,
             requests: 0,
             lease: lease.map(|ms| (ms, self.now + ms)),
+            again: 0,
             stays: request.stays,
         });
     }
 
     fn commit(&mut self) {
         let id = self.any();
+        self.tells();
         let Some(slot) = self.naive.slot(id) else {
             let shares = [Share::new(self.gpus[0].clone(), 1).unwrap()];
             let answer = self.ledger.commit(id, &shares, self.now);
@@ -251,6 +259,7 @@ impl Game {
 
     fn request(&mut self) {
         let (id, begin, now) = (self.any(), self.rng.bool(), self.now);
+        self.tells();
         let answer = match begin {
             true => self.ledger.begin_request(id, now),
             false => self.ledger.end_request(id, now),
@@ -276,10 +285,13 @@ impl Game {
 
     fn renew(&mut self) {
         let (id, now) = (self.any(), self.now);
+        self.tells();
         let slot = self.naive.slot(id);
         assert_eq!(self.ledger.renew(id, now).is_ok(), slot.is_some());
-        if let Some((ms, until)) = slot.and_then(|slot| slot.lease.as_mut()) {
-            *until = now + *ms;
+        if let Some(slot) = slot
+            && let Some((ms, until)) = &mut slot.lease
+        {
+            (*until, slot.again) = (now + *ms, 0);
         }
     }
 
@@ -304,6 +316,11 @@ impl Game {
             if promised.max(there) > i128::from(view.capacity_bytes) {
                 over.push(view.gpu);
             }
+        }
+        let state = self.ledger.state().unwrap();
+        for slot in &self.naive.slots {
+            let until = state.reservation(slot.id).unwrap().lease_until_ms;
+            assert_eq!(until, slot.lease.map(|(_, until)| until));
         }
         let audit: Vec<_> = self
             .ledger
@@ -352,6 +369,8 @@ fn random_operations_never_differ_from_the_naive_model() {
         "waits",
         "took too much",
         "reaped",
+        "began anew",
+        "began anew in a row",
         "answered",
         "answered late",
         "overtaken",

@@ -48,7 +48,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
 fn no_order_of_loads_and_figures_promises_what_is_not_there() {
     let worlds = number("VRAMFIT_LEDGER_WORLDS", 1500);
     let first = number("VRAMFIT_LEDGER_SEED", 0).wrapping_mul(1 << 32);
-    let mut seen = [0; 9];
+    let mut seen = [0; 10];
     for world in 0..worlds {
         let seed = first.wrapping_add(world);
         let played = std::panic::catch_unwind(|| {
@@ -70,6 +70,7 @@ fn no_order_of_loads_and_figures_promises_what_is_not_there() {
             s.resized,
             s.exact,
             s.overtaken,
+            s.anew,
         ];
         for (seen, played) in seen.iter_mut().zip(played) {
             *seen += played;
@@ -85,15 +86,16 @@ fn no_order_of_loads_and_figures_promises_what_is_not_there() {
         resized,
         exact,
         overtaken,
+        anew,
     ] = seen;
     println!(
         "{worlds} worlds: {granted} granted, {late} late figures, {overtaken} overtaken, {asleep} asleep, \
-         {lingered} outlive their reservations, {reaped} reaped, {adopted} adopted, {resized} larger than promised, \
+         {lingered} outlive their reservations, {reaped} reaped, {anew} times the ledger was away for longer than a lease, {adopted} adopted, {resized} larger than promised, \
          {exact} times all that is free beside what may sleep"
     );
     assert!(granted > 10 * worlds);
     let least = [
-        late, overtaken, asleep, lingered, reaped, adopted, resized, exact,
+        late, overtaken, asleep, lingered, reaped, adopted, resized, exact, anew,
     ];
     let least = least.into_iter().min();
     assert!(least.is_some_and(|least| 4 * least > worlds), "{seen:?}");

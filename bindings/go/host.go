@@ -442,7 +442,9 @@ func (h *Host) State() (json.RawMessage, error) {
 }
 
 // Reap drops reservations whose lease has run out, together with what the driver says is free of each GPU, just now, as
-// for Observe.
+// for Observe. A lease runs out where its holder had time to renew it: where the host was away for a quarter of the
+// lease (not open, its process stopped, or not called) or its journal failed, the lease begins anew, three times in a
+// row at most. So call this, or Expire, several times in the shortest lease.
 func (h *Host) Reap(freeBytes []uint64) (json.RawMessage, error) {
 	return h.reap(nil, freeBytes)
 }

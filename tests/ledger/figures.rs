@@ -182,6 +182,7 @@ fn what_was_found_has_a_lease_and_a_key_like_anything() {
     assert!(matches!(ledger.adopt(&found, 6), Err(Error::KeyTaken(taken)) if taken == id));
     let again = ask("old", &[&[GIB]]).keyed("first");
     assert!(matches!(ledger.reserve(&again, 6), Err(Error::KeyTaken(_))));
+    attend(&ledger, 6..=1005, 1000);
     assert_eq!(ledger.expire(1006).unwrap()[0].id, id);
     ledger.adopt(&found, 1007).unwrap();
 }
@@ -194,10 +195,13 @@ fn leases_of_holders_that_died() {
         .reserve(&ask("b", &[&[20 * GIB]]).leased(1000), 0)
         .unwrap();
     load(&ledger, &ask("unleased", &[&[GIB]]), 0);
+    attend(&ledger, 0..=500, 1000);
     ledger.renew(loaded.id, 500).unwrap();
     let lapsed = |now| -> Vec<_> { ledger.lapsed(now).unwrap().iter().map(|r| r.id).collect() };
+    attend(&ledger, 500..=1000, 1000);
     assert_eq!(lapsed(1000), []);
     assert_eq!(lapsed(1001), [pending.id]);
+    attend(&ledger, 1001..=9999, 1000);
     assert_eq!(lapsed(9999), [loaded.id, pending.id]);
     // Only with a probe of its GPU: the orphaned engine may still hold the memory.
     assert_eq!(on(&loaded), ["GPU-0"]);
@@ -261,6 +265,7 @@ fn an_answer_that_was_overtaken_says_nothing_any_more() {
     assert_eq!(drifts[1].foreign_bytes, 10 * GIB);
     assert_eq!(free(&ledger), [50 * GIB, 70 * GIB]);
     // What a dead holder has may still be there, whatever was counted before.
+    attend(&ledger, 0..=9999, 1000);
     let reaped = ledger.reap_since(&older, &late, &[], 9999).unwrap();
     assert_eq!(reaped.released[0].id, loaded.id);
     assert_eq!(view().foreign_bytes, 30 * GIB);
@@ -316,6 +321,7 @@ fn a_lease_on_a_gpu_that_nobody_can_look_into_ends_without_a_probe() {
     let leased = load(&ledger, &ask("a", &[&[30 * GIB]]).leased(1000), 0);
     assert_eq!(on(&leased), ["GPU-0"]);
     let before = ledger.state().unwrap();
+    attend(&ledger, 0..=9999, 1000);
     let reap = |blind: &[GpuId]| ledger.reap_since(&before, &[], blind, 9999).unwrap();
     let kept = reap(&[gpu1()]);
     assert_eq!((kept.released.len(), kept.unprobed), (0, vec![leased.id]));
@@ -329,6 +335,7 @@ fn leases_that_run_out_where_no_driver_can_be_asked() {
         .reserve(&ask("a", &[&[40 * GIB]]).leased(MINUTE), 0)
         .unwrap();
     let kept = ledger.reserve(&ask("b", &[&[40 * GIB]]), 0).unwrap();
+    attend(&ledger, 0..=MINUTE, MINUTE);
     assert_eq!(ledger.expire(MINUTE).unwrap(), []);
     let gone = ledger.expire(MINUTE + 1).unwrap();
     assert_eq!(gone.iter().map(|r| r.id).collect::<Vec<_>>(), [leased.id]);
@@ -366,6 +373,7 @@ fn what_a_dead_holder_was_to_unload_gives_nothing_back_where_nobody_looks() {
         if is_away {
             ledger.gpu_gone(&gpu0()).unwrap();
         }
+        attend(&ledger, 2 * MINUTE..=9 * MINUTE, MINUTE);
         end(&ledger);
         let there = [(gpu0(), size(80 * GIB).unwrap())];
         ledger.set_gpus(&there).unwrap();

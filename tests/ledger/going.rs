@@ -17,6 +17,7 @@ fn three<S: Store>(store: S, stays: bool) -> (Ledger<S>, Grant) {
     let old = load(&ledger, &old, 0);
     figure(&ledger, 40);
     let next = ledger.reserve(&ask("next", &[&[10 * GIB]]), 1).unwrap();
+    attend(&ledger, 1..=2 * MINUTE, 3 * MINUTE);
     ledger.commit(next.id, &next.shares, 2 * MINUTE).unwrap();
     figure(&ledger, 30);
     assert_eq!(shown(&ledger), (20, 0, 30));
@@ -40,10 +41,12 @@ const ENDS: [(&str, End); 4] = [
             gpu: gpu0(),
             free_bytes: 30 * GIB,
         };
+        attend(ledger, 2 * MINUTE..=4 * MINUTE, MINUTE);
         let reaped = ledger.reap(&[probe], 4 * MINUTE).unwrap();
         assert_eq!(reaped.released[0].id, old.id);
     }),
     ("expired", |ledger, old| {
+        attend(ledger, 2 * MINUTE..=4 * MINUTE, MINUTE);
         assert_eq!(ledger.expire(4 * MINUTE).unwrap()[0].id, old.id);
     }),
 ];

@@ -151,6 +151,7 @@ fn what_is_no_news_by_an_old_state_is_decided_on_the_new_one() {
     assert_eq!(found, Default::default());
     // Leases of the other's holders run out here, too.
     let late = load(&other, &ask("b", &[&[5 * GIB]]).leased(MINUTE), 0);
+    attend(&one, 0..=MINUTE, MINUTE);
     let reaped = one.reap(&figure(5), MINUTE + 1).unwrap();
     assert_eq!(
         reaped.released.iter().map(|r| r.id).collect::<Vec<_>>(),

@@ -3,7 +3,9 @@
 
 use super::naive::Slot;
 use super::{Asked, Game, exact};
-use vramfit_ledger::{Adopt, Event, GpuId, Held, Name, Phase, Probe, size};
+use vramfit_ledger::{
+    Adopt, Event, GpuId, Held, Ledger, Name, Phase, Probe, ReservationId, Store, size,
+};
 
 impl Game {
     /// What the driver would say: what has been loaded, and sometimes something else.
@@ -118,11 +120,15 @@ impl Game {
         let figures: Vec<_> = gpus.iter().map(|gpu| self.figure(gpu)).collect();
         let now = self.ledger.state().unwrap().seq();
         let reaped = self.ledger.reap(&probes, self.now).unwrap();
+        self.tells();
+        let over = self.over();
         let lapsed = self.naive.slots.iter().filter(|s| {
             let probed = s.shares.iter().all(|(gpu, _)| gpus.contains(gpu));
-            probed && s.lease.is_some_and(|(_, until)| until < self.now)
+            probed && over.contains(&s.id)
         });
         let released: Vec<_> = lapsed.map(|s| s.id).collect();
+        let unprobed: Vec<_> = over.iter().filter(|id| !released.contains(id)).collect();
+        assert_eq!(reaped.unprobed.iter().collect::<Vec<_>>(), unprobed);
         assert_eq!(
             reaped.released.iter().map(|r| r.id).collect::<Vec<_>>(),
             released
@@ -139,6 +145,44 @@ impl Game {
         }
         if !released.is_empty() {
             self.saw("reaped");
+        }
+    }
+
+    /// The ledger is told the time.
+    pub(super) fn tells(&mut self) {
+        self.naive.told.push(self.now);
+    }
+
+    fn over(&mut self) -> Vec<ReservationId> {
+        let over = self.naive.over(self.now);
+        let again = self.naive.slots.iter().map(|s| s.again).max();
+        match again {
+            None | Some(0) => {}
+            Some(1) => self.saw("began anew"),
+            _ => self.saw("began anew in a row"),
+        }
+        over
+    }
+
+    /// Those whose leases have run out are named, and stay.
+    pub(super) fn lapsed(&mut self) {
+        let lapsed = self.ledger.lapsed(self.now).unwrap();
+        self.tells();
+        let over = self.over();
+        assert_eq!(lapsed.iter().map(|r| r.id).collect::<Vec<_>>(), over);
+    }
+
+    /// The ledger is away: it is stopped, or ends and is opened again.
+    pub(super) fn away(&mut self) {
+        self.now += self.rng.u64(..400);
+        if self.rng.bool() {
+            let state = self.ledger.state().unwrap();
+            if self.rng.bool() {
+                self.store.compact(&state).unwrap();
+            }
+            self.ledger = Ledger::open(self.store.clone()).unwrap();
+            assert_eq!(self.ledger.state().unwrap(), state);
+            self.naive.told.clear();
         }
     }
 
@@ -190,6 +234,7 @@ impl Game {
         let mut found = Adopt::new(model.clone(), holder.clone(), exact(&shares));
         found.stays = self.rng.bool();
         let id = self.ledger.adopt(&found, self.now).unwrap();
+        self.tells();
         for (gpu, bytes) in &shares {
             self.naive.found(gpu, *bytes);
         }
@@ -206,6 +251,7 @@ impl Game {
             active,
             requests,
             lease,
+            again: 0,
             stays: found.stays,
         });
     }

@@ -17,6 +17,8 @@ pub struct Slot {
     pub active: u64,
     pub requests: u32,
     pub lease: Option<(u64, u64)>,
+    /// It had its whole lease again so often, as the ledger was away, since its holder was heard of.
+    pub again: u32,
     pub stays: bool,
 }
 
@@ -55,6 +57,8 @@ pub struct Ghost {
 
 /// After so many figures a process that is still there is one of the others.
 const HAUNTS: u32 = 16;
+/// So often in a row a holder that is not heard of may have had no time.
+const AGAIN: u32 = 3;
 
 #[derive(Default)]
 pub struct Naive {
@@ -63,6 +67,8 @@ pub struct Naive {
     /// Oldest first.
     pub ghosts: BTreeMap<GpuId, Vec<Ghost>>,
     pub slots: Vec<Slot>,
+    /// All the times that the ledger has been told since it was opened.
+    pub told: Vec<u64>,
     /// Sizes were taken over as facts: GPUs may be over-committed from here on.
     pub facts: bool,
 }
@@ -71,6 +77,28 @@ pub struct Naive {
 pub type Price = (usize, usize, Vec<(u64, u64)>, i128);
 
 impl Naive {
+    /// Those whose time is over; others who had not all of theirs have it again.
+    pub fn over(&mut self, now: u64) -> Vec<ReservationId> {
+        let told = &self.told;
+        let mut over = Vec::new();
+        for slot in &mut self.slots {
+            let Some((ms, _)) = slot.lease.filter(|&(_, until)| until < now) else {
+                continue;
+            };
+            // The last time that it was told the time after longer than a quarter of the lease, or for the first time.
+            let back = told.iter().zip(&told[1..]).rev();
+            let back = back.take_while(|&(a, b)| b - a <= ms / 4).last();
+            let back = back.map_or(now, |(a, _)| *a);
+            if back + ms < now || slot.again == AGAIN {
+                over.push(slot.id);
+            } else {
+                slot.again += 1;
+                slot.lease = Some((ms, back + ms));
+            }
+        }
+        over
+    }
+
     pub fn on(&self, gpu: &GpuId, counted: impl Fn(&Slot) -> bool) -> i128 {
         let slots = self.slots.iter().filter(|s| counted(s));
         let shares = slots.flat_map(|s| &s.shares).filter(|(g, _)| g == gpu);

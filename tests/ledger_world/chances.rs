@@ -1,7 +1,7 @@
 //! What happens to engines, holders, GPUs and the store beside loading and unloading.
 
 use super::{Bytes, Engine, LEASE_MS, World, shares, sum};
-use vramfit_ledger::{Adopt, GpuId, Held, Ledger, Store, size};
+use vramfit_ledger::{Adopt, GpuId, Held, Ledger, ReservationId, Store, size};
 
 impl World {
     /// One that runs takes more or less, or says what it has.
@@ -74,11 +74,9 @@ impl World {
         let Some(&at) = self.rng.choice(&leased) else {
             return;
         };
-        self.now += 2 * LEASE_MS;
-        let (id, held) = (self.engines[at].id, self.held(&self.engines[at]));
-        for engine in self.engines.iter().filter(|e| e.id != id) {
-            self.ledger.renew(engine.id, self.now).unwrap();
-        }
+        let id = self.engines[at].id;
+        self.outlive(id);
+        let held = self.held(&self.engines[at]);
         if !self.manner.lingers {
             let there = self.engines[at].there.values_mut();
             there.for_each(|bytes| *bytes = 0);
@@ -95,6 +93,31 @@ impl World {
         self.gone(at, &held);
         // What is gone was there to be counted: it is going, and not held besides.
         self.told(&after, &after, &going, &counted);
+    }
+
+    /// The time passes in which all holders could have renewed their leases, and all have but one. The ledger may be
+    /// away before, until all leases have run out, or while one holder is dead already: nobody is dropped for that.
+    fn outlive(&mut self, dead: ReservationId) {
+        let away = self.rng.u64(..=3 * LEASE_MS);
+        let is_away = self.rng.bool() && away > LEASE_MS / 4;
+        for quarter in 0..=8 {
+            self.now += LEASE_MS / 4;
+            if is_away && quarter == 0 {
+                self.now += away;
+                if self.rng.bool() {
+                    self.reopen();
+                }
+            }
+            // Nobody's lease has run out but that of who has been dead for all of it.
+            let lapsed = self.ledger.lapsed(self.now).unwrap();
+            let may = quarter > 4 || !is_away;
+            assert!(lapsed.iter().all(|r| r.id == dead && may));
+            let alive = self.engines.iter().filter(|e| e.id != dead);
+            for engine in alive.filter(|_| quarter % 3 == 1) {
+                self.ledger.renew(engine.id, self.now).unwrap();
+            }
+        }
+        self.seen.anew += u64::from(is_away && away > LEASE_MS);
     }
 
     /// Some of the others are an engine that somebody answers for from now on.

@@ -93,6 +93,8 @@ pub struct Seen {
     pub asleep: u64,
     pub lingered: u64,
     pub reaped: u64,
+    /// Leases would have run out while the ledger was away.
+    pub anew: u64,
     pub adopted: u64,
     pub resized: u64,
     /// All that is free was to be shown, and was.

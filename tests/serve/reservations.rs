@@ -437,6 +437,41 @@ fn a_lease_that_is_not_renewed_runs_out() {
     );
 }
 
+/// The server is away until a lease has run out by the clock: its holder could not renew it, and nobody else has its
+/// bytes.
+#[test]
+fn a_lease_that_ran_out_while_the_server_was_away_begins_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger.redb");
+    let start = || Server::start(&["--gpus", "80GiB", "--ledger", ledger.to_str().unwrap()]);
+    let mut server = start();
+    let all = json!({ "name": "m", "holder": "alive", "lease_ms": 5000,
+        "shares": [{ "gpu": "CUDA0", "bytes": free(&server)[0] }] });
+    let mut held = server.post("/v1/ledger/adopt", &all.to_string()).ok(201);
+    let renew = format!("/v1/reservations/{}/renew", held["id"]);
+    let wait_until_it_has_run_out = |held: &Value| {
+        let until = u128::from(held["lease_until_ms"].as_u64().unwrap());
+        wait_for("a lease to run out", || {
+            let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+            now.as_millis() > until
+        });
+    };
+    for is_killed in [false, true] {
+        server.signal(if is_killed { "-KILL" } else { "-STOP" });
+        wait_until_it_has_run_out(&held);
+        if is_killed {
+            server = start();
+        } else {
+            server.signal("-CONT");
+        }
+        let second = reserve(&server, &ask(SMALL, "second"));
+        assert_eq!(second.json()["type"], "urn:vramfit:full-now");
+        let list = server.get("/v1/reservations").ok(200);
+        assert_eq!(list["reservations"][0]["id"], held["id"]);
+        held = server.post(&renew, "").ok(200);
+    }
+}
+
 #[test]
 fn many_clients_never_have_the_same_byte() {
     let server = Server::start(&["--gpus", "rtx3090x4"]);

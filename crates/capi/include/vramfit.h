@@ -406,6 +406,10 @@ vramfit_status vramfit_host_forget_figure(const vramfit_host *host,
 // Drops reservations whose lease has run out, together with what the driver says is free of each GPU, as for
 // `vramfit_host_observe`: what an orphaned engine still holds then counts as taken by others. `reaped_json` may be
 // NULL; else it is an object with `released` and `unprobed`, to be freed with `vramfit_string_free`.
+//
+// A lease runs out where its holder had time to renew it. Where nothing has told the host the time for a quarter of the
+// lease (it was not open, or its process stopped) or its journal failed, the lease begins anew, three times in a row at
+// most: call this, or `vramfit_host_expire`, several times in the shortest lease.
 vramfit_status vramfit_host_reap(const vramfit_host *host,
                                  const vramfit_mark *mark,
                                  const uint64_t *free_bytes,

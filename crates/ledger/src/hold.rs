@@ -239,6 +239,7 @@ impl State {
             requests: 0,
             lease_ms: what.lease_ms,
             lease_until_ms: what.lease_ms.map(|ms| now_ms.saturating_add(ms)),
+            spared: 0,
             key: what.key,
             stays: what.stays,
         }

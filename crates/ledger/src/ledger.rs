@@ -1,6 +1,7 @@
 //! The handle: one lock, under which a decision is made, stored and applied in one step.
 
 use crate::hold::Decided;
+use crate::lease::Presence;
 use crate::reconcile::{Differences, Drift, Held, Probe, Reaped};
 use crate::{
     Adopt, Error, Event, GpuId, GpuView, Grant, Name, Plan, Request, Reservation, ReservationId,
@@ -38,6 +39,8 @@ pub struct Inner<S> {
     /// The last append may or may not have been stored.
     unsure: bool,
     compacted: u64,
+    /// When it was there, so that leases could be renewed.
+    presence: Presence,
 }
 
 /// A ledger over a store. Share it between threads by reference or `Arc`; every call is atomic.
@@ -47,7 +50,8 @@ pub struct Ledger<S, L = Mutex<Inner<S>>> {
 }
 
 impl<S: Store> Ledger<S> {
-    /// Opens the ledger as the store has it.
+    /// Opens the ledger as the store has it. Leases of before that have run out since begin anew when it is first told
+    /// the time: while it was not open nobody could renew them, see [`Ledger::reap`].
     pub fn open(store: S) -> Result<Self, Error> {
         Self::open_with(store)
     }
@@ -61,6 +65,7 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
             store,
             unsure: false,
             compacted: 0,
+            presence: Presence::default(),
         };
         inner.catch_up()?;
         Ok(Ledger {
@@ -109,22 +114,24 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
 
     /// Where the request would go now. Promises nothing.
     pub fn plan(&self, request: &Request, now_ms: u64) -> Result<Plan, Error> {
-        self.transact(|state| Ok((Vec::new(), state.plan(request, now_ms)?)))
+        self.transact_at(now_ms, |state, _| {
+            Ok((Vec::new(), state.plan(request, now_ms)?))
+        })
     }
 
     /// Reserves what was planned. [`Error::StalePlan`] where that no longer holds.
     pub fn take(&self, plan: &Plan, now_ms: u64) -> Result<Grant, Error> {
-        self.transact(|state| state.take(plan, now_ms))
+        self.transact_at(now_ms, |state, _| state.take(plan, now_ms))
     }
 
     /// Plans and reserves in one step. The next decision of anybody sees the reservation.
     pub fn reserve(&self, request: &Request, now_ms: u64) -> Result<Grant, Error> {
-        self.transact(|state| state.reserve(request, now_ms))
+        self.transact_at(now_ms, |state, _| state.reserve(request, now_ms))
     }
 
     /// The engine has loaded it and took exactly `shares`.
     pub fn commit(&self, id: ReservationId, shares: &[Share], now_ms: u64) -> Result<(), Error> {
-        self.transact(|state| state.commit(id, shares, now_ms))
+        self.transact_at(now_ms, |state, _| state.commit(id, shares, now_ms))
     }
 
     /// The engine has unloaded it, or has never loaded it.
@@ -135,31 +142,41 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     /// A request begins: until it ends the reservation is not evicted. [`Error::Phase`] where it is
     /// already leaving.
     pub fn begin_request(&self, id: ReservationId, now_ms: u64) -> Result<(), Error> {
-        self.transact(|state| state.requests(id, 1, 0, now_ms))
+        self.transact_at(now_ms, |state, _| state.requests(id, 1, 0, now_ms))
     }
 
     /// A request ends.
     pub fn end_request(&self, id: ReservationId, now_ms: u64) -> Result<(), Error> {
-        self.transact(|state| state.requests(id, 0, 1, now_ms))
+        self.transact_at(now_ms, |state, _| state.requests(id, 0, 1, now_ms))
     }
 
     /// The holder is alive: its lease begins anew. Without a lease nothing happens.
     pub fn renew(&self, id: ReservationId, now_ms: u64) -> Result<(), Error> {
-        self.transact(|state| state.renew(id, now_ms))
+        self.transact_at(now_ms, |state, _| state.renew(id, now_ms))
     }
 
-    /// Reservations whose lease has run out: look for their holders.
+    /// Reservations whose lease has run out: look for their holders. Where the ledger was away, leases begin anew as by
+    /// [`Ledger::reap`].
     pub fn lapsed(&self, now_ms: u64) -> Result<Vec<Reservation>, Error> {
-        self.look(|state| {
-            let lapsed = state.reservations().filter(|r| r.lapsed(now_ms));
-            lapsed.cloned().collect()
-        })
+        self.transact_at(now_ms, |state, presence| state.lapsed(presence, now_ms))
     }
 
     /// Drops reservations whose lease has run out, together with a probe of their GPUs, taken just
     /// before. What an orphaned engine still holds is taken for as long as figures show it.
+    ///
+    /// A lease has run out where its holder had time to renew it and did not. A ledger is there whenever a call tells it
+    /// the time. If there was more than a quarter of the lease between two such calls (its process was stopped or
+    /// the machine asleep, or the clock jumped), or before the first since it was opened, or the store failed, then the
+    /// lease begins anew when the ledger is back, and runs out a lease later at the earliest. That happens three times in a
+    /// row at most without a renewal: so call this, or anything else that takes the time, several times in the shortest
+    /// lease, or what a dead holder has is dropped only when its lease has run out the fourth time. Several processes
+    /// over one store each know when they were there; who was not gives no more than that.
+    ///
+    /// A lease that would run for more than twice its length, as the clock was set back, begins anew, too.
     pub fn reap(&self, probes: &[Probe], now_ms: u64) -> Result<Reaped, Error> {
-        self.transact(|state| state.reap(state, probes, &[], now_ms))
+        self.transact_at(now_ms, |state, presence| {
+            state.reap(state, probes, &[], (presence, now_ms))
+        })
     }
 
     /// As [`Ledger::reap`] where the driver takes its time: `before` is the ledger as it was when the driver
@@ -173,13 +190,15 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
         blind: &[GpuId],
         now_ms: u64,
     ) -> Result<Reaped, Error> {
-        self.transact(|state| state.reap(before, probes, blind, now_ms))
+        self.transact_at(now_ms, |state, presence| {
+            state.reap(before, probes, blind, (presence, now_ms))
+        })
     }
 
     /// As [`Ledger::reap`] where no driver can be asked: what a dead holder's engine still holds is not
     /// known then, and is promised on (but for what an earlier probe of its GPU leaves).
     pub fn expire(&self, now_ms: u64) -> Result<Vec<Reservation>, Error> {
-        self.transact(|state| state.expire(now_ms))
+        self.transact_at(now_ms, |state, presence| state.expire(presence, now_ms))
     }
 
     /// Something that is already loaded, as when a server starts beside running engines. A fact: it is
@@ -189,7 +208,7 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     /// ([`Adopt::staying`]) the next figure shows it. It is thought to be in the last figure: what was loaded only since
     /// takes its bytes from what others are believed to hold, until the next figure; so probe before, too.
     pub fn adopt(&self, found: &Adopt, now_ms: u64) -> Result<ReservationId, Error> {
-        self.transact(|state| state.adopt(found, now_ms))
+        self.transact_at(now_ms, |state, _| state.adopt(found, now_ms))
     }
 
     /// What the driver says is free, just now: since it was asked nothing has been committed or released by
@@ -277,36 +296,58 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
         })
     }
 
-    /// Decides, stores, applies. Where somebody else was first, decides again on what is so now.
     fn transact<T>(&self, decide: impl Fn(&State) -> Decided<T>) -> Result<T, Error> {
+        self.lock
+            .with(|inner| inner.transact(|state, _| decide(state)))
+    }
+
+    /// As [`Ledger::transact`] for what says what time it is: the ledger is there then.
+    fn transact_at<T>(
+        &self,
+        now_ms: u64,
+        decide: impl Fn(&State, &Presence) -> Decided<T>,
+    ) -> Result<T, Error> {
         self.lock.with(|inner| {
-            if inner.unsure {
-                inner.catch_up()?;
-            }
-            loop {
-                let decided = decide(&inner.state);
-                let decides = matches!(&decided, Ok((events, _)) if !events.is_empty());
-                // What is refused may have become possible elsewhere, and what is no news may be some by now.
-                if !decides && inner.catch_up()? {
-                    continue;
-                }
-                let (events, answer) = decided?;
-                match inner.append(events) {
-                    Err(StoreError::Conflict) => inner.catch_up().map(drop)?,
-                    done => return Ok(done.map(|()| answer)?),
-                }
-            }
+            inner.presence.look(now_ms);
+            inner.transact(decide)
         })
     }
 }
 
 impl<S: Store> Inner<S> {
+    /// Decides, stores, applies. Where somebody else was first, decides again on what is so now.
+    fn transact<T>(
+        &mut self,
+        decide: impl Fn(&State, &Presence) -> Decided<T>,
+    ) -> Result<T, Error> {
+        if self.unsure {
+            self.catch_up()?;
+        }
+        loop {
+            let decided = decide(&self.state, &self.presence);
+            let decides = matches!(&decided, Ok((events, _)) if !events.is_empty());
+            // What is refused may have become possible elsewhere, and what is no news may be some by now.
+            if !decides && self.catch_up()? {
+                continue;
+            }
+            let (events, answer) = decided?;
+            match self.append(events) {
+                Err(StoreError::Conflict) => self.catch_up().map(drop)?,
+                done => return Ok(done.map(|()| answer)?),
+            }
+        }
+    }
+
     fn append(&mut self, events: Vec<Event>) -> Result<(), StoreError> {
-        if events.is_empty() {
+        // That nothing is to be stored does not say that it could be.
+        if events.is_empty() && !self.presence.failed {
             return Ok(());
         }
         let stored = self.store.append(self.state.seq(), &events);
         self.unsure = matches!(stored, Err(StoreError::Failed(_)));
+        if !matches!(stored, Err(StoreError::Conflict)) {
+            self.presence.failed = stored.is_err();
+        }
         stored?;
         for event in events {
             self.state.apply(event)?;
@@ -321,7 +362,9 @@ impl<S: Store> Inner<S> {
 
     /// Applies what others have appended. Whether there was any.
     fn catch_up(&mut self) -> Result<bool, StoreError> {
-        let Tail { snapshot, events } = self.store.read(self.state.seq())?;
+        let read = self.store.read(self.state.seq());
+        self.presence.failed |= read.is_err();
+        let Tail { snapshot, events } = read?;
         let news = snapshot.is_some() || !events.is_empty();
         if let Some((seq, events)) = snapshot {
             self.state = State::from_snapshot(seq, events)?;

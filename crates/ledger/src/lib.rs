@@ -6,8 +6,8 @@
 //!
 //! `state` is what is held, changed by events alone, `account` what the driver said of a GPU and what follows from
 //! it, `view` what all that comes to; `plan` looks at options, `evict` finds what has
-//! to leave, `hold` and `reconcile` decide which events should happen, `ledger` makes them happen
-//! under one lock, `store` keeps them and `journal` keeps them in a file. There is no clock: times are
+//! to leave, `hold` and `reconcile` decide which events should happen, `lease` when a lease has run out,
+//! `ledger` makes them happen under one lock, `store` keeps them and `journal` keeps them in a file. There is no clock: times are
 //! arguments, in milliseconds.
 //!
 //! ```
@@ -35,6 +35,7 @@ mod hold;
 mod ids;
 #[cfg(feature = "journal")]
 mod journal;
+mod lease;
 mod ledger;
 mod plan;
 mod reconcile;

@@ -4,6 +4,7 @@
 use crate::account::{Figure, MayHold, Seen};
 use crate::hold::Decided;
 use crate::ids::check_shares;
+use crate::lease::{Lease, Presence};
 use crate::{Error, Event, GpuId, Name, Phase, Reservation, ReservationId, Share, State};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -141,6 +142,25 @@ impl State {
         last.is_some_and(|last| before.seq < last.asked)
     }
 
+    /// Those whose leases have run out, and the events by which others begin anew.
+    fn leases(&self, presence: &Presence, now_ms: u64) -> (Vec<&Reservation>, Vec<Event>) {
+        let (mut ran_out, mut anew) = (Vec::new(), Vec::new());
+        for r in self.held.values() {
+            match r.lease(presence, now_ms) {
+                Lease::Runs => {}
+                Lease::Anew(event) => anew.push(event),
+                Lease::RanOut => ran_out.push(r),
+            }
+        }
+        (ran_out, anew)
+    }
+
+    /// Those whose leases have run out.
+    pub(crate) fn lapsed(&self, presence: &Presence, now_ms: u64) -> Decided<Vec<Reservation>> {
+        let (ran_out, anew) = self.leases(presence, now_ms);
+        Ok((anew, ran_out.into_iter().cloned().collect()))
+    }
+
     /// Drops reservations whose lease has run out, together with a probe taken just before: a dead
     /// holder's engine may live on, and its memory then counts as foreign.
     ///
@@ -151,17 +171,21 @@ impl State {
         before: &State,
         probes: &[Probe],
         blind: &[GpuId],
-        now_ms: u64,
+        (presence, now_ms): (&Presence, u64),
     ) -> Decided<Reaped> {
         let is_probed = |gpu: &GpuId| probes.iter().any(|p| p.gpu == *gpu);
         let probed = |s: &Share| {
             is_probed(&s.gpu) || blind.contains(&s.gpu) || !self.gpus.contains_key(&s.gpu)
         };
-        let lapsed = self.held.values().filter(|r| r.lapsed(now_ms));
-        let (gone, kept): (Vec<_>, Vec<_>) = lapsed.partition(|r| r.shares.iter().all(probed));
-        let mut events = self.abandoned(&gone, |gpu| {
+        let (ran_out, anew) = self.leases(presence, now_ms);
+        let (gone, kept): (Vec<_>, Vec<_>) = ran_out
+            .into_iter()
+            .partition(|r| r.shares.iter().all(probed));
+        let mut events = anew;
+        let abandoned = self.abandoned(&gone, |gpu| {
             !is_probed(gpu) || self.is_overtaken(before, gpu)
         });
+        events.extend(abandoned);
         events.extend(gone.iter().map(|r| Event::Released { id: r.id }));
         for probe in probes {
             let (_, event) = self.drift(before, probe, &gone)?;
@@ -175,9 +199,9 @@ impl State {
     }
 
     /// Drops reservations whose lease has run out, where nobody can be asked what is still on the GPUs.
-    pub(crate) fn expire(&self, now_ms: u64) -> Decided<Vec<Reservation>> {
+    pub(crate) fn expire(&self, presence: &Presence, now_ms: u64) -> Decided<Vec<Reservation>> {
         let blind: Vec<GpuId> = self.gpus.keys().cloned().collect();
-        let (events, reaped) = self.reap(self, &[], &blind, now_ms)?;
+        let (events, reaped) = self.reap(self, &[], &blind, (presence, now_ms))?;
         Ok((events, reaped.released))
     }
 

@@ -68,7 +68,7 @@ pub struct Request {
     pub host: Option<Name>,
     /// Which reservations may be evicted; none without it.
     pub stale: Option<Stale>,
-    /// A lease to renew at least this often.
+    /// A lease to renew at least this often, see [`crate::Ledger::reap`].
     pub lease_ms: Option<u64>,
     /// What the holder calls this request. While a reservation with this key is held no other is made
     /// with it, so that asking again after an answer was lost reserves nothing twice.

@@ -54,12 +54,19 @@ pub struct Reservation {
     pub lease_ms: Option<u64>,
     /// When the lease runs out.
     pub lease_until_ms: Option<u64>,
+    /// So often in a row it began anew by itself, as the ledger was away, see [`crate::Ledger::reap`].
+    #[serde(default, skip_serializing_if = "is_never")]
+    pub spared: u32,
     /// What the holder called the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Name>,
     /// Once loaded it stays so until it is told to leave or released, see [`crate::Request::stays`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stays: bool,
+}
+
+fn is_never(times: &u32) -> bool {
+    *times == 0
 }
 
 impl Reservation {
@@ -69,7 +76,8 @@ impl Reservation {
         share.map_or(0, |s| s.bytes.get())
     }
 
-    /// Whether the lease has run out.
+    /// Whether the lease has run out by the clock alone: [`crate::Ledger::lapsed`] knows whether its holder had
+    /// time to renew it.
     pub fn lapsed(&self, now_ms: u64) -> bool {
         self.lease_until_ms.is_some_and(|until| until < now_ms)
     }
@@ -173,6 +181,15 @@ pub enum Event {
         id: ReservationId,
         /// Until when the lease lasts now.
         until_ms: u64,
+    },
+    /// The lease would have run out while nobody could renew it, and begins anew.
+    Spared {
+        /// Which.
+        id: ReservationId,
+        /// Until when the lease lasts now.
+        until_ms: u64,
+        /// So often in a row.
+        times: u32,
     },
     /// The engine has unloaded it, or never loaded it.
     Released {
@@ -282,7 +299,16 @@ impl State {
                 r.requests = active;
                 r.active_ms = r.active_ms.max(at_ms);
             }),
-            Event::Renewed { id, until_ms } => self.note(id, |r| r.lease_until_ms = Some(until_ms)),
+            Event::Renewed { id, until_ms } => self.note(id, |r| {
+                (r.lease_until_ms, r.spared) = (Some(until_ms), 0);
+            }),
+            Event::Spared {
+                id,
+                until_ms,
+                times,
+            } => self.note(id, |r| {
+                (r.lease_until_ms, r.spared) = (Some(until_ms), times);
+            }),
             Event::Released { id } => match self.held.remove(&id) {
                 Some(gone) => {
                     self.count(&gone, false);

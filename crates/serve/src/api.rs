@@ -66,7 +66,7 @@ pub struct ReservationReport {
     pub requests: u32,
     /// How long a renewal lasts; null without a lease.
     pub lease_ms: Option<u64>,
-    /// When the lease runs out.
+    /// When the lease runs out; it begins anew where the server was away, as nobody could renew it.
     pub lease_until_ms: Option<u64>,
     /// The Idempotency-Key that it was made with.
     pub key: Option<String>,

@@ -64,7 +64,9 @@ pub struct ReserveRequest {
         deserialize_with = "object_or_null"
     )]
     pub evict: Option<Evict>,
-    /// A lease to renew at least this often; without one the reservation stays until it is released.
+    /// A lease to renew at least this often; without one the reservation stays until it is released. It begins anew by
+    /// itself where the server was away or could not write its ledger, three times in a row at most, and is looked at
+    /// twice a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub lease_ms: Option<u64>,
@@ -137,7 +139,9 @@ pub struct AdoptRequest {
     #[schemars(length(min = 1))]
     #[serde(deserialize_with = "objects")]
     pub shares: Vec<GpuBytes>,
-    /// A lease to renew at least this often; without one the reservation stays until it is released.
+    /// A lease to renew at least this often; without one the reservation stays until it is released. It begins anew by
+    /// itself where the server was away or could not write its ledger, three times in a row at most, and is looked at
+    /// twice a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub lease_ms: Option<u64>,

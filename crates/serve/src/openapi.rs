@@ -121,7 +121,7 @@ const OPERATIONS: &[Operation] = &[
         method: "post",
         path: "/v1/reservations/{id}/renew",
         id: "renew",
-        summary: "The holder is alive: its lease begins anew",
+        summary: "The holder is alive: its lease begins anew, as it does when the server comes back",
         sends: Sends::Nothing,
         gets: (200, "The reservation", Some(of::<ReservationReport>)),
         refused: &[400, 403, 404],

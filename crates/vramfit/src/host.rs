@@ -18,7 +18,7 @@ pub struct LoadRequest {
     pub holder: Name,
     /// Which reservations may be evicted; none without it.
     pub stale: Option<Stale>,
-    /// A lease to renew at least this often.
+    /// A lease to renew at least this often, see [`ledger::Ledger::reap`].
     pub lease_ms: Option<u64>,
     /// A placement that leaves layers or experts on the host will do, too.
     pub partial: bool,

@@ -305,7 +305,12 @@ class Host:
 
     def audit(self) -> list[dict[str, Any]]: ...
     def state(self) -> dict[str, Any]: ...
-    def reap(self, free_bytes: _Free, *, now_ms: int | None = None) -> dict[str, Any]: ...
+    def reap(self, free_bytes: _Free, *, now_ms: int | None = None) -> dict[str, Any]:
+        """Drops reservations whose lease has run out, together with what the driver says is free, as for ``observe``.
+        A lease runs out where its holder had time to renew it: where the host was away for a quarter of the lease (not
+        open, its process stopped, or not called) or its journal failed, the lease begins anew, three times in a row at
+        most. So call this, or ``expire``, several times in the shortest lease."""
+
     def expire(self, *, now_ms: int | None = None) -> list[dict[str, Any]]:
         """As ``reap`` where no driver can be asked: what a dead holder's engine still holds is not known then."""
 
