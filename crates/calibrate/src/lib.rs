@@ -17,6 +17,7 @@ mod engine;
 mod expect;
 mod hold;
 mod learn;
+mod libllama;
 mod log;
 mod processes;
 mod reach;
@@ -80,6 +81,9 @@ pub fn answer_child() {
     };
     if name == hold::CHILD_ARGUMENT {
         hold::child(arguments.collect());
+    }
+    if name == libllama::CHILD_ARGUMENT {
+        libllama::child(arguments);
     }
     if name == allocate::CHILD_ARGUMENT {
         allocate::child();

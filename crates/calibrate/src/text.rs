@@ -26,6 +26,7 @@ pub fn comparison_text(c: &Comparison) -> String {
     let program = match c.engine {
         EngineKind::LlamaServer => "llama-server",
         EngineKind::Oracle => "the kit's oracle",
+        EngineKind::Libllama => "libllama",
     };
     let mut text = format!(
         "{}\n{program}, planned for {}; driver {}; {}, {} s\n{}\n\n",

@@ -69,6 +69,7 @@ impl Request {
             program: low.value("engine").map(|said| PathBuf::from(&said.text)),
             kind: match matches.get_one::<String>("engine-kind").map(String::as_str) {
                 Some("oracle") => Some(EngineKind::Oracle),
+                Some("libllama") => Some(EngineKind::Libllama),
                 Some(_) => Some(EngineKind::LlamaServer),
                 None => None,
             },
@@ -84,13 +85,6 @@ impl Request {
                     .to_string(),
             );
         }
-        if let Some(library) = request.program.as_deref().filter(|path| is_library(path)) {
-            return Err(format!(
-                "calibrate: {} is a library, and --engine takes a program: a llama-server, or \
-                 crates/oracle/kit/oracle, which runs libllama",
-                one_line(&library.to_string_lossy())
-            ));
-        }
         // What runs counts its outputs itself: its compute buffer would never be the planned one.
         if request.program.is_some() && low.value("n-outputs").is_some() {
             return Err(
@@ -101,12 +95,6 @@ impl Request {
         }
         Ok(request)
     }
-}
-
-/// By its name: `libllama.so`, `libllama.so.0`, `libllama.cuda.v0.5.0.so`.
-fn is_library(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.ends_with(".so") || name.contains(".so.")
 }
 
 /// Plans each model, takes its buffers or runs the engine, and learns what CUDA itself takes.

@@ -142,7 +142,7 @@ fn switch(name: &'static str, help: &'static str) -> Arg {
 fn calibrate(command: Command) -> Command {
     let engine = |arg: Arg| {
         arg.value_name("PATH")
-            .help("a llama-server: runs it with the planned flags and a full prompt, compares what NVML shows, and learns what CUDA itself takes")
+            .help("a llama-server, or a shared libllama of v0.5.0: runs it with the planned flags and a full prompt, compares what NVML shows, and learns what CUDA itself takes")
             .value_parser(value_parser!(String))
     };
     command
@@ -157,8 +157,8 @@ fn calibrate(command: Command) -> Command {
             Arg::new("engine-kind")
                 .long("engine-kind")
                 .value_name("KIND")
-                .value_parser(PossibleValuesParser::new(["llama-server", "oracle"]))
-                .help("what PATH is: llama-server, or oracle, the maintainers' kit, for header-only models (default: by its name)"),
+                .value_parser(PossibleValuesParser::new(["llama-server", "libllama", "oracle"]))
+                .help("what PATH is: llama-server, a shared libllama, or oracle, the maintainers' kit (default: by its name)"),
         )
         .arg(
             Arg::new("time-limit")

@@ -11,8 +11,8 @@ use vramfit_estimate::{
 };
 use vramfit_ggml::BufferType;
 
-/// `LLM_FFN_EXPS_REGEX`: tensors of experts.
-const EXPERTS: &str = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps";
+/// `LLM_FFN_EXPS_REGEX` of llama.cpp's common/common.h: what `-cmoe` keeps on the host, and `-ncmoe` behind `blk\.N`.
+pub const EXPERTS: &str = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps";
 /// A pattern that no tensor's name matches. Any override at all keeps llama.cpp from pipelining.
 pub(crate) const NO_COPIES: &str = "no_pipeline_copies";
 

@@ -37,6 +37,7 @@ pub use policy::{
     SplitMode,
 };
 
+pub use fit::EXPERTS;
 use fit::Problem;
 use std::borrow::Cow;
 use std::cell::Cell;

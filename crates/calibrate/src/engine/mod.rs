@@ -1,5 +1,6 @@
 //! The engine, run with the planned flags and a full prompt while NVML is watched.
 
+mod library;
 mod oracle;
 mod server;
 mod transcript;
@@ -18,7 +19,7 @@ use crate::watch::{Seen, Watch};
 use crate::{Card, Error, Expected};
 use transcript::Transcript;
 
-pub(crate) use version::build_name;
+pub(crate) use version::{build_name, loaded_cuda};
 
 /// How long the watch is left to see the last of it: several of its looks at which processes are the engine's, for only
 /// those are learned from.
@@ -33,15 +34,18 @@ pub enum EngineKind {
     /// The maintainers' kit's program over the prebuilt libllama (`crates/oracle/kit`): it takes header-only models,
     /// whose vocabulary a server would miss, and says its buffers in bytes.
     Oracle,
+    /// A shared libllama of the modelled build: loaded by this program, in a process of its own.
+    Libllama,
 }
 
 impl EngineKind {
-    /// By the program's name.
+    /// By the file's name: `oracle`, `libllama.so`, `libllama.so.0`, `libllama.cuda.v0.5.0.so`.
     pub fn of(program: &Path) -> EngineKind {
-        let name = program.file_stem().map(|name| name.to_string_lossy());
-        match name.is_some_and(|name| name.starts_with("oracle")) {
-            true => EngineKind::Oracle,
-            false => EngineKind::LlamaServer,
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        match () {
+            () if name.ends_with(".so") || name.contains(".so.") => EngineKind::Libllama,
+            () if name.starts_with("oracle") => EngineKind::Oracle,
+            () => EngineKind::LlamaServer,
         }
     }
 }
@@ -81,6 +85,8 @@ pub struct Measurement {
 
 /// What an engine that has come to an end says.
 struct Ran {
+    /// Of each sequence's prompt.
+    prompt_tokens: u64,
     said: BTreeMap<usize, SaidBuffers>,
     version: Option<String>,
     /// The CUDA whose runtime it had loaded.
@@ -101,14 +107,23 @@ struct Run<'a> {
 impl Run<'_> {
     /// With its output in `out`, where that is to be apart from the log.
     fn start(&self, arguments: &[OsString], out: Option<&Transcript>) -> Result<Held, Error> {
-        let o = self.options;
+        self.start_program(&self.options.program, arguments, out)
+    }
+
+    /// As [`Run::start`], another program.
+    fn start_program(
+        &self,
+        program: &Path,
+        arguments: &[OsString],
+        out: Option<&Transcript>,
+    ) -> Result<Held, Error> {
         let out = out.map(Transcript::path);
         Held::start(
-            &o.program,
+            program,
             arguments,
             &self.log.path(),
             out.as_deref(),
-            o.visible.as_deref(),
+            self.options.visible.as_deref(),
         )
     }
 
@@ -145,6 +160,7 @@ impl Run<'_> {
         }
         let full = match self.options.kind {
             EngineKind::Oracle => e.n_ctx_seq,
+            EngineKind::Libllama => e.n_ctx_slot,
             EngineKind::LlamaServer => e.n_ctx_slot.saturating_sub(GENERATED + 1),
         };
         let most = if e.embeddings { e.n_ubatch } else { u64::MAX };
@@ -153,7 +169,7 @@ impl Run<'_> {
 }
 
 /// Tokens that are generated behind a prompt. Few, so that the last batch of the prompt is nearly a full one.
-const GENERATED: u64 = 3;
+pub(crate) const GENERATED: u64 = 3;
 
 /// Runs the engine and watches it. It is killed, with all that it has started, before this returns, and also if this
 /// process ends.
@@ -176,6 +192,7 @@ pub fn measure(expected: &Expected, options: &Options) -> Result<Measurement, Er
             }
         }
         EngineKind::Oracle => oracle::run(&run, &starter)?,
+        EngineKind::Libllama => library::run(&run, &starter)?,
     };
     let seen = run.watch.seen(ran.computed);
     let n = options.cards.len();
@@ -184,7 +201,7 @@ pub fn measure(expected: &Expected, options: &Options) -> Result<Measurement, Er
         seen,
         version: version::with_cuda(ran.version, ran.cuda),
         said: (0..n).map(|i| ran.said.get(&i).copied()).collect(),
-        prompt_tokens: run.prompt_tokens(),
+        prompt_tokens: ran.prompt_tokens,
         seconds: start.elapsed().as_secs(),
     })
 }

@@ -67,6 +67,7 @@ pub fn run(run: &Run, starter: &Starter) -> Result<Ran, Error> {
     }
     let version = json.pointer("/engine/llama").and_then(Value::as_str);
     Ok(Ran {
+        prompt_tokens: run.prompt_tokens(),
         said: all,
         version: version.map(str::to_string),
         cuda: None,

@@ -39,6 +39,7 @@ pub fn run(run: &Run, starter: &Starter) -> Result<Ran, Error> {
     thread::sleep(LAST_LOOK);
     let log = run.log.text()?;
     Ok(Ran {
+        prompt_tokens: run.prompt_tokens(),
         said: said_buffers(&log, run.expected),
         version: None,
         cuda,

@@ -41,6 +41,11 @@ pub(super) fn cuda_of(root: u32) -> Option<u32> {
     all.find_map(|maps| cuda(&maps))
 }
 
+/// The CUDA that this process has loaded the runtime of.
+pub(crate) fn loaded_cuda() -> Option<u32> {
+    cuda(&std::fs::read_to_string("/proc/self/maps").ok()?)
+}
+
 fn cuda(maps: &str) -> Option<u32> {
     let (_, behind) = maps.split_once("/libcudart.so.")?;
     let digits: String = behind.chars().take_while(char::is_ascii_digit).collect();
