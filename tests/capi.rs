@@ -326,11 +326,12 @@ fn threads_share_a_host() {
 
 #[cfg(unix)]
 #[test]
-fn forked_children_plan_too() {
+fn forked_children_plan_too_and_reserve_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let program = compiled("forks.c", Linked::Static, folder.path());
     let model = model("qwen3-8b.Q4_K_M.gguf");
-    assert_eq!(run(&program, &[&model]), "0 failures\n");
+    let journal = folder.path().join("ledger.redb");
+    assert_eq!(run(&program, &[&model, &journal]), "0 failures\n");
 }
 
 #[test]

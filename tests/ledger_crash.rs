@@ -11,7 +11,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use vramfit_ledger::{GpuId, Journal, Ledger, Request, Shape, State, Store, Volatile, size};
+use vramfit_ledger::{
+    GpuId, Journal, Ledger, Request, Shape, State, Store, StoreError, Volatile, size,
+};
 
 const FILE: &str = "VRAMFIT_LEDGER_CRASH_FILE";
 
@@ -197,6 +199,100 @@ fn a_crash_at_each_single_write_loses_nothing_acknowledged() {
     }
     assert!(crashes > 2 * steps);
     println!("{crashes} crashes");
+}
+
+/// A disk that is full for a while: what it does not take is refused, and when it takes more the same ledger goes on.
+#[test]
+fn a_disk_that_fails_for_a_while_ends_nothing() {
+    let mut refused = 0;
+    for writes in 0..60 {
+        let disk = Disk::of(Vec::new(), u64::MAX);
+        let ledger = Ledger::open(Journal::with_backend(disk.clone()).unwrap()).unwrap();
+        let mut replay = Replay(Ledger::open(Volatile).unwrap(), 0);
+        (0..6).for_each(|n| operation(&ledger, n).unwrap());
+        disk.0.lock().unwrap().1 = writes;
+        // Tried again as long as it is not known to be done.
+        let mut done = (6..40).find(|&n| operation(&ledger, n).is_err());
+        let Some(failed) = done.as_mut() else {
+            continue;
+        };
+        (0..3).for_each(|_| refused += u64::from(operation(&ledger, 99).is_err()));
+        disk.0.lock().unwrap().1 = u64::MAX;
+        let found = ledger.state().unwrap();
+        if found != replay.to(*failed) {
+            *failed += 1;
+            assert_eq!(found, replay.to(*failed), "after {writes} writes");
+        }
+        (*failed..50).for_each(|n| operation(&ledger, n).unwrap());
+        let expected = replay.to(50);
+        assert_eq!(ledger.state().unwrap(), expected);
+        drop(ledger);
+        let again = Ledger::open(Journal::with_backend(disk).unwrap()).unwrap();
+        assert_eq!(again.state().unwrap(), expected);
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+/// A journal that is cut short or overwritten is an error that says which file it is, or is read; never a panic.
+#[test]
+fn damage_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.redb");
+    let ledger = Ledger::open(Journal::open(&path).unwrap()).unwrap();
+    (0..40).for_each(|n| operation(&ledger, n).unwrap());
+    drop(ledger);
+    let whole = std::fs::read(&path).unwrap();
+    let mut told = 0;
+    let mut open = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        let opened = Journal::open(&path).map_err(vramfit_ledger::Error::from);
+        let Err(error) = opened.and_then(Ledger::open) else {
+            return;
+        };
+        let text = error.to_string();
+        match error {
+            vramfit_ledger::Error::Store(StoreError::Damaged { file, .. }) => {
+                assert_eq!(file, path);
+                assert!(
+                    text.contains("ledger.redb") && !text.contains('\n'),
+                    "{text}"
+                );
+                told += 1;
+            }
+            // Found in what redb has read: an event that cannot be.
+            vramfit_ledger::Error::Store(StoreError::Corrupt { .. }) => told += 1,
+            error => panic!("{error}"),
+        }
+    };
+    for len in (1..whole.len()).step_by(whole.len() / 97) {
+        open(&whole[..len]);
+    }
+    let mut rng = Rng::with_seed(3);
+    for _ in 0..300 {
+        let mut bytes = whole.clone();
+        let at = rng.usize(..bytes.len().min(20_000));
+        bytes[at] ^= 1 << rng.u8(..8);
+        open(&bytes);
+    }
+    open(b"no journal at all");
+    open(&vec![0; 100_000]);
+    assert!(told > 50, "{told}");
+    // It is in nobody's way behind that.
+    std::fs::write(&path, &whole).unwrap();
+    assert!(Journal::open(&path).is_ok());
+}
+
+#[test]
+fn a_journal_that_is_in_use_or_out_of_reach_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.redb");
+    let _first = Journal::open(&path).unwrap();
+    let missing = folder.path().join("none").join("ledger.redb");
+    for path in [path, missing] {
+        let refused = Journal::open(&path).err().unwrap();
+        assert!(matches!(&refused, StoreError::Open { file, .. } if *file == path));
+        assert!(refused.to_string().contains("ledger.redb"), "{refused}");
+    }
 }
 
 /// Making the journal short is a write like any other.

@@ -110,11 +110,23 @@ fn what_does_not_start_says_why() {
     check(
         &["--gpus", "k80", "--ledger", "/no/such/folder/ledger"],
         None,
-        "--ledger: ",
+        "--ledger: cannot open the journal \"/no/such/folder/ledger\"",
     );
     let folder = tempfile::tempdir().unwrap();
     let ledger = folder.path().join("ledger.redb");
     let ledger = ledger.to_str().unwrap();
+    // Cut short: redb panics over it.
+    drop(Server::start(&["--ledger", ledger]));
+    let whole = std::fs::read(ledger).unwrap();
+    for len in [whole.len() / 2, 4096, 100] {
+        std::fs::write(ledger, &whole[..len]).unwrap();
+        check(
+            &["--gpus", "k80", "--ledger", ledger],
+            None,
+            "ledger.redb\" is damaged or no journal: ",
+        );
+    }
+    std::fs::write(ledger, &whole).unwrap();
     let first = Server::start(&["--ledger", ledger]);
     check(
         &[
@@ -126,7 +138,7 @@ fn what_does_not_start_says_why() {
             ledger,
         ],
         None,
-        "--ledger: ",
+        "ledger.redb\": ",
     );
     check(
         &["--gpus", "k80", "--listen", &first.address],

@@ -14,7 +14,8 @@ import (
 	"unsafe"
 )
 
-// Host is the GPUs of one host and the ledger over them.
+// Host is the GPUs of one host and the ledger over them. It is of the process that opened it: a child of fork() that C code
+// in the program makes gets StoreFailed of every call, as both would promise the same bytes.
 type Host struct {
 	// Now is the clock that all holders share; time.Now where it is nil.
 	Now func() time.Time

@@ -22,6 +22,44 @@ fn nothing_is_reserved_twice_under_one_key() {
     assert_ne!(again.id, granted.id);
 }
 
+/// A store that was restored from a copy of before.
+struct Restored(std::rc::Rc<std::cell::RefCell<Memory>>);
+
+impl Store for Restored {
+    fn append(&mut self, after: u64, events: &[Event]) -> Result<(), StoreError> {
+        self.0.borrow_mut().append(after, events)
+    }
+
+    fn read(&mut self, after: u64) -> Result<Tail, StoreError> {
+        self.0.borrow_mut().read(after)
+    }
+
+    fn compact(&mut self, state: &State) -> Result<(), StoreError> {
+        self.0.borrow_mut().compact(state)
+    }
+}
+
+#[test]
+fn a_store_that_is_behind_is_told() {
+    let now = std::rc::Rc::new(std::cell::RefCell::new(Memory::new()));
+    let ledger = Ledger::open(Restored(now.clone())).unwrap();
+    ledger
+        .set_gpus(&[(gpu0(), size(80 * GIB).unwrap())])
+        .unwrap();
+    load(&ledger, &ask("a", &[&[10 * GIB]]), 0);
+    // of the first event alone
+    let mut copy = Memory::new();
+    let first = now.borrow_mut().read(0).unwrap().events;
+    copy.append(0, &first[..1]).unwrap();
+    *now.borrow_mut() = copy;
+    for _ in 0..2 {
+        let refused = ledger.reserve(&ask("b", &[&[10 * GIB]]), 1);
+        let Err(Error::Store(StoreError::Behind { seq: 3 })) = refused else {
+            panic!("{refused:?}");
+        };
+    }
+}
+
 /// Two ledgers over one log are two servers over one etcd.
 #[test]
 fn two_servers_never_promise_the_same_byte() {

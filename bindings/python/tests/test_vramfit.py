@@ -108,6 +108,24 @@ def test_a_forked_child_plans_too(small: vramfit.Model) -> None:
     assert os.waitpid(child, 0) == (child, 0)
 
 
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_forked_child_reserves_nothing(tmp_path: Path, is_kept: bool) -> None:
+    journal = tmp_path / "ledger.redb" if is_kept else None
+    host = vramfit.Host("h", "24GiB", journal=journal)
+    first = host.adopt("m", "h", [(0, 10 * GIB)])
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            host.adopt("m", "h", [(0, 20 * GIB)])
+        except vramfit.StoreError as error:
+            del host  # the journal is its parent's
+            os._exit(0 if "before this one was forked" in str(error) else 2)
+        os._exit(1)
+    assert os.waitpid(child, 0) == (child, 0)
+    assert host.adopt("m", "h", [(0, 10 * GIB)]) > first and host.audit() == []
+
+
 def test_this_machine_is_asked_by_the_program() -> None:
     program = os.environ["ESTIMATE"]
     run = subprocess.run([program, "gpus", "--json"], capture_output=True, text=True)

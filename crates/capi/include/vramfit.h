@@ -9,6 +9,8 @@
 // - Text is UTF-8 and ends with a NUL; paths are bytes as the system has them. All sizes are bytes.
 // - Any function may be called from any thread, several at once on one handle, as long as none of them frees it.
 //   Nothing is global but a pool of threads, which the first plan starts; a child of fork() may plan, too, without it.
+//   A host is of the process that opened it: in a child of fork() its calls answer VRAMFIT_STATUS_STORE, as both would
+//   promise the same bytes, and vramfit_host_free leaves the journal to its parent. So open it behind fork(), in one process.
 // - No panic of the library passes through: it is VRAMFIT_STATUS_INTERNAL. An index beyond the end is an answer of 0 or
 //   NULL, never a read beyond it.
 

@@ -1,6 +1,7 @@
 //! Why not, typed: what a caller does next depends on it.
 
 use crate::{Decision, GpuId, Name, Phase, ReservationId, Shortfall};
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Why the ledger did not do it. Nothing has changed then.
@@ -115,6 +116,15 @@ pub enum StoreError {
     /// Somebody else has appended first: read on, decide again. The ledger does so by itself.
     #[error("the journal has moved on")]
     Conflict,
+    /// The store has not got as far as this ledger, which has read event `seq` there: an older copy was put in its place.
+    /// What has happened since is not in it.
+    #[error(
+        "the journal ends before its event {seq}, as an older copy would: open the ledger again, and adopt what is loaded"
+    )]
+    Behind {
+        /// The last event that was there.
+        seq: u64,
+    },
     /// What is stored cannot be: event `seq` does not follow from those before it.
     #[error("event {seq} of the journal: {what}")]
     Corrupt {
@@ -123,10 +133,59 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+    /// This process is a child by `fork()` of the one that opened the ledger: what either promised from here on, the
+    /// other would promise again.
+    #[error(
+        "the ledger is process {0}'s, which opened it before this one was forked: reserve there, or let all processes \
+         ask one server"
+    )]
+    AnotherProcess(u32),
+    /// The journal cannot be opened: it is in use, or out of reach.
+    #[error("cannot open the journal {}: {source}", shown(.file))]
+    Open {
+        /// Which.
+        file: PathBuf,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The journal is cut short or overwritten, or is none. Nothing has been changed in it by this call.
+    #[error("{} is damaged or no journal: {what}; put a copy of it in its place, or begin a new one elsewhere", shown(.file))]
+    Damaged {
+        /// Which.
+        file: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
     /// The disk, the network: it is not known whether the events were stored. The ledger reads the
     /// journal again before it decides anything else.
     #[error("the store failed: {0}")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A path on one line.
+fn shown(file: &Path) -> String {
+    match file.as_os_str().is_empty() {
+        true => "the journal".to_string(),
+        false => format!("{file:?}"),
+    }
+}
+
+#[cfg(feature = "journal")]
+impl StoreError {
+    pub(crate) fn damaged(file: impl Into<PathBuf>, what: impl Into<String>) -> StoreError {
+        StoreError::Damaged {
+            file: file.into(),
+            what: what.into(),
+        }
+    }
+
+    /// Says which file it is that is damaged.
+    pub(crate) fn in_file(mut self, path: &Path) -> StoreError {
+        if let StoreError::Damaged { file, .. } = &mut self {
+            *file = path.to_path_buf();
+        }
+        self
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use crate::hold::Decided;
 use crate::lease::Presence;
+use crate::owner::Owner;
 use crate::reconcile::{Differences, Drift, Held, Probe, Reaped};
 use crate::{
     Adopt, Error, Event, GpuId, GpuView, Grant, Name, Plan, Request, Reservation, ReservationId,
@@ -43,9 +44,11 @@ pub struct Inner<S> {
     presence: Presence,
 }
 
-/// A ledger over a store. Share it between threads by reference or `Arc`; every call is atomic.
+/// A ledger over a store. Share it between threads by reference or `Arc`; every call is atomic. It is its process's own:
+/// a child of `fork()` is told so ([`StoreError::AnotherProcess`]), as both would promise the same bytes.
 pub struct Ledger<S, L = Mutex<Inner<S>>> {
     lock: L,
+    owner: Owner,
     store: std::marker::PhantomData<fn() -> S>,
 }
 
@@ -70,6 +73,7 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
         inner.catch_up()?;
         Ok(Ledger {
             lock: L::new(inner),
+            owner: Owner::this(),
             store: std::marker::PhantomData,
         })
     }
@@ -290,15 +294,14 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
     }
 
     fn look<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, Error> {
-        self.lock.with(|inner| {
+        self.with(|inner| {
             inner.catch_up()?;
             Ok(look(&inner.state))
         })
     }
 
     fn transact<T>(&self, decide: impl Fn(&State) -> Decided<T>) -> Result<T, Error> {
-        self.lock
-            .with(|inner| inner.transact(|state, _| decide(state)))
+        self.with(|inner| inner.transact(|state, _| decide(state)))
     }
 
     /// As [`Ledger::transact`] for what says what time it is: the ledger is there then.
@@ -307,10 +310,16 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
         now_ms: u64,
         decide: impl Fn(&State, &Presence) -> Decided<T>,
     ) -> Result<T, Error> {
-        self.lock.with(|inner| {
+        self.with(|inner| {
             inner.presence.look(now_ms);
             inner.transact(decide)
         })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Inner<S>) -> Result<T, Error>) -> Result<T, Error> {
+        // First of all: the lock may have been held by a thread that a child does not have.
+        self.owner.check()?;
+        self.lock.with(work)
     }
 }
 
@@ -332,7 +341,12 @@ impl<S: Store> Inner<S> {
             }
             let (events, answer) = decided?;
             match self.append(events) {
-                Err(StoreError::Conflict) => self.catch_up().map(drop)?,
+                Err(StoreError::Conflict) => {
+                    let seq = self.state.seq();
+                    if !self.catch_up()? {
+                        return Err(StoreError::Behind { seq }.into());
+                    }
+                }
                 done => return Ok(done.map(|()| answer)?),
             }
         }
@@ -344,8 +358,8 @@ impl<S: Store> Inner<S> {
             return Ok(());
         }
         let stored = self.store.append(self.state.seq(), &events);
-        self.unsure = matches!(stored, Err(StoreError::Failed(_)));
         if !matches!(stored, Err(StoreError::Conflict)) {
+            self.unsure = stored.is_err();
             self.presence.failed = stored.is_err();
         }
         stored?;

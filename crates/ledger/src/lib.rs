@@ -37,6 +37,7 @@ mod ids;
 mod journal;
 mod lease;
 mod ledger;
+mod owner;
 mod plan;
 mod reconcile;
 mod request;

@@ -44,6 +44,10 @@
 //! use vramfit::{Host, LoadRequest, Policy, RunConfig, Volatile};
 //!
 //! let host = Host::open(Volatile, "gpu-box", vramfit::gpu_list("h100x2")?)?; // or Journal::open(path)?
+//! # let in_a_file = |path: &str| -> Result<_, vramfit::Error> {
+//! #     Host::open(vramfit::Journal::open(path)?, "gpu-box", vramfit::gpu_list("h100x2")?)
+//! # };
+//! # assert!(in_a_file("/nowhere/at/all").is_err());
 //! let model = vramfit::open("../../fixtures/gguf/qwen3-8b.Q4_K_M.gguf")?;
 //!
 //! // llama-server never unloads by itself, unless it is called with --sleep-idle-seconds: it stays.
@@ -198,6 +202,12 @@ pub enum Error {
 impl From<ledger::Error> for Error {
     fn from(error: ledger::Error) -> Error {
         Error::Ledger(error)
+    }
+}
+
+impl From<ledger::StoreError> for Error {
+    fn from(error: ledger::StoreError) -> Error {
+        Error::Ledger(error.into())
     }
 }
 

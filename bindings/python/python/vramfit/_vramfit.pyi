@@ -223,7 +223,8 @@ class Host:
     ``ids`` are names by which the GPUs are known after a restart: without them UUIDs where they were found, else
     ``CUDA0`` and so on. What a journal has promised is known by ``name`` and ``ids``: keep them while anything is held,
     as under others the same bytes would be promised again. A journal is one process's at a time: :meth:`close` lets go
-    of it, as the end of a ``with`` does."""
+    of it, as the end of a ``with`` does. A host is of the process that opened it: in a child of ``os.fork()`` its calls
+    raise :class:`StoreError`, as both would promise the same bytes."""
 
     def __new__(
         cls, name: str, gpus: _GpusLike, *, ids: Sequence[str] | None = None, journal: _Path | None = None
