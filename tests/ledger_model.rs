@@ -14,7 +14,7 @@ mod naive;
 
 use fastrand::Rng;
 use naive::{IDLE_MS, Naive, START_MS, Slot};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use vramfit_ledger::{
     Error, GpuId, Ledger, Memory, Name, Phase, Probe, Request, ReservationId, Shape, Share, Stale,
     State, size,
@@ -26,6 +26,7 @@ struct Asked {
     before: State,
     held: BTreeMap<ReservationId, u64>,
     ran: BTreeMap<ReservationId, u64>,
+    sure: BTreeSet<ReservationId>,
     haunted: i128,
     probe: Probe,
 }
@@ -166,7 +167,9 @@ impl Game {
                 assert!(self.naive.fits(&shares, &out));
                 assert_eq!(self.naive.price(&shares, &out), price);
                 for i in out {
-                    self.naive.slots[i].phase = Phase::Leaving;
+                    let slot = &mut self.naive.slots[i];
+                    slot.leaves = Some((grant.id, slot.phase));
+                    slot.phase = Phase::Leaving;
                 }
                 grant
             }
@@ -198,6 +201,7 @@ impl Game {
             requests: 0,
             lease: lease.map(|ms| (ms, self.now + ms)),
             again: 0,
+            leaves: None,
             stays: request.stays,
         });
     }
@@ -242,6 +246,7 @@ impl Game {
                 }
                 let slot = self.naive.slot(id).unwrap();
                 (slot.shares, slot.phase, slot.active) = (shares, Phase::Running, now);
+                slot.leaves = None;
                 self.saw("committed");
             }
             other => panic!("{other:?}"),
@@ -252,9 +257,12 @@ impl Game {
         let id = self.any();
         let known = self.naive.slot(id).is_some();
         assert_eq!(self.ledger.release(id).is_ok(), known);
-        let phase = self.naive.slot(id).map(|s| s.phase);
-        phase.into_iter().for_each(|p| self.naive.gone(id, p));
+        let Some((phase, began)) = self.naive.slot(id).map(|s| (s.phase, s.began())) else {
+            return;
+        };
+        self.naive.gone(id, phase);
         self.naive.slots.retain(|s| s.id != id);
+        self.stay(&[(id, began)]);
     }
 
     fn request(&mut self) {
@@ -272,6 +280,9 @@ impl Game {
             }
             (Err(Error::NoRequest(_)), Some(slot)) => assert!(!begin && slot.requests == 0),
             (Ok(()), Some(slot)) => {
+                if begin {
+                    slot.leaves = None;
+                }
                 slot.requests = if begin {
                     slot.requests + 1
                 } else {
@@ -321,6 +332,7 @@ impl Game {
         for slot in &self.naive.slots {
             let until = state.reservation(slot.id).unwrap().lease_until_ms;
             assert_eq!(until, slot.lease.map(|(_, until)| until));
+            assert_eq!(state.reservation(slot.id).unwrap().phase, slot.phase);
         }
         let audit: Vec<_> = self
             .ledger
@@ -370,6 +382,7 @@ fn random_operations_never_differ_from_the_naive_model() {
         "took too much",
         "reaped",
         "began anew",
+        "stayed",
         "began anew in a row",
         "answered",
         "answered late",

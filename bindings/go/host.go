@@ -211,7 +211,7 @@ type Reserved struct {
 	ID        uint64
 	Placement *Placement
 	Shares    []Share
-	Leaving   []uint64        // to be unloaded and released before this one is loaded
+	Leaving   []uint64        // to be unloaded and released, as far as they still leave, before this one is loaded
 	JSON      json.RawMessage // the grant, with the record of why
 }
 

@@ -167,3 +167,156 @@ fn what_waits_for_another_to_leave_is_not_evicted_for_being_slow() {
     ledger.release(old.id).unwrap();
     assert!(ledger.reserve(&request("n"), 60 * MINUTE).is_ok());
 }
+
+fn phase<S: Store>(ledger: &Ledger<S>, id: ReservationId) -> Phase {
+    let state = ledger.state().unwrap();
+    state.reservation(id).unwrap().phase
+}
+
+/// The client of an eviction has hung up: what was to leave for it is loaded and idle, and need not leave any more.
+#[test]
+fn who_was_to_leave_for_what_was_never_loaded_runs_again() {
+    type End = fn(&Ledger<Memory>, ReservationId);
+    let ends: [(&str, End); 3] = [
+        ("released", |ledger, id| ledger.release(id).unwrap()),
+        ("expired", |ledger, id| {
+            attend(ledger, 2 * MINUTE..=3 * MINUTE, MINUTE);
+            assert_eq!(ledger.expire(3 * MINUTE + 1).unwrap()[0].id, id);
+        }),
+        ("reaped", |ledger, id| {
+            attend(ledger, 2 * MINUTE..=3 * MINUTE, MINUTE);
+            let probe = Probe {
+                gpu: gpu0(),
+                free_bytes: 10 * GIB,
+            };
+            let reaped = ledger.reap(&[probe], 3 * MINUTE + 1).unwrap();
+            assert_eq!(reaped.released[0].id, id);
+        }),
+    ];
+    for (how, end) in ends {
+        for asks_the_driver in [false, true] {
+            let mut store = Memory::new();
+            let ledger = Ledger::open(store.clone()).unwrap();
+            let there = [(gpu0(), size(80 * GIB).unwrap())];
+            ledger.set_gpus(&there).unwrap();
+            let old = load(&ledger, &ask("old", &[&[70 * GIB]]).staying(), 0).id;
+            let new = ask("new", &[&[60 * GIB]]).evicting(stale()).leased(MINUTE);
+            let new = ledger.reserve(&new, 2 * MINUTE).unwrap().id;
+            if asks_the_driver {
+                // It is loaded, and counts for others' as it leaves.
+                unsaid::figure(&ledger, 10);
+            }
+            assert_eq!(phase(&ledger, old), Phase::Leaving);
+            end(&ledger, new);
+            assert_eq!(phase(&ledger, old), Phase::Running, "{how}");
+            // So says the journal, and a snapshot of it.
+            let state = ledger.state().unwrap();
+            assert_eq!(Ledger::open(store.clone()).unwrap().state().unwrap(), state);
+            store.compact(&state).unwrap();
+            let ledger = Ledger::open(store).unwrap();
+            assert_eq!(ledger.state().unwrap(), state);
+            ledger.begin_request(old, 4 * MINUTE).unwrap();
+            unsaid::figure(&ledger, 10);
+            assert_eq!(free(&ledger), [10 * GIB]);
+            assert_eq!(ledger.gpus().unwrap()[0].foreign_bytes, 0);
+        }
+    }
+}
+
+#[test]
+fn who_leaves_goes_on_to_where_its_room_is_needed_or_was_taken() {
+    let evicting = |model: &str, gib: u64| ask(model, &[&[gib * GIB]]).evicting(stale());
+    // Its room has been promised to another since, beside others' memory or not.
+    for others in [0, 10] {
+        let ledger = hosts(&[("a", &[80])]);
+        unsaid::figure(&ledger, 80 - others);
+        let old = load(&ledger, &ask("old", &[&[50 * GIB]]), 0).id;
+        unsaid::figure(&ledger, 30 - others);
+        let new = ledger.reserve(&evicting("new", 40), 2 * MINUTE).unwrap();
+        assert_eq!(new.evict[0].id, old);
+        let more = ask("more", &[&[25 * GIB]]);
+        ledger.reserve(&more, 2 * MINUTE).unwrap();
+        ledger.release(new.id).unwrap();
+        let expected = [Phase::Running, Phase::Leaving][usize::from(others > 0)];
+        assert_eq!(phase(&ledger, old), expected);
+        assert!(ledger.audit().unwrap().is_empty());
+    }
+    // What it leaves for has been loaded.
+    let ledger = two_of_80();
+    let old = load(&ledger, &ask("old", &[&[70 * GIB, 10 * GIB]]), 0).id;
+    let new = ledger.reserve(&evicting("new", 75), 2 * MINUTE).unwrap();
+    let small = [share(gpu0(), 5 * GIB)];
+    ledger.commit(new.id, &small, 2 * MINUTE).unwrap();
+    ledger.release(new.id).unwrap();
+    assert_eq!(phase(&ledger, old), Phase::Leaving);
+}
+
+/// Of two that were to leave, and whose room has been promised in part, the last used stays.
+#[test]
+fn of_those_who_were_to_leave_the_last_used_stays() {
+    let ledger = hosts(&[("a", &[80])]);
+    let first = load(&ledger, &ask("first", &[&[40 * GIB]]), 0).id;
+    let second = load(&ledger, &ask("second", &[&[40 * GIB]]), 1).id;
+    let new = ask("new", &[&[50 * GIB]]).evicting(stale());
+    let new = ledger.reserve(&new, 2 * MINUTE).unwrap();
+    assert_eq!(new.evict.len(), 2);
+    ledger
+        .reserve(&ask("more", &[&[30 * GIB]]), 2 * MINUTE)
+        .unwrap();
+    ledger.release(new.id).unwrap();
+    let phases = [first, second].map(|id| phase(&ledger, id));
+    assert_eq!(phases, [Phase::Leaving, Phase::Running]);
+    // What was slow to start, and was to leave for it, may start.
+    let ledger = hosts(&[("a", &[80])]);
+    let slow = ledger.reserve(&ask("slow", &[&[60 * GIB]]), 0).unwrap();
+    let new = ask("new", &[&[50 * GIB]]).evicting(stale());
+    let new = ledger.reserve(&new, 11 * MINUTE).unwrap();
+    ledger.release(new.id).unwrap();
+    ledger.commit(slow.id, &slow.shares, 12 * MINUTE).unwrap();
+}
+
+/// Who was told to leave may have begun to unload, though it is said to stay: what less is taken then is not thought to
+/// have been others', until it has been asked something.
+#[test]
+fn who_was_to_leave_is_not_sure_to_be_there() {
+    for is_asked in [false, true] {
+        let ledger = hosts(&[("a", &[80])]);
+        unsaid::figure(&ledger, 70);
+        let old = load(&ledger, &ask("old", &[&[60 * GIB]]).staying(), 0).id;
+        unsaid::figure(&ledger, 10);
+        let new = ask("new", &[&[50 * GIB]]).evicting(stale());
+        let new = ledger.reserve(&new, 2 * MINUTE).unwrap().id;
+        ledger.release(new).unwrap();
+        if is_asked {
+            ledger.begin_request(old, 3 * MINUTE).unwrap();
+        }
+        // 10 GiB less are taken.
+        unsaid::figure(&ledger, 20);
+        let others = [10 * GIB, 0][usize::from(is_asked)];
+        assert_eq!(ledger.gpus().unwrap()[0].foreign_bytes, others);
+    }
+}
+
+/// What was promised in between waits for it alone, and would load into what leaves only since.
+#[test]
+fn who_others_wait_for_goes_on_to_leave() {
+    for has_left in [false, true] {
+        let ledger = hosts(&[("a", &[80])]);
+        let old = load(&ledger, &ask("old", &[&[40 * GIB]]), 0).id;
+        let late = load(&ledger, &ask("late", &[&[35 * GIB]]), 1).id;
+        let evicting = |model: &str, gib: u64| {
+            let request = ask(model, &[&[gib * GIB]]).evicting(stale());
+            ledger.reserve(&request, 2 * MINUTE).unwrap()
+        };
+        let gone = evicting("gone", 20);
+        let waits = ledger.reserve(&ask("waits", &[&[20 * GIB]]), 2 * MINUTE);
+        assert_eq!(waits.unwrap().waits_for, [old]);
+        assert_eq!(evicting("another", 10).evict[0].id, late);
+        if has_left {
+            ledger.release(late).unwrap();
+        }
+        ledger.release(gone.id).unwrap();
+        let expected = [Phase::Leaving, Phase::Running][usize::from(has_left)];
+        assert_eq!(phase(&ledger, old), expected);
+    }
+}

@@ -26,7 +26,8 @@ impl Game {
 
     pub(super) fn note(&mut self, probe: &Probe, haunted: i128) {
         let (held, ran) = (self.naive.held(&probe.gpu), self.naive.running(&probe.gpu));
-        self.naive.note(probe, held, &ran, haunted);
+        let sure = self.naive.sure();
+        self.naive.note(probe, held, &ran, &sure, haunted);
     }
 
     pub(super) fn probe(&mut self) {
@@ -49,7 +50,7 @@ impl Game {
         assert!(free <= both.max(0));
         assert_eq!(view.unconfirmed_bytes, 0);
         // Less only by what somebody may have unloaded who is not known to stay.
-        let may_sleep = |s: &Slot| s.phase == Phase::Running && !s.stays;
+        let may_sleep = |s: &Slot| s.phase == Phase::Running && !s.is_sure();
         let held_back = both - free;
         assert!(held_back <= n.on(&gpu, may_sleep).max(0) || both < 0);
         let missing = view.missing_bytes > 0 && free < both;
@@ -67,6 +68,7 @@ impl Game {
                 before: self.ledger.state().unwrap(),
                 held: self.naive.held(&gpu),
                 ran: self.naive.running(&gpu),
+                sure: self.naive.sure(),
                 haunted: self.naive.haunted(&gpu),
                 probe: self.driver(&gpu),
             });
@@ -76,6 +78,7 @@ impl Game {
             before,
             held,
             ran,
+            sure,
             haunted,
             probe,
         } = asked;
@@ -88,7 +91,7 @@ impl Game {
             assert_eq!(self.figure(gpu), was);
             return self.saw("overtaken");
         }
-        self.naive.note(&probe, held, &ran, haunted);
+        self.naive.note(&probe, held, &ran, &sure, haunted);
         self.asked_at(gpu, before.seq(), was);
         self.saw(match self.naive.figures[gpu].explained == ran {
             true => "answered",
@@ -134,6 +137,10 @@ impl Game {
             released
         );
         let haunted: Vec<_> = gpus.iter().map(|gpu| self.naive.haunted(gpu)).collect();
+        let gone: Vec<_> = released
+            .iter()
+            .map(|&id| (id, self.naive.slot(id).unwrap().began()))
+            .collect();
         // That it was to leave says nothing of what its holder, who died, has unloaded.
         for id in &released {
             self.naive.gone(*id, Phase::Running);
@@ -143,8 +150,15 @@ impl Game {
             self.note(probe, haunted);
             self.asked_at(&probe.gpu, now, was);
         }
+        self.stay(&gone);
         if !released.is_empty() {
             self.saw("reaped");
+        }
+    }
+
+    pub(super) fn stay(&mut self, gone: &[(ReservationId, Phase)]) {
+        if self.naive.stay(gone) > 0 {
+            self.saw("stayed");
         }
     }
 
@@ -252,6 +266,7 @@ impl Game {
             requests,
             lease,
             again: 0,
+            leaves: None,
             stays: found.stays,
         });
     }

@@ -1,7 +1,7 @@
 //! The ledger's rules in other words: a list of what is held, sums counted anew each time, and every option tried
 //! with every set of evictions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use vramfit_ledger::{GpuId, Name, Phase, Probe, ReservationId};
 
 pub const IDLE_MS: u64 = 50;
@@ -19,7 +19,21 @@ pub struct Slot {
     pub lease: Option<(u64, u64)>,
     /// It had its whole lease again so often, as the ledger was away, since its holder was heard of.
     pub again: u32,
+    /// Who needs its room, and what it was.
+    pub leaves: Option<(ReservationId, Phase)>,
     pub stays: bool,
+}
+
+impl Slot {
+    /// It does not unload unasked, and nobody has asked it to.
+    pub fn is_sure(&self) -> bool {
+        self.stays && (self.phase == Phase::Leaving || self.leaves.is_none())
+    }
+
+    /// Whether it has been loaded.
+    pub fn began(&self) -> Phase {
+        self.leaves.map_or(self.phase, |(_, was)| was)
+    }
 }
 
 /// What the driver said is free, and which reservations explain how much of the rest.
@@ -141,6 +155,7 @@ impl Naive {
         probe: &Probe,
         mut held: BTreeMap<ReservationId, u64>,
         ran: &BTreeMap<ReservationId, u64>,
+        sure: &BTreeSet<ReservationId>,
         haunted: i128,
     ) {
         let gpu = &probe.gpu;
@@ -163,7 +178,11 @@ impl Naive {
         }
         let all: i128 = held.values().copied().map(i128::from).sum();
         let all = all + self.haunted(gpu);
-        let stays = |id| self.slots.iter().any(|s| s.id == id && s.stays);
+        let stays = |id| {
+            self.slots
+                .iter()
+                .any(|s| s.id == id && s.is_sure() && sure.contains(&id))
+        };
         let sure = figure.explained.iter().filter(|&(&id, _)| stays(id));
         let sure: i128 = sure.map(|(_, &bytes)| i128::from(bytes)).sum();
         figure.others = match self.figures.get(gpu) {
@@ -211,7 +230,7 @@ impl Naive {
         if self.foreign(gpu) > self.unexplained(gpu, figure) {
             return;
         }
-        let stays = |id| self.slots.iter().any(|s| s.id == id && s.stays);
+        let stays = |id| self.slots.iter().any(|s| s.id == id && s.is_sure());
         let theirs = figure.explained.iter().filter(|&(&id, _)| !stays(id));
         let theirs: i128 = theirs.map(|(_, &bytes)| i128::from(bytes)).sum();
         let rest = self.unexplained(gpu, figure) + theirs;
@@ -240,6 +259,12 @@ impl Naive {
         figure.went(less);
         figure.others -= less;
         true
+    }
+
+    /// Those who do not unload unasked.
+    pub fn sure(&self) -> BTreeSet<ReservationId> {
+        let sure = self.slots.iter().filter(|s| s.is_sure());
+        sure.map(|s| s.id).collect()
     }
 
     /// What runs of it.
@@ -273,6 +298,43 @@ impl Naive {
                 figure.free += u64::try_from(used - left).unwrap();
             }
         }
+    }
+
+    /// Those who need no room any more are gone: who was to leave for them stays where that goes. How many did.
+    pub fn stay(&mut self, gone: &[(ReservationId, Phase)]) -> usize {
+        let never_loaded = |id| gone.contains(&(id, Phase::Pending));
+        let mut who: Vec<_> = (0..self.slots.len()).collect();
+        who.retain(|&i| self.slots[i].leaves.is_some_and(|(id, _)| never_loaded(id)));
+        who.retain(|&i| self.slots[i].phase == Phase::Leaving);
+        who.sort_by_key(|&i| (self.slots[i].active, self.slots[i].id));
+        let mut stayed = 0;
+        while let Some(i) = who.pop() {
+            let fits = |(gpu, bytes): &(GpuId, u64)| {
+                let others = self.figures.get(gpu).map_or(0, |figure| figure.others);
+                let promised = self.on(gpu, |s| s.phase != Phase::Leaving);
+                // Somebody may only wait for this one, and for who left then, but not for who leaves only since.
+                let me = &self.slots[i];
+                let others_leave = |s: &Slot| {
+                    let waits = |w: &&Slot| {
+                        w.phase == Phase::Pending
+                            && w.shares.iter().any(|(g, _)| g == gpu)
+                            && me.leaves.unwrap().0 < w.id
+                            && s.leaves.is_some_and(|(id, _)| w.id < id)
+                    };
+                    s.phase == Phase::Leaving
+                        && s.id != me.id
+                        && self.slots.iter().any(|w| waits(&w))
+                };
+                let all = promised + i128::from(*bytes) + others.max(0);
+                all + self.on(gpu, others_leave) <= self.capacity[gpu].into()
+            };
+            if self.slots[i].shares.iter().all(fits) {
+                let (_, was) = self.slots[i].leaves.unwrap();
+                self.slots[i].phase = was;
+                stayed += 1;
+            }
+        }
+        stayed
     }
 
     pub fn stale(&self, model: &Name, now: u64) -> Vec<usize> {

@@ -152,6 +152,7 @@ impl World {
             there,
             committed: true,
             going: false,
+            evicted: false,
             over: 0,
         });
     }

@@ -193,6 +193,7 @@ impl World {
                 stuck.for_each(|engine| engine.going = true);
             }
             self.move_one();
+            self.stay();
         }
         self.manner.lingers = lingers;
         if self.manner.resizes {

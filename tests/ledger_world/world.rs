@@ -8,8 +8,8 @@ mod figures;
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use vramfit_ledger::{
-    Error, GpuId, Ledger, Memory, Name, Probe, Request, Reservation, ReservationId, Shape, Share,
-    Stale, State, size,
+    Error, GpuId, Ledger, Memory, Name, Phase, Probe, Request, Reservation, ReservationId, Shape,
+    Share, Stale, State, size,
 };
 
 /// For so many figures a process that is gone from the ledger may still be there.
@@ -28,6 +28,8 @@ pub struct Engine {
     pub committed: bool,
     /// It goes, by its own wish or another's: its bytes become fewer until none is left.
     pub going: bool,
+    /// It goes for another.
+    evicted: bool,
     /// What it loads, on each GPU.
     pub most: Bytes,
     /// The figures in which it had more than is reserved.
@@ -95,6 +97,8 @@ pub struct Seen {
     pub reaped: u64,
     /// Leases would have run out while the ledger was away.
     pub anew: u64,
+    /// Were to leave for what was never loaded, and go on.
+    pub stayed: u64,
     pub adopted: u64,
     pub resized: u64,
     /// All that is free was to be shown, and was.
@@ -220,6 +224,7 @@ impl World {
             38 => self.fade(),
             _ => self.reopen(),
         }
+        self.stay();
         self.check();
     }
 
@@ -251,7 +256,8 @@ impl World {
         let most: Bytes = most.collect();
         for left in &grant.evict {
             let engine = self.engines.iter_mut().find(|e| e.id == left.id);
-            engine.unwrap().going = true;
+            let engine = engine.unwrap();
+            (engine.going, engine.evicted) = (true, true);
         }
         let evict = grant.evict.iter().map(|e| e.id);
         self.engines.push(Engine {
@@ -260,6 +266,7 @@ impl World {
             there: most.keys().map(|gpu| (gpu.clone(), 0)).collect(),
             committed: false,
             going: false,
+            evicted: false,
             most,
             over: 0,
         });
@@ -280,10 +287,11 @@ impl World {
             || self.manner.resizes
             || !self.ghosts.is_empty();
         let engine = &mut self.engines[at];
-        let waits = engine
-            .waits
-            .iter()
-            .any(|&id| state.reservation(id).is_some());
+        let waits = engine.waits.iter().any(|&id| {
+            state
+                .reservation(id)
+                .is_some_and(|r| r.phase == Phase::Leaving)
+        });
         let is_loaded = engine.there == engine.most;
         match (engine.going, sum(&engine.there)) {
             (true, there) if there == 0 || lingers => self.release(at),
@@ -391,6 +399,28 @@ impl World {
                 self.ledger.begin_request(engine.id, self.now).unwrap();
             }
             engine.going = true;
+        }
+    }
+
+    /// Who need not leave any more goes on, if it has not begun to, and may be asked something; or it leaves all the same.
+    pub fn stay(&mut self) {
+        let state = self.state();
+        let need_not = |e: &Engine| {
+            e.evicted
+                && state
+                    .reservation(e.id)
+                    .is_some_and(|r| r.phase != Phase::Leaving)
+        };
+        for engine in self.engines.iter_mut().filter(|e| need_not(e)) {
+            engine.evicted = false;
+            if engine.there == engine.most && engine.committed && self.rng.u8(..4) > 0 {
+                engine.going = false;
+                self.seen.stayed += 1;
+                if self.rng.bool() {
+                    self.ledger.begin_request(engine.id, self.now).unwrap();
+                    self.ledger.end_request(engine.id, self.now).unwrap();
+                }
+            }
         }
     }
 

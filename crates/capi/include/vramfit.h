@@ -323,8 +323,8 @@ const vramfit_placement *vramfit_reserved_placement(const vramfit_reserved *rese
 // What it holds of each GPU. Lives as long as `reserved`.
 const vramfit_share *vramfit_reserved_shares(const vramfit_reserved *reserved, size_t *count);
 
-// Reservations whose models have to be unloaded, and then released, before this one is loaded. NULL for none. Lives as
-// long as `reserved`.
+// Reservations whose models have to be unloaded, and then released, before this one is loaded, as far as they are still
+// leaving then. NULL for none. Lives as long as `reserved`.
 const uint64_t *vramfit_reserved_leaving(const vramfit_reserved *reserved,
                                          size_t *count);
 

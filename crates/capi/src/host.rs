@@ -269,8 +269,8 @@ pub unsafe extern "C" fn vramfit_reserved_shares(
     array_of(reserved, count, |r| Some(&r.shares))
 }
 
-/// Reservations whose models have to be unloaded, and then released, before this one is loaded. NULL for none. Lives as
-/// long as `reserved`.
+/// Reservations whose models have to be unloaded, and then released, before this one is loaded, as far as they are still
+/// leaving then. NULL for none. Lives as long as `reserved`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vramfit_reserved_leaving(
     reserved: *const vramfit_reserved,

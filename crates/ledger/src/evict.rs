@@ -1,7 +1,8 @@
 //! Which reservations have to leave: the fewest that make enough room, the longest unused of those.
 
+use crate::account::signed;
 use crate::request::Stale;
-use crate::{GpuId, Name, Phase, Reservation, ReservationId, State};
+use crate::{Event, GpuId, Leaves, Name, Phase, Reservation, ReservationId, State};
 use std::cmp::Reverse;
 
 /// Steps of all searches for one request before they settle for sets that may not be the fewest. Only models over
@@ -38,6 +39,64 @@ impl State {
     fn held_up(&self, r: &Reservation) -> bool {
         let mut accounts = r.shares.iter().filter_map(|s| self.gpus.get(&s.gpu));
         accounts.any(|account| account.leaving > 0)
+    }
+
+    /// Those of `gone` that were never loaded need no room any more: who was to leave for them stays, if there is still
+    /// room for it beside what has been promised since, the last used first. `events` are what else happens.
+    ///
+    /// Who has begun to unload already goes on, and releases it: that is nothing that the ledger is told before, so what
+    /// stays like this may be less than it was, see [`Reservation::surely_stays`].
+    pub(crate) fn stay(&self, gone: &[&Reservation], events: &[Event]) -> Vec<Event> {
+        let needs_none = |leaves: &Leaves| {
+            let gone = gone.iter().find(|g| g.id == leaves.room_for);
+            gone.is_some_and(|g| g.leaves.map_or(g.phase, |l| l.was) == Phase::Pending)
+        };
+        let is_here = |r: &&Reservation| gone.iter().all(|g| g.id != r.id);
+        let leaving = self.held.values().filter(|r| r.phase == Phase::Leaving);
+        let leaving = leaving.filter(|r| r.leaves.as_ref().is_some_and(needs_none));
+        let mut may_stay: Vec<_> = leaving.filter(is_here).collect();
+        if may_stay.is_empty() {
+            return Vec::new();
+        }
+        may_stay.sort_by_key(|r| Reverse(age(r)));
+        let mut after = self.clone();
+        let apply = |after: &mut State, event: &Event| after.apply(event.clone()).is_ok();
+        if !events.iter().all(|event| apply(&mut after, event)) {
+            return Vec::new();
+        }
+        let mut stay = Vec::new();
+        for r in may_stay {
+            let event = Event::Stayed { id: r.id };
+            if after.may_stay(r) && apply(&mut after, &event) {
+                stay.push(event);
+            }
+        }
+        stay
+    }
+
+    /// Whether what leaves could stay beside what is promised and what others are believed to hold. What it has itself may
+    /// count for others' in a figure, as it leaves. Who was told to wait for it, and for what left then, loads when that
+    /// has left and it stays: then there has to be room for what leaves only since, too.
+    fn may_stay(&self, r: &Reservation) -> bool {
+        r.shares.iter().all(|share| {
+            let Some(account) = self.gpus.get(&share.gpu) else {
+                return true;
+            };
+            let here = || self.held.values().filter(|o| o.bytes_on(&share.gpu) > 0);
+            let waits = |o: &&Reservation| {
+                o.phase == Phase::Pending && r.leaves.is_some_and(|l| l.room_for < o.id)
+            };
+            let first = here().find(waits).map(|o| o.id);
+            let since = |o: &&Reservation| {
+                let later = |l: Leaves| first.is_some_and(|first| first < l.room_for);
+                o.phase == Phase::Leaving && o.id != r.id && o.leaves.is_some_and(later)
+            };
+            let others = account.figure.as_ref().map_or(0, |figure| figure.others);
+            let leaving = here().filter(since).map(|o| o.bytes_on(&share.gpu));
+            let all = leaving.chain([share.bytes.get()]).map(u128::from);
+            let all = all.fold(account.promised, u128::saturating_add);
+            signed(all).saturating_add(others.max(0).into()) <= signed(account.capacity.into())
+        })
     }
 
     /// Which reservations may be evicted for `model`, the longest unused first.

@@ -196,8 +196,10 @@ impl State {
     }
 
     pub(crate) fn release(&self, id: ReservationId) -> Decided<()> {
-        self.known(id)?;
-        Ok((vec![Event::Released { id }], ()))
+        let released = self.known(id)?;
+        let mut events = vec![Event::Released { id }];
+        events.extend(self.stay(&[released], &events));
+        Ok((events, ()))
     }
 
     /// A fact rather than a request: somebody already holds this. Taken in as it is, for the audit
@@ -240,6 +242,7 @@ impl State {
             lease_ms: what.lease_ms,
             lease_until_ms: what.lease_ms.map(|ms| now_ms.saturating_add(ms)),
             spared: 0,
+            leaves: None,
             key: what.key,
             stays: what.stays,
         }

@@ -138,7 +138,9 @@ impl<S: Store, L: Lock<Inner<S>>> Ledger<S, L> {
         self.transact_at(now_ms, |state, _| state.commit(id, shares, now_ms))
     }
 
-    /// The engine has unloaded it, or has never loaded it.
+    /// The engine has unloaded it, or has never loaded it. Where it was never loaded, who was to leave for it alone need
+    /// not any more, and is what it was ([`Event::Stayed`]), unless its room has been promised to another since; who
+    /// has begun to unload already releases it all the same.
     pub fn release(&self, id: ReservationId) -> Result<(), Error> {
         self.transact(|state| state.release(id))
     }

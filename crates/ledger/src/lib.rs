@@ -56,6 +56,6 @@ pub use reconcile::{Differences, Drift, Held, Probe, Reaped};
 pub use request::{
     Adopt, Decision, Eviction, Grant, Looked, Plan, Request, Shape, Shortfall, Stale, Verdict,
 };
-pub use state::{Event, Phase, Reservation, State};
+pub use state::{Event, Leaves, Phase, Reservation, State};
 pub use store::{Log, Memory, Store, Tail, Volatile};
 pub use view::{GpuView, Violation};

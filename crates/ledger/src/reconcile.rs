@@ -101,7 +101,8 @@ impl State {
         let seen = here().filter_map(|r| {
             let then = before.held.get(&r.id)?;
             let bytes = loaded(then, &probe.gpu).min(loaded(r, &probe.gpu));
-            staying = staying.saturating_add(if r.stays { bytes.into() } else { 0 });
+            let stays = r.surely_stays() && then.surely_stays();
+            staying = staying.saturating_add(if stays { bytes.into() } else { 0 });
             (bytes > 0).then_some(Seen { id: r.id, bytes })
         });
         let mut figure = Figure::new(probe.free_bytes, seen.collect());
@@ -191,6 +192,7 @@ impl State {
             let (_, event) = self.drift(before, probe, &gone)?;
             events.extend(event);
         }
+        events.extend(self.stay(&gone, &events));
         let reaped = Reaped {
             released: gone.into_iter().cloned().collect(),
             unprobed: kept.iter().map(|r| r.id).collect(),

@@ -337,7 +337,7 @@ pub struct Grant {
     pub shares: Vec<Share>,
     /// To be unloaded, then released, before this one is loaded.
     pub evict: Vec<Eviction>,
-    /// Evictions of others that have to be released first, too.
+    /// Evictions of others that have to be released first, too: until they are, or do not leave any more.
     pub waits_for: Vec<ReservationId>,
     /// Why.
     pub decision: Decision,

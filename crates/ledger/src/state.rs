@@ -57,12 +57,24 @@ pub struct Reservation {
     /// So often in a row it began anew by itself, as the ledger was away, see [`crate::Ledger::reap`].
     #[serde(default, skip_serializing_if = "is_never")]
     pub spared: u32,
+    /// For whom it leaves, or was to leave until nobody needed its room any more ([`Event::Stayed`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaves: Option<Leaves>,
     /// What the holder called the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Name>,
     /// Once loaded it stays so until it is told to leave or released, see [`crate::Request::stays`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stays: bool,
+}
+
+/// For whom a reservation leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaves {
+    /// The reservation that needs its room.
+    pub room_for: ReservationId,
+    /// What it was doing before.
+    pub was: Phase,
 }
 
 fn is_never(times: &u32) -> bool {
@@ -74,6 +86,12 @@ impl Reservation {
     pub fn bytes_on(&self, gpu: &GpuId) -> u64 {
         let share = self.shares.iter().find(|s| s.gpu == *gpu);
         share.map_or(0, |s| s.bytes.get())
+    }
+
+    /// Whether it is loaded as long as it runs. Who was to leave, and then was not, may have begun to unload: until a
+    /// request to it begins.
+    pub(crate) fn surely_stays(&self) -> bool {
+        self.stays && (self.phase == Phase::Leaving || self.leaves.is_none())
     }
 
     /// Whether the lease has run out by the clock alone: [`crate::Ledger::lapsed`] knows whether its holder had
@@ -165,6 +183,11 @@ pub enum Event {
         id: ReservationId,
         /// What it holds.
         shares: Vec<Share>,
+    },
+    /// What it was to leave for is gone without having been loaded: it need not leave any more.
+    Stayed {
+        /// Which.
+        id: ReservationId,
     },
     /// Requests began or ended.
     Requests {
@@ -288,6 +311,7 @@ impl State {
                 self.change(id, |r| {
                     r.shares = shares;
                     r.phase = Phase::Running;
+                    r.leaves = None;
                     r.active_ms = r.active_ms.max(at_ms);
                 })
             }
@@ -296,6 +320,9 @@ impl State {
                 self.change(id, |r| r.shares = shares)
             }
             Event::Requests { id, active, at_ms } => self.note(id, |r| {
+                if active > r.requests {
+                    r.leaves = None;
+                }
                 r.requests = active;
                 r.active_ms = r.active_ms.max(at_ms);
             }),
@@ -309,6 +336,10 @@ impl State {
             } => self.note(id, |r| {
                 (r.lease_until_ms, r.spared) = (Some(until_ms), times);
             }),
+            Event::Stayed { id } => match self.held.get(&id).and_then(|r| r.leaves) {
+                Some(leaves) => self.change(id, |r| r.phase = leaves.was),
+                None => Err("it leaves for nobody"),
+            },
             Event::Released { id } => match self.held.remove(&id) {
                 Some(gone) => {
                     self.count(&gone, false);
@@ -452,7 +483,13 @@ impl State {
             return Err("an eviction of what is not there");
         }
         for &id in evict {
-            self.change(id, |r| r.phase = Phase::Leaving)?;
+            self.change(id, |evicted| {
+                evicted.leaves = Some(Leaves {
+                    room_for: r.id,
+                    was: evicted.phase,
+                });
+                evicted.phase = Phase::Leaving;
+            })?;
         }
         self.next_id = self.next_id.max(r.id.0.saturating_add(1));
         self.count(&r, true);
@@ -462,7 +499,7 @@ impl State {
 
     /// What surely stayed of what was taken at a GPU's last figure.
     pub(crate) fn staying(&self, figure: &Figure) -> u128 {
-        let stays = |id| self.held.get(id).is_some_and(|r| r.stays);
+        let stays = |id| self.held.get(id).is_some_and(Reservation::surely_stays);
         let staying = figure.seen.iter().filter(|(id, _)| stays(*id));
         let staying = staying.map(|(_, &bytes)| u128::from(bytes));
         staying.fold(0, u128::saturating_add)

@@ -107,7 +107,7 @@ pub struct ReservedReport {
     pub estimate: Estimate,
     /// To be unloaded, then released, before this one is loaded.
     pub evict: Vec<EvictionReport>,
-    /// Evictions for others that have to be released first, too.
+    /// Evictions for others that have to be released first, too: until they are, or do not leave any more.
     pub waits_for: Vec<u64>,
     /// What was looked at.
     pub options: Vec<LookedAt>,
