@@ -81,7 +81,7 @@ impl Journal {
         &mut self,
         work: impl FnOnce(&Database) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.owner.check()?;
+        self.owner.check_process()?;
         let Journal {
             database,
             open,
@@ -122,7 +122,7 @@ impl Drop for Journal {
     fn drop(&mut self) {
         // It would be closed in the file of the process that goes on with it.
         let database = self.database.take();
-        if self.owner.check().is_err() {
+        if self.owner.check_process().is_err() {
             std::mem::forget(database);
         } else {
             close(database);
