@@ -7,6 +7,8 @@ mod common;
 
 #[path = "plan/any.rs"]
 mod any;
+#[path = "plan/attention.rs"]
+mod attention;
 #[path = "plan/brute.rs"]
 mod brute;
 #[path = "plan/given.rs"]

@@ -230,9 +230,6 @@ pub fn document(
         &rules,
     )?;
     let notes = settings.notes.iter().chain(&question.notes);
-    // What builds of llama.cpp can is nothing to Ollama.
-    let of_llama_cpp = settings.card_note.as_ref();
-    let notes = notes.filter(|&note| Some(note) != of_llama_cpp);
     let mut notes: Vec<String> = notes.chain(&ollama.notes).cloned().collect();
     notes.extend(free_note(gpus, &question.free));
     let subject = Subject {

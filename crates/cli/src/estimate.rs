@@ -9,7 +9,7 @@ use vramfit::report::{
     CertaintyWords, Estimate, Failure, Subject, Sure, VerdictWord, estimate_text, summary_heading,
     summary_line,
 };
-use vramfit::{ENGINE, Error, Header, Model, Placement, classic};
+use vramfit::{ENGINE, Error, FlashAttention, Header, Model, Placement, classic};
 
 use crate::exit::Exit;
 use crate::inputs::Inputs;
@@ -68,11 +68,18 @@ pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
         if let Some(tower) = tower {
             in_file = InFile::Counted;
             policy.projector = Some(vramfit::projector_plan(&tower, run.flash_attention, gpus)?);
+            if let Some(without) = &mut policy.without_flash_attention {
+                let off = vramfit::projector_plan(&tower, FlashAttention::Off, gpus)?;
+                without.projector = Some(off);
+            }
         }
     }
     if let Some(file) = &settings.projector {
         let (plan, about) = file.load(run.flash_attention, gpus)?;
         policy.projector = Some(plan);
+        if let Some(without) = &mut policy.without_flash_attention {
+            without.projector = Some(file.load(FlashAttention::Off, gpus)?.0);
+        }
         notes.extend(about);
     }
     let mut draft_flags = Vec::new();

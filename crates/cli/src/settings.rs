@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use vramfit::arch::CpuRepack;
-use vramfit::devices::{Card, Host, Profiles, flash_attention};
+use vramfit::devices::{Host, Profiles};
 use vramfit::ollama::Variables;
 use vramfit::{
     Device, DraftFile, ENGINE, EngineProfile, FlashAttention, GpuList, LayoutMode, Outputs, Policy,
@@ -31,8 +31,6 @@ pub struct Settings {
     pub gpu_lines: Vec<String>,
     /// What a reader should know, whatever the model.
     pub notes: Vec<String>,
-    /// The one of the notes that says what builds of llama.cpp can do with a card.
-    pub card_note: Option<String>,
     /// The model's name, where it is of Ollama's store.
     pub from_ollama: Option<String>,
     /// Files with a vision tower among the model's tensors, as Ollama has them, are taken for their parts.
@@ -58,7 +56,7 @@ impl Settings {
 
     /// As [`new`](Settings::new), of a build of llama.cpp.
     pub fn of(low: &LowArgs, engine: &'static EngineProfile) -> Result<Settings, String> {
-        let mut run = run(low)?;
+        let run = run(low)?;
         let mut gpus = probe::gpus(low)?;
         let driver = gpus.driver().map(str::to_owned);
         let host = Host {
@@ -75,22 +73,14 @@ impl Settings {
             pinned: placement::pinned(low, gpus.devices.len())?,
             projector: None,
             draft: None,
+            without_flash_attention: match low.value("flash-attn") {
+                Some(_) => None,
+                None => vramfit::without_flash_attention(&gpus.devices),
+            },
         };
         let projector = ProjectorFile::new(low, gpus.devices.len())?;
         let draft = draft::draft_file(low, gpus.devices.len())?;
         let mut notes: Vec<String> = gpus.notes.iter().map(ToString::to_string).collect();
-        let card = card_without_flash_attention(low, &gpus);
-        if card.is_some() {
-            run.flash_attention = FlashAttention::Off;
-        }
-        let card_note = card.map(|card| {
-            format!(
-                "no published build has flash attention for {}, so it is taken as off; -fa auto asks \
-                 what llama.cpp v0.5.0's own code would do",
-                card.name
-            )
-        });
-        notes.extend(card_note.clone());
         if run.outputs != Outputs::PerSequence {
             notes.push(
                 "--n-outputs is for users of the library: llama-server always reserves one a sequence"
@@ -113,7 +103,6 @@ impl Settings {
             gpu_lines,
             notes,
             gpus,
-            card_note,
             from_ollama: None,
             takes_towers: false,
             ctx_given: low.value("ctx-size").is_some(),
@@ -181,17 +170,6 @@ impl Settings {
             );
         }
     }
-}
-
-/// A card named by the user, without flash attention where the user has not settled it.
-fn card_without_flash_attention(low: &LowArgs, gpus: &GpuList) -> Option<&'static Card> {
-    if low.value("flash-attn").is_some() {
-        return None;
-    }
-    let cards = gpus.entries.iter().filter_map(|entry| entry.card);
-    cards
-        .into_iter()
-        .find(|card| !flash_attention(card.compute_capability).available())
 }
 
 /// A number.

@@ -153,6 +153,22 @@ impl RunConfig {
             }
             .into());
         }
+        let n_outputs_max = match self.outputs {
+            _ if model.architecture.has_encoder => n_batch,
+            Outputs::PerSequence if self.embeddings => n_batch,
+            Outputs::PerSequence => {
+                batch.min(n_seq_max.saturating_mul(1 + i64::from(self.role.n_draft)))
+            }
+            Outputs::EveryToken | Outputs::AtMost(0) => n_batch,
+            Outputs::AtMost(n) => i64::from(n),
+        };
+        if n_outputs_max < n_seq_max {
+            return Err(Refusal::FewOutputs {
+                n_seq_max,
+                n_outputs_max,
+            }
+            .into());
+        }
         let flash_attn = self.flash_attention_for(model) != FlashAttention::Off;
         let file_pooling = hp.pooling_type.and_then(Pooling::from_id);
         Ok(ContextParams {
@@ -161,15 +177,7 @@ impl RunConfig {
             n_batch,
             n_ubatch,
             n_seq_max,
-            n_outputs_max: match self.outputs {
-                _ if model.architecture.has_encoder => n_batch,
-                Outputs::PerSequence if self.embeddings => n_batch,
-                Outputs::PerSequence => {
-                    batch.min(n_seq_max.saturating_mul(1 + i64::from(self.role.n_draft)))
-                }
-                Outputs::EveryToken | Outputs::AtMost(0) => n_batch,
-                Outputs::AtMost(n) => i64::from(n),
-            },
+            n_outputs_max,
             kv_unified: self.kv_unified,
             flash_attn,
             unfused: Unfused::default(),

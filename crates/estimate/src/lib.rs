@@ -43,6 +43,17 @@ pub enum Error {
     /// llama.cpp refuses these settings.
     #[error("llama.cpp refuses this: {0}")]
     Refused(#[from] Refusal),
+    /// llama.cpp refuses these settings without flash attention, which is off as some GPU's builds have none.
+    #[error(
+        "no published build has flash attention for {gpu}, so it is taken as off, and then llama.cpp refuses this: {refusal}; \
+         -fa auto asks what llama.cpp v0.5.0's own code would do"
+    )]
+    RefusedWithoutFlashAttention {
+        /// The GPU's name.
+        gpu: String,
+        /// Why.
+        refusal: Refusal,
+    },
     /// vramfit has no rule for these settings.
     #[error("vramfit cannot size this, though llama.cpp may start with it: {0}")]
     NotModelled(#[from] NotModelled),

@@ -52,6 +52,16 @@ pub enum Refusal {
         /// Physical batch.
         n_ubatch: u64,
     },
+    /// `GGML_ASSERT(n_outputs_max <= cparams.n_outputs_max)`: an abort.
+    #[error(
+        "llama.cpp would abort: it needs an output for each of {n_seq_max} sequences and may have {n_outputs_max}: use a -b of at least -np"
+    )]
+    FewOutputs {
+        /// Sequences.
+        n_seq_max: i64,
+        /// Outputs of a batch.
+        n_outputs_max: i64,
+    },
     /// `GGML_ASSERT(graph->n_nodes + graph->n_leafs <= hash_set.size)`: an abort.
     #[error(
         "llama.cpp would abort: the graph has {n_tensors} tensors where it has room for {room}: use a larger -ub or fewer -np"

@@ -7,6 +7,7 @@
 //! settings that would have fitted, `flags` and `answer` write the result down.
 
 mod answer;
+mod attention;
 mod buffers;
 mod device;
 mod draft;
@@ -34,7 +35,7 @@ pub use placement::{
 };
 pub use policy::{
     LayoutMode, Override, OverrideTarget, Pinned, Policy, Prefer, ProjectorPlan, ProjectorShare,
-    SplitMode,
+    SplitMode, WithoutFlashAttention,
 };
 
 pub use fit::EXPERTS;
@@ -50,6 +51,18 @@ pub const MAX_DEVICES: usize = 15;
 
 /// Finds a placement. [`Error`] where llama.cpp refuses the settings whatever the layout.
 pub fn plan(
+    model: &Model,
+    run: &RunConfig,
+    devices: &[Device],
+    policy: &Policy,
+    profile: &EngineProfile,
+) -> Result<Placement, Error> {
+    let settled = |run: &RunConfig, policy: &Policy| settled(model, run, devices, policy, profile);
+    attention::plan(run, devices, policy, settled)
+}
+
+/// As [`plan`], whichever GPUs flash attention is on.
+fn settled(
     model: &Model,
     run: &RunConfig,
     devices: &[Device],

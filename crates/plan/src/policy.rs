@@ -149,4 +149,16 @@ pub struct Policy {
     pub projector: Option<ProjectorPlan>,
     /// Speculative decoding with a draft.
     pub draft: Option<crate::DraftPlan>,
+    /// Where flash attention is left to the placement: the GPUs whose builds have none.
+    pub without_flash_attention: Option<WithoutFlashAttention>,
+}
+
+/// GPUs on which llama.cpp's own code would compute flash attention, and no published build does. With a layer on one of
+/// them it is off, everywhere; without, [`FlashAttention::Auto`](vramfit_estimate::FlashAttention) is what llama.cpp makes of it.
+#[derive(Clone, Debug, Default)]
+pub struct WithoutFlashAttention {
+    /// Indices into the list of GPUs.
+    pub devices: Vec<usize>,
+    /// The policy's projector, as it is then.
+    pub projector: Option<ProjectorPlan>,
 }

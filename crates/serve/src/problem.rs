@@ -189,9 +189,9 @@ impl From<Error> for Problem {
             Error::Plan(estimate::Error::NotModelled(_)) => {
                 Problem::new(INVALID, "not-modelled", detail)
             }
-            Error::Plan(estimate::Error::Refused(_)) => {
-                Problem::new(INVALID, "refused-settings", detail)
-            }
+            Error::Plan(
+                estimate::Error::Refused(_) | estimate::Error::RefusedWithoutFlashAttention { .. },
+            ) => Problem::new(INVALID, "refused-settings", detail),
             Error::Plan(_) => Problem::new(INVALID, "bad-model", detail),
             Error::NeverFits { placement, .. } => {
                 let mut problem = Problem::new(INVALID, "never-fits", detail);

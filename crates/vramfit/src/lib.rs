@@ -109,7 +109,7 @@ pub use vramfit_ledger::{Grant, Journal, Ledger, ReservationId, Share, Stale, Vo
 pub use vramfit_plan::{
     Allowance, Certainty, Device, DevicePlacement, DraftPlacement, DraftPlan, Fix, LayoutMode,
     Override, OverrideTarget, Pinned, Placement, Policy, Prefer, ProjectorPlan, ProjectorShare,
-    Rejected, Shortfall, SplitMode, Verdict,
+    Rejected, Shortfall, SplitMode, Verdict, WithoutFlashAttention,
 };
 
 /// The engine build that [`plan`] and [`explain`] speak of.
@@ -354,6 +354,19 @@ pub fn projector_notes(projector: &Projector) -> Vec<String> {
         }
     }
     notes
+}
+
+/// Which of `gpus` no published build of llama.cpp computes flash attention on (Kepler's): for
+/// [`Policy::without_flash_attention`](planner::Policy), where nobody says `-fa`. None where there is no such GPU.
+pub fn without_flash_attention(gpus: &[Device]) -> Option<WithoutFlashAttention> {
+    let lacks = |gpu: &Device| !devices::flash_attention(gpu.compute_capability).available();
+    let all = gpus.iter().enumerate();
+    let devices: Vec<usize> = all.filter_map(|(d, gpu)| lacks(gpu).then_some(d)).collect();
+    let is_any = !devices.is_empty();
+    is_any.then_some(WithoutFlashAttention {
+        devices,
+        projector: None,
+    })
 }
 
 /// What `projector` takes on each of `gpus`, and without one: for [`Policy::projector`].

@@ -131,7 +131,9 @@ impl Error {
             Error::Model { .. } | Error::Projector { .. } | Error::Classic { .. } => Status::Model,
             Error::Gpus(_) | Error::Gpu(_) | Error::Probe(_) | Error::Profiles(_) => Status::Gpus,
             Error::Settings { .. } => Status::Settings,
-            Error::Plan(estimate::Error::Refused(_)) => Status::Refused,
+            Error::Plan(
+                estimate::Error::Refused(_) | estimate::Error::RefusedWithoutFlashAttention { .. },
+            ) => Status::Refused,
             Error::Plan(estimate::Error::NotModelled(_)) => Status::NotModelled,
             Error::Plan(_) => Status::Model,
             Error::NeverFits { .. } => Status::NeverFits,

@@ -8,7 +8,6 @@ use vramfit_plan::{
 use vramfit_report::{LayoutWord, PreferWord, SplitWord};
 
 use super::{AdapterFile, CacheType, GpuId, GpuLayers, MmprojFile, Settings, TensorOverride};
-use crate::devices::flash_attention;
 use crate::{Error, GpuList, ImageTokens};
 
 /// `-ngl all`: above the layers of any model.
@@ -56,17 +55,14 @@ impl Settings {
                 pinned: self.pinned(n_gpus)?,
                 projector: None,
                 draft: None,
+                without_flash_attention: match self.flash_attention {
+                    Some(_) => None,
+                    None => crate::without_flash_attention(&gpus.devices),
+                },
             },
             flags: Vec::new(),
             notes: self.notes(model, gpus),
         };
-        if let Some(name) = self.card_without_flash_attention(gpus) {
-            resolved.run.flash_attention = FlashAttention::Off;
-            resolved.notes.push(format!(
-                "no published build has flash attention for {name}, so it is taken as off; -fa auto asks what \
-                 llama.cpp v0.5.0's own code would do"
-            ));
-        }
         if resolved.run.outputs != Outputs::PerSequence {
             let note = "n_outputs is for users of the library: llama-server always reserves one a sequence";
             resolved.notes.push(note.to_string());
@@ -176,17 +172,6 @@ impl Settings {
         notes
     }
 
-    /// A card that was named, without flash attention where that has not been settled.
-    fn card_without_flash_attention(&self, gpus: &GpuList) -> Option<&'static str> {
-        if self.flash_attention.is_some() {
-            return None;
-        }
-        let mut cards = gpus.entries.iter().filter_map(|entry| entry.card);
-        cards
-            .find(|card| !flash_attention(card.compute_capability).available())
-            .map(|card| card.name)
-    }
-
     fn adapters(&self, model: &Model, resolved: &mut Resolved) -> Result<(), Error> {
         if let Some([first, last]) = self.control_vector_layer_range {
             let flag = "--control-vector-layer-range".to_string();
@@ -273,12 +258,17 @@ impl MmprojFile {
             max: self.image_max_tokens.unwrap_or(default.max),
         };
         let projector = crate::projector(&self.path, tokens)?;
-        let plan = crate::projector_plan(&projector, resolved.run.flash_attention, &gpus.devices)?;
-        resolved.policy.projector = Some(ProjectorPlan {
-            on_host,
-            device,
-            ..plan
-        });
+        let plan = |attention| -> Result<ProjectorPlan, Error> {
+            Ok(ProjectorPlan {
+                on_host,
+                device,
+                ..crate::projector_plan(&projector, attention, &gpus.devices)?
+            })
+        };
+        resolved.policy.projector = Some(plan(resolved.run.flash_attention)?);
+        if let Some(without) = &mut resolved.policy.without_flash_attention {
+            without.projector = Some(plan(FlashAttention::Off)?);
+        }
         resolved.notes.extend(crate::projector_notes(&projector));
         Ok(())
     }
