@@ -344,7 +344,9 @@ impl<S: Store> Host<S> {
         Ok(self.ledger.commit(id, shares, now_ms)?)
     }
 
-    /// The holder is alive: its lease begins anew.
+    /// The holder is alive: its lease begins anew. Somebody has to look for those that are not:
+    /// [`expire`](vramfit_ledger::Ledger::expire), or [`reap`](vramfit_ledger::Ledger::reap) with the driver's figures, several
+    /// times in the shortest lease.
     pub fn renew(&self, id: ReservationId, now_ms: u64) -> Result<(), Error> {
         Ok(self.ledger.renew(id, now_ms)?)
     }

@@ -38,7 +38,8 @@
 //! ```
 //!
 //! A server with several models keeps a ledger. [`Host::reserve`] plans on what is free by the ledger and
-//! reserves what the placement takes in one step, so that no byte is promised twice:
+//! reserves what the placement takes in one step, so that no byte is promised twice. Times are milliseconds since 1970,
+//! as leases outlive a process:
 //!
 //! ```
 //! use vramfit::{Host, LoadRequest, Policy, RunConfig, Volatile};
@@ -58,6 +59,7 @@
 //!
 //! host.commit(reserved.id(), &reserved.grant.shares, now_ms + 5_000)?; // or what the engine says it took
 //! host.renew(reserved.id(), now_ms + 30_000)?;
+//! host.ledger().expire(now_ms + 30_000)?; // from a timer: of holders that have died
 //! host.release(reserved.id())?;
 //! # Ok::<(), vramfit::Error>(())
 //! ```
@@ -68,6 +70,11 @@
 //! What is exact and what is modelled is told apart everywhere: [`DevicePlacement::memory`] holds
 //! llama.cpp's own buffers, to the byte; `runtime_bytes` and `overhead_bytes` beside it are a model
 //! of what CUDA takes. The crates underneath are there as [`gguf`], [`arch`], [`estimate`] and so on.
+
+// The README's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
 
 mod answer;
 mod classic_placement;

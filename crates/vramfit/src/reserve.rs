@@ -41,7 +41,8 @@ impl<S: Store> Host<S> {
     ///
     /// One GPU is taken where one will do, also if something has to leave it for that; then the fewest
     /// GPUs, then, if `load` allows it, a part of the model. The grant lists what has to be unloaded and
-    /// released first. [`Error::can_retry`] tells "not now" from "never".
+    /// released first. [`Error::can_retry`] tells "not now" from "never". `now_ms` is one clock for all holders, also over
+    /// restarts: milliseconds since 1970.
     pub fn reserve(
         &self,
         model: &Model,
