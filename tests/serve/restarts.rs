@@ -1,6 +1,7 @@
 //! One journal, one server after another.
 
 use super::*;
+use std::process::{Command, Stdio};
 
 #[test]
 fn a_server_that_was_killed_finds_its_ledger() {
@@ -132,4 +133,47 @@ fn what_is_promised_on_gpus_by_another_name_is_not_promised_again() {
         let violations = server.get("/v1/ledger").ok(200)["violations"].clone();
         assert_eq!(violations[0]["capacity_bytes"], 0);
     }
+}
+
+/// A disk that takes nothing more, played by the most that a file of the process may have.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_ledger_that_cannot_be_written_is_said_where_health_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger.redb");
+    let of = command(&["--listen", "127.0.0.1:0", "--gpus", "24GiB", "--ledger"]);
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+        .arg(of.get_program())
+        .args(of.get_args())
+        .arg(&ledger)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let server = Server::spawn(shell);
+    let limit = |bytes: &str| {
+        let mut prlimit = Command::new("prlimit");
+        prlimit.args([
+            "--pid",
+            &server.process.id().to_string(),
+            &format!("--fsize={bytes}"),
+        ]);
+        assert!(prlimit.status().unwrap().success());
+    };
+    let adopt = || {
+        let loaded = json!({"name": "m", "holder": "h", "shares": [{"gpu": "CUDA0", "bytes": 1}]});
+        server.post("/v1/ledger/adopt", &loaded.to_string())
+    };
+    adopt().ok(201);
+    server.get("/healthz").ok(200);
+    limit("0:unlimited");
+    adopt().refused(503, "journal");
+    let sick = server.get("/healthz").refused(503, "journal");
+    assert!(
+        sick["detail"].as_str().unwrap().contains("ledger"),
+        "{sick}"
+    );
+    limit("unlimited");
+    server.get("/healthz").ok(200);
+    adopt().ok(201);
 }

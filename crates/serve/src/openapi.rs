@@ -220,7 +220,7 @@ fn document() -> Value {
         (
             "/healthz",
             "health",
-            "That the server is there; needs no token",
+            "That the server is there, and its ledger can be written (503 while it cannot); needs no token",
             health,
             false,
         ),
@@ -250,6 +250,7 @@ fn document() -> Value {
         let mut get = json!({ "operationId": id, "summary": summary, "responses": responses });
         if !guarded {
             get["security"] = json!([]);
+            get["responses"]["503"] = refusal(503, &problem);
         }
         paths.insert(path.to_string(), json!({ "get": get }));
     }
