@@ -46,12 +46,35 @@ fn errors_say_what_to_do() {
         "a similar argument exists: '--ctx-size'",
     );
     check("--gpus k80 -nglx 5", "unknown flag -nglx");
+    check("--gpus k80 -ncffn 5", "not modelled here: leave it out");
+    check(
+        "--gpus k80 -hf org/model",
+        "download the file and give its path",
+    );
+    check("--gpus 24G", "a card by its size is written 24GiB");
+    check("--gpus 16000m", "a card by its size is written 16000MiB");
     check("--gpus k80 -ot exps=GPU", "neither CPU nor a GPU");
     check("--gpus k80 -ot (=CPU", "not a regular expression");
     check("--gpus k80 -np 0", "give 1 or more");
     check("--gpus k80 -np 300", "256");
     check("--gpus k80 explain", "comes first: `estimate explain");
     refused(&answer(&mut estimate(&[])), "no model given");
+    // llama-server in the same shell would go by it
+    let mut shell = estimate(&[fixture(GEMMA).to_str().unwrap(), "--gpus", "k80"]);
+    refused(
+        &answer(shell.env("LLAMA_ARG_N_CPU_FFN", "20")),
+        "LLAMA_ARG_N_CPU_FFN: llama-server would go by it, and it is not modelled here: unset it",
+    );
+    // the file first, whatever GPUs there are
+    let mut no_model = estimate(&["no-such-file.gguf"]);
+    refused(
+        &answer(no_model.env("CUDA_VISIBLE_DEVICES", "")),
+        "no-such-file.gguf: No such file",
+    );
+    for (word, says) in [("help", "--gpus"), ("version", "for llama.cpp v0.5.0")] {
+        let told = answer(&mut estimate(&[word]));
+        assert!(told.code == 0 && told.out.contains(says), "{}", told.err);
+    }
     refused(&answer(&mut estimate(&["strip", "x"])), "--output");
     let model = fixture(GEMMA);
     let nowhere = [

@@ -3,11 +3,12 @@
 
 use std::ffi::OsString;
 
+use crate::elsewhere::error_of_flag;
 use crate::flags::{FLAGS, Flag, is_short};
 
 /// `-ngl 99` and `-ngl=99` become `--n-gpu-layers 99` and `--n-gpu-layers=99`; so do other spellings
 /// of more than one letter. Values and what follows `--` are left alone. The error names a short flag
-/// that there is none of.
+/// that there is none of, or one of llama-server's that nothing here goes by.
 pub fn normalise(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, String> {
     let mut normal = Vec::new();
     let mut arguments = arguments.into_iter();
@@ -22,8 +23,11 @@ pub fn normalise(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<Os
             continue;
         };
         let Some((flag, long)) = find(name) else {
+            if let Some(error) = error_of_flag(name) {
+                return Err(error);
+            }
             if is_unknown_short(name) {
-                return Err(name.to_string());
+                return Err(format!("unknown flag {name}"));
             }
             normal.push(argument);
             continue;
@@ -74,8 +78,7 @@ mod tests {
     fn short_flags_become_long_ones() {
         let check = |given: &str, expected: &str| {
             let words = given.split(' ').map(OsString::from);
-            let normal =
-                normalise(words).unwrap_or_else(|name| vec!["unknown".into(), name.into()]);
+            let normal = normalise(words).unwrap_or_else(|error| vec![error.into()]);
             let words: Vec<String> = normal
                 .into_iter()
                 .map(|word| word.into_string().unwrap())
@@ -99,7 +102,11 @@ mod tests {
         );
         check("e -- -ngl 5", "e -- -ngl 5");
         check("e --what -h -V", "e --what -h -V");
-        check("e -nglx 5", "unknown -nglx");
+        check("e -nglx 5", "unknown flag -nglx");
+        check(
+            "e -ncffn 5",
+            "-ncffn is llama-server's and not modelled here: leave it out",
+        );
         check("e -c", "e --ctx-size");
     }
 }

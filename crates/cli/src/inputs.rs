@@ -22,6 +22,11 @@ pub fn inputs(paths: &[PathBuf]) -> Result<Inputs, String> {
                 "{name} is a command and comes first: `estimate {name} ..` (a model of that name: ./{name})"
             ));
         }
+        // Of several each is told where its turn comes.
+        if let (1, Err(error)) = (paths.len(), fs::metadata(path)) {
+            let shown = vramfit::report::one_line(&path.to_string_lossy());
+            return Err(format!("{shown}: {error}"));
+        }
         if path.is_dir() {
             many = true;
             models.extend(folder(path)?);

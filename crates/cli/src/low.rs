@@ -9,6 +9,7 @@ use clap::parser::ValueSource;
 
 use vramfit::devices::profiles_path;
 
+use crate::elsewhere::error_of_environment;
 use crate::flags::{FLAGS, Flag, Takes};
 
 /// A value, and where it was said: a flag's name or an environment variable's.
@@ -68,6 +69,9 @@ impl LowArgs {
         matches: &ArgMatches,
         env: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<LowArgs, String> {
+        if let Some(error) = error_of_environment(env) {
+            return Err(error);
+        }
         let mut low = LowArgs {
             overrides_before_experts: before_experts(matches),
             offload_behind_device: offload_behind_device(matches),

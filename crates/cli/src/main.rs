@@ -12,6 +12,7 @@ mod classic;
 mod command;
 mod compare;
 mod draft;
+mod elsewhere;
 mod estimate;
 mod exit;
 mod explain;
@@ -63,8 +64,11 @@ fn env(name: &str) -> Option<OsString> {
 }
 
 fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Exit, String> {
-    let arguments = argv::normalise(arguments)
-        .map_err(|name| format!("unknown flag {name}; `estimate --help` lists the flags"))?;
+    let mut arguments = argv::normalise(arguments)
+        .map_err(|error| format!("{error}; `estimate --help` lists the flags"))?;
+    if let [_, word] = arguments.as_mut_slice() {
+        command_word(word);
+    }
     let for_help = arguments
         .iter()
         .any(|word| word == "--help" || word == "-h");
@@ -95,6 +99,15 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Exit, String> {
         Some(("completions", sub)) => tools::completions(sub),
         Some(("man", _)) => tools::man(),
         _ => model_command(&matches, Task::Estimate),
+    }
+}
+
+/// `estimate help` and `estimate version`, where no model is called so.
+fn command_word(word: &mut OsString) {
+    let flags = [("help", "--help"), ("version", "--version")];
+    let flag = flags.into_iter().find(|(name, _)| word == name);
+    if let Some((_, flag)) = flag.filter(|_| !Path::new(word).exists()) {
+        *word = flag.into();
     }
 }
 
@@ -136,13 +149,14 @@ fn model_command(matches: &ArgMatches, task: Task) -> Result<Exit, String> {
     };
     let ollama = Ollama::new(&mut low, is_classic || task == Task::Compare, &env)?;
     let mut printer = Printer::new(&low, &env)?;
+    // A model that is not there is told before a machine without GPUs is.
+    let inputs = inputs::inputs(&low.models)?;
     let mut settings = Settings::of(&low, build)?;
     settings.from_ollama = ollama.model.as_ref().map(|model| model.name.to_string());
     settings.takes_towers = ollama.model.is_some() || task == Task::Compare;
     if task != Task::Compare && !is_classic {
         settings.obey(&ollama.variables);
     }
-    let inputs = inputs::inputs(&low.models)?;
     let n_gpus = settings.gpus.devices.len();
     match task {
         Task::Compare if low.is_on("fixed") => {

@@ -45,6 +45,14 @@ impl UnknownCard {
         if self.name.len() < 4 && self.name.parse::<f64>().is_ok() {
             return format!("; a card by its size has a unit: {}GiB", self.name);
         }
+        let size = self.name.trim_end_matches(['g', 'G', 'm', 'M']);
+        if size.len() < self.name.len() && size.parse::<f64>().is_ok() {
+            let unit = match self.name.ends_with(['g', 'G']) {
+                true => "GiB",
+                false => "MiB",
+            };
+            return format!("; a card by its size is written {size}{unit}");
+        }
         match self.closest.split_last() {
             None => "; `estimate gpus` lists the names, and any card can be given by its size, as in 24GiB:cc=8.6"
                 .to_owned(),
