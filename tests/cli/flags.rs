@@ -105,10 +105,15 @@ fn aliases_mean_the_same() {
     check("-np -1", "-np 4 -kvu");
     check("-lm none", "--no-mmap");
     check("-c 1 -c 8192", "-c 8192");
-    check(
-        "-fit off -t 8 --host 0.0.0.0 -lv 4 --metrics -cb -n 128 --temp 0.7",
-        "",
-    );
+    let of = |flags: &str| json_of(GEMMA, &format!("--gpus k80x2 {flags}"));
+    let mut pasted = of("-fit off -t 8 --host 0.0.0.0 -lv 4 --metrics -nocb -n 128 --temp 0.7");
+    let mut plain = of("");
+    let [notes, plain_notes] = [&mut pasted, &mut plain].map(|json| json["notes"].take());
+    assert_eq!(pasted, plain);
+    let notes = notes.as_array().unwrap();
+    let note = "no say in memory, and so not in the command: -t, --host, --metrics, --no-cont-batching, -lv, -n, --temp";
+    assert!(notes.contains(&note.into()), "{notes:?}");
+    assert_eq!(notes.len(), plain_notes.as_array().unwrap().len() + 1);
     let path = fixture(GEMMA);
     let by_flag = answer(&mut estimate(&[
         "-m",

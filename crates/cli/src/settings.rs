@@ -12,6 +12,7 @@ use vramfit::{
 
 use crate::adapters::AdapterFiles;
 use crate::draft;
+use crate::flags::{FLAGS, Flag, Group};
 use crate::low::{LowArgs, Said, truth};
 use crate::placement;
 use crate::probe;
@@ -81,6 +82,7 @@ impl Settings {
         let projector = ProjectorFile::new(low, gpus.devices.len())?;
         let draft = draft::draft_file(low, gpus.devices.len())?;
         let mut notes: Vec<String> = gpus.notes.iter().map(ToString::to_string).collect();
+        notes.extend(not_repeated(low));
         if run.outputs != Outputs::PerSequence {
             notes.push(
                 "--n-outputs is for users of the library: llama-server always reserves one a sequence"
@@ -170,6 +172,20 @@ impl Settings {
             );
         }
     }
+}
+
+/// Flags that have no say in memory are not in the command that is printed.
+fn not_repeated(low: &LowArgs) -> Option<String> {
+    let ignored = FLAGS.iter().filter(|flag| flag.group == Group::Ignored);
+    // The command has its own, as it leaves nothing to fit.
+    let ids: Vec<&str> = ignored.map(Flag::id).filter(|id| *id != "fit").collect();
+    let said = low.said(&ids);
+    (!said.is_empty()).then(|| {
+        format!(
+            "no say in memory, and so not in the command: {}",
+            said.join(", ")
+        )
+    })
 }
 
 /// A number.
