@@ -370,9 +370,11 @@ fn read_head(head: &str) -> Result<Counted, GpusError> {
             return Err(GpusError::TwoCounts(shortened(head)));
         }
     }
-    // Blame the name without its count. A tail as long as `x3090` is a model number, not a count.
+    // Blame the name without its count. Digits as long as those of `x3090` and `7900xtx`
+    // are a model number, not a count.
     let name = before
-        .or(after.filter(|(digits, _)| digits.len() < 3))
+        .or(after)
+        .filter(|(digits, _)| digits.len() < 3)
         .map(|(_, name)| name);
     Err(match name {
         Some(name) => What::read(name).err().unwrap_or(unknown).into(),

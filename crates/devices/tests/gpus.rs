@@ -183,6 +183,7 @@ fn errors_say_what_to_do() {
     check("k80x99999999999999999999999", "over 64 devices");
     check("rtx306", "did you mean rtx3060, ");
     check("rtx3095", "unknown GPU 'rtx3095'; did you mean rtx3090?");
+    check("7900xtx", "unknown GPU '7900xtx'");
     check("k81x2", "unknown GPU 'k81'; did you mean k80");
     check("2xk81", "unknown GPU 'k81'; did you mean k80");
     check("24G", "unknown GPU '24G'");
