@@ -185,3 +185,20 @@ fn nobody_has_to_read_to_the_end() {
         assert_eq!((code, err.as_str()), (Some(1), ""));
     }
 }
+
+#[test]
+fn explain_goes_on_after_a_bad_file() {
+    let bad = fixture("gguf/no-such-file.gguf");
+    let good = fixture(GEMMA);
+    let paths = [bad.to_str().unwrap(), good.to_str().unwrap()];
+    let both = || estimate(&["explain", paths[0], paths[1], "--gpus", "k80"]);
+    let text = answer(&mut both());
+    assert_eq!(text.code, 2, "{}", text.err);
+    assert!(text.out.contains("CUDA0: compute buffer"), "{}", text.out);
+    assert!(text.err.contains("1 of 2 models"), "{}", text.err);
+    let json = answer(both().arg("--json"));
+    let lines: Vec<&str> = json.out.lines().collect();
+    assert_eq!(lines.len(), 2, "{}", json.out);
+    assert!(lines[0].contains("no-such-file"), "{}", lines[0]);
+    assert!(lines[1].contains("peaks"), "{}", lines[1]);
+}
