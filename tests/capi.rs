@@ -222,8 +222,7 @@ fn check_loader(program: &Path, name: &str, gpus: &str, settings: &str, journal:
     let reservations: Vec<_> = state.reservations().collect();
     let state = json!({ "gpus": state.gpus(), "reservations": reservations });
     expected.push(format!("state {state}"));
-    let twice =
-        "unknown reservation #0: it was released, or its lease ran out; adopt what is still loaded";
+    let twice = "unknown reservation #0: never made here, released, or its lease ran out; adopt what is still loaded";
     expected.push(format!("released twice: {twice}"));
     expected.push("violations 0".to_string());
     expected.extend(texts);

@@ -107,7 +107,7 @@ pub(crate) fn next_step(error: &ledger::Error) -> &'static str {
     use ledger::{Error, Phase};
     match error {
         Error::UnknownReservation(_) => {
-            ": it was released, or its lease ran out; adopt what is still loaded"
+            ": never made here, released, or its lease ran out; adopt what is still loaded"
         }
         Error::UnknownGpu(_) => ": not one of the host's, or gone",
         Error::TookTooMuch { .. } => "; unload it and release it",
