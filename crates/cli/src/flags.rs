@@ -255,6 +255,8 @@ pub const FLAGS: &[Flag] = &[
     Flag { long: "--poll", takes: One("N"), ..NO },
     Flag { long: "--check-tensors", ..NO },
     Flag { long: "--offline", ..NO },
+    // of what is downloaded: a file that is named is loaded all the same
+    Flag { long: "--mmproj-auto", negative: &["--no-mmproj-auto", "--no-mmproj"], ..NO },
     Flag { long: "--ssl-key-file", takes: One("FILE"), ..NO },
     Flag { long: "--ssl-cert-file", takes: One("FILE"), ..NO },
     Flag { long: "--api-prefix", takes: One("PREFIX"), ..NO },
