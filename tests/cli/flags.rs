@@ -123,3 +123,36 @@ fn aliases_mean_the_same() {
     ]));
     assert_eq!(by_flag.out, run(GEMMA, "--gpus k80").out);
 }
+
+/// A draft and a projector have the model's `-fa`, wherever they are; without anything on a K80 it decides nothing.
+#[test]
+fn flash_attention_is_off_with_anything_on_a_gpu_without() {
+    let check = |model: &str, flags: &str, off: bool| {
+        let out = run(model, flags).out;
+        assert_eq!(out.contains("-fa off"), off, "{flags}: {out}");
+        let is_noted = out.contains("no published build has flash attention");
+        assert_eq!(is_noted, off, "{flags}: {out}");
+    };
+    let file = |name: &str| fixture(name).to_str().unwrap().to_string();
+    let llama = "gguf/llama-3.1-8b.Q4_K_M.gguf";
+    let draft = format!(
+        "--gpus k80,rtx3090 -md {}",
+        file("gguf/llama-3.2-1b.Q4_K_M.gguf")
+    );
+    check(llama, &format!("{draft} -devd CUDA0"), true);
+    check(llama, &format!("{draft} -devd CUDA1"), false);
+    let tower = file("gguf/mmproj/gemma3.gguf");
+    let tower = format!("--gpus k80,rtx3090 --mmproj {tower} --mmproj-device");
+    check(
+        "gguf/gemma-3-4b.Q4_K_M.gguf",
+        &format!("{tower} CUDA0"),
+        true,
+    );
+    check(
+        "gguf/gemma-3-4b.Q4_K_M.gguf",
+        &format!("{tower} CUDA1"),
+        false,
+    );
+    check(llama, "--gpus k80 -dev none", false);
+    check(llama, "--gpus k80", true);
+}

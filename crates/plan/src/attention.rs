@@ -1,5 +1,5 @@
-//! Flash attention where some GPUs' builds have none: off as soon as a layer is on one of them, so that it is the placement
-//! that settles it.
+//! Flash attention where some GPUs' builds have none: off as soon as a layer, a draft or a projector is on one of them, so that it
+//! is the placement that settles it.
 
 use crate::{Device, LayoutMode, Placement, Policy, SplitMode, WithoutFlashAttention};
 use vramfit_estimate::{Error, FlashAttention, RunConfig};
@@ -34,25 +34,22 @@ pub(crate) fn plan(
         },
         error => error,
     };
-    if others.is_empty() {
-        return off().map_err(|error| match settled(run, policy) {
-            Ok(_) => in_words(error),
-            // with it, too
-            Err(error) => error,
-        });
-    }
     // As if it could be on everywhere. Nothing is better than what that finds, if it leaves those GPUs alone.
     let auto = settled(run, policy)?;
-    if !holds_layers(&auto, without) {
+    if !has_bytes_on(&auto, without) {
         return Ok(auto);
     }
     let off = off();
-    let on = leaves_devices_open(policy).then(|| {
+    let leaves_open = !others.is_empty() && leaves_devices_open(policy);
+    let on = leaves_open.then(|| {
         let mut policy = policy.clone();
         policy.pinned.devices = Some(others);
         settled(run, &policy)
     });
-    let on = on.and_then(Result::ok);
+    // A draft or a projector may be on one of them all the same.
+    let on = on
+        .and_then(Result::ok)
+        .filter(|on| !has_bytes_on(on, without));
     let found = [Some(&auto), off.as_ref().ok(), on.as_ref()];
     let n_estimates = found.into_iter().flatten().map(|p| p.n_estimates).sum();
     let mut best = match (off, on) {
@@ -64,12 +61,11 @@ pub(crate) fn plan(
     Ok(best)
 }
 
-fn holds_layers(placement: &Placement, without: &WithoutFlashAttention) -> bool {
-    let mut on = without
-        .devices
-        .iter()
-        .filter_map(|&d| placement.devices.get(d));
-    on.any(|device| !device.layers.is_empty())
+/// Layers of the model, or a draft or a projector, which have the same `-fa`.
+fn has_bytes_on(placement: &Placement, without: &WithoutFlashAttention) -> bool {
+    let all = without.devices.iter();
+    let mut on = all.filter_map(|&d| placement.devices.get(d));
+    on.any(|d| !d.layers.is_empty() || d.draft.sum() > 0 || d.projector.sum() > 0)
 }
 
 /// Whether the GPUs without may be left out for the others.
@@ -89,7 +85,7 @@ fn is_better(
 ) -> bool {
     let rank = |p: &Placement| (p.verdict as u8, p.host_layers.len(), p.layout_devices.len());
     let is_preferred = || off.layout_devices == auto.layout_devices;
-    holds_layers(off, without) && (rank(off) < rank(on) || rank(off) == rank(on) && is_preferred())
+    has_bytes_on(off, without) && (rank(off) < rank(on) || rank(off) == rank(on) && is_preferred())
 }
 
 fn name<'a>(devices: &'a [Device], without: &WithoutFlashAttention) -> &'a str {
