@@ -17,7 +17,7 @@ mod reservations;
 #[path = "serve/restarts.rs"]
 mod restarts;
 
-use client::{Server, command, fixtures, request, response};
+use client::{Server, command, command_on, fixtures, request, response};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};

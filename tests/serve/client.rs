@@ -33,6 +33,17 @@ pub fn command(arguments: &[&str]) -> Command {
     command
 }
 
+/// As [`command`], on a port that is free, with the fixtures as models, where CUDA shows `gpus`.
+pub fn command_on(install: &vramfit_vgpu::Install, gpus: &str, arguments: &[&str]) -> Command {
+    let models = fixtures();
+    let models = models.to_str().unwrap();
+    let all = ["--listen", "127.0.0.1:0", "--models", models];
+    let mut command = command(&[&all[..], arguments].concat());
+    install.play(&mut command, gpus);
+    command.env("LD_LIBRARY_PATH", install.folder());
+    command
+}
+
 impl Server {
     /// On a port that is free, with the fixtures as models.
     pub fn start(arguments: &[&str]) -> Server {

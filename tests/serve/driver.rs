@@ -10,21 +10,11 @@ fn of_its_own_gpus_no_more_is_promised_than_the_driver_says() {
     let install = vramfit_vgpu::Install::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let ledger = folder.path().join("ledger.redb");
-    let models = fixtures();
     let start = || {
-        let mut command = command(&[
-            "--listen",
-            "127.0.0.1:0",
-            "--models",
-            models.to_str().unwrap(),
-            "--ledger",
-            ledger.to_str().unwrap(),
-        ]);
         // 4123 of 24123 MiB are taken by others.
         let gpus = "2*NVIDIA GeForce RTX 3090:24123MiB:8.6:sms=82:free=20000MiB";
-        install.play(&mut command, gpus);
-        command.env("LD_LIBRARY_PATH", install.folder());
-        Server::spawn(command)
+        let arguments = ["--ledger", ledger.to_str().unwrap()];
+        Server::spawn(command_on(&install, gpus, &arguments))
     };
     let server = start();
     let devices = server.get("/v1/devices").ok(200)["devices"].clone();
@@ -71,17 +61,7 @@ fn of_this_machine(
     picks: &str,
     play: impl Fn(&mut std::process::Command),
 ) -> Server {
-    let models = fixtures();
-    let mut command = command(&[
-        "--listen",
-        "127.0.0.1:0",
-        "--models",
-        models.to_str().unwrap(),
-        "--gpus",
-        picks,
-    ]);
-    install.play(&mut command, gpus);
-    command.env("LD_LIBRARY_PATH", install.folder());
+    let mut command = command_on(install, gpus, &["--gpus", picks]);
     play(&mut command);
     Server::spawn(command)
 }

@@ -89,23 +89,11 @@ fn what_is_promised_under_another_hosts_name_is_not_promised_again() {
 fn what_is_promised_on_gpus_by_another_name_is_not_promised_again() {
     let install = vramfit_vgpu::Install::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let models = fixtures();
     let with = |ledger: &str, gpus: &str, cards: usize| {
         let ledger = folder.path().join(ledger);
-        let mut command = command(&[
-            "--listen",
-            "127.0.0.1:0",
-            "--models",
-            models.to_str().unwrap(),
-            "--ledger",
-            ledger.to_str().unwrap(),
-            "--gpus",
-            gpus,
-        ]);
         let card = "NVIDIA GeForce RTX 3090:24123MiB:8.6:sms=82";
-        install.play(&mut command, &format!("{cards}*{card}"));
-        command.env("LD_LIBRARY_PATH", install.folder());
-        command
+        let arguments = ["--ledger", ledger.to_str().unwrap(), "--gpus", gpus];
+        command_on(&install, &format!("{cards}*{card}"), &arguments)
     };
     let asked = ask(SMALL, "loader");
     for (first, second) in [("auto", "24GiBx2"), ("24GiBx2", "auto")] {

@@ -75,12 +75,13 @@ pub fn plan(path: &Path, settings: &Settings) -> Result<Planned, Error> {
         }
     }
     if let Some(file) = &settings.projector {
-        let (plan, about) = file.load(run.flash_attention, gpus)?;
-        policy.projector = Some(plan);
+        let projector = file.read()?;
+        let plan = |attention| file.plan(&projector, attention, gpus);
+        policy.projector = Some(plan(run.flash_attention)?);
         if let Some(without) = &mut policy.without_flash_attention {
-            without.projector = Some(file.load(FlashAttention::Off, gpus)?.0);
+            without.projector = Some(plan(FlashAttention::Off)?);
         }
-        notes.extend(about);
+        notes.extend(vramfit::projector_notes(&projector));
     }
     let mut draft_flags = Vec::new();
     if let Some(file) = &settings.draft {

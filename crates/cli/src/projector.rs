@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use vramfit::{Device, Error, FlashAttention, ImageTokens, ProjectorPlan};
+use vramfit::{Device, Error, FlashAttention, ImageTokens, Projector, ProjectorPlan};
 
 use crate::low::LowArgs;
 use crate::settings::number;
@@ -50,19 +50,23 @@ impl ProjectorFile {
         }))
     }
 
-    /// What it takes, and what a reader should know of it.
-    pub fn load(
+    /// Its header.
+    pub fn read(&self) -> Result<Projector, Error> {
+        vramfit::projector(&self.path, self.tokens)
+    }
+
+    /// What `projector`, as it was read, takes where it was asked to be.
+    pub fn plan(
         &self,
+        projector: &Projector,
         flash_attention: FlashAttention,
         gpus: &[Device],
-    ) -> Result<(ProjectorPlan, Vec<String>), Error> {
-        let projector = vramfit::projector(&self.path, self.tokens)?;
-        let plan = ProjectorPlan {
+    ) -> Result<ProjectorPlan, Error> {
+        Ok(ProjectorPlan {
             on_host: self.on_host,
             device: self.device,
-            ..vramfit::projector_plan(&projector, flash_attention, gpus)?
-        };
-        Ok((plan, vramfit::projector_notes(&projector)))
+            ..vramfit::projector_plan(projector, flash_attention, gpus)?
+        })
     }
 }
 

@@ -47,7 +47,7 @@ pub use probe::{
 };
 pub use profiles::{
     CONSISTENT_WITHIN_BYTES, Host, Inconsistent, MARGIN_BYTES, PROFILES_VARIABLE, Profile,
-    Profiles, ProfilesError, ROUNDING_BYTES, profiles_path, write_whole,
+    Profiles, ProfilesError, ROUNDING_BYTES, folder_of, profiles_path, write_whole,
 };
 pub use support::{FlashAttention, PublicBuilds, flash_attention, public_builds};
 pub use vramfit_ggml::ComputeCapability;

@@ -1,7 +1,6 @@
 //! A shared libllama, in a process of this program's own.
 
 use std::ffi::OsString;
-use std::time::{Duration, Instant};
 
 use super::transcript::Transcript;
 use super::{LAST_LOOK, Ran, Run};
@@ -9,8 +8,6 @@ use crate::libllama::{CHILD_ARGUMENT, Done, Job};
 use crate::log::said_buffers;
 use crate::watch::Starter;
 use crate::{Error, io};
-
-const PERIOD: Duration = Duration::from_millis(100);
 
 pub fn run(run: &Run, starter: &Starter) -> Result<Ran, Error> {
     let job = Job {
@@ -26,14 +23,7 @@ pub fn run(run: &Run, starter: &Starter) -> Result<Ran, Error> {
     let arguments = [CHILD_ARGUMENT.to_string(), job].map(OsString::from);
     let mut held = run.start_program(&own, &arguments, Some(&out))?;
     starter.start(held.root());
-    let how = loop {
-        run.left()?;
-        if let Some(how) = held.ended(PERIOD) {
-            break how.to_string();
-        }
-    };
-    // It lingers so long when it has computed.
-    let computed = Instant::now().checked_sub(LAST_LOOK);
+    let (how, computed) = run.end_of(&mut held)?;
     let done: Option<Done> = out
         .text()?
         .lines()
@@ -46,6 +36,6 @@ pub fn run(run: &Run, starter: &Starter) -> Result<Ran, Error> {
         said: said_buffers(&run.log.text()?, run.expected),
         version: Some(done.version),
         cuda: done.cuda,
-        computed: computed.unwrap_or_else(Instant::now),
+        computed,
     })
 }

@@ -25,6 +25,9 @@ pub(crate) use version::{build_name, loaded_cuda};
 /// those are learned from.
 const LAST_LOOK: Duration = Duration::from_millis(400);
 
+/// Between two looks at whether an engine has ended by itself.
+const PERIOD: Duration = Duration::from_millis(100);
+
 /// Which program it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -133,6 +136,18 @@ impl Run<'_> {
             false => Ok(left),
             true => Err(self.failed("did not come to an end in time and is killed")),
         }
+    }
+
+    /// Waits for an engine that ends by itself: how it did, and when it had computed, as it stays [`LAST_LOOK`] longer.
+    fn end_of(&self, held: &mut Held) -> Result<(String, Instant), Error> {
+        let how = loop {
+            self.left()?;
+            if let Some(how) = held.ended(PERIOD) {
+                break how.to_string();
+            }
+        };
+        let now = Instant::now();
+        Ok((how, now.checked_sub(LAST_LOOK).unwrap_or(now)))
     }
 
     /// An error that ends with the log's last words.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -12,8 +11,6 @@ use crate::allocate::{Step, What};
 use crate::log::SaidBuffers;
 use crate::watch::Starter;
 use crate::{Error, Expected};
-
-const PERIOD: Duration = Duration::from_millis(100);
 
 pub fn run(run: &Run, starter: &Starter) -> Result<Ran, Error> {
     let mut arguments: Vec<OsString> = vec![run.expected.model.clone().into()];
@@ -37,15 +34,7 @@ pub fn run(run: &Run, starter: &Starter) -> Result<Ran, Error> {
     let out = Transcript::new()?;
     let mut held = run.start(&arguments, Some(&out))?;
     starter.start(held.root());
-    let how = loop {
-        run.left()?;
-        if let Some(how) = held.ended(PERIOD) {
-            break how.to_string();
-        }
-    };
-    // It lingers so long when it has decoded.
-    let computed = Instant::now().checked_sub(LAST_LOOK);
-    let computed = computed.unwrap_or_else(Instant::now);
+    let (how, computed) = run.end_of(&mut held)?;
     let json: Value = serde_json::from_str(out.text()?.trim()).unwrap_or_default();
     let has_decoded = json.pointer("/result/decode/rc") == Some(&Value::from(0));
     if how != "with exit code 0" || !(has_decoded || n == 0) {

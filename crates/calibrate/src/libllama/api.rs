@@ -139,7 +139,11 @@ impl Api {
         // SAFETY: as llama.h declares them.
         unsafe {
             let version: unsafe extern "C" fn() -> *const c_char = get(library, "llama_version")?;
-            let version = CStr::from_ptr(version()).to_string_lossy().into_owned();
+            let version = version();
+            if version.is_null() {
+                return Err(not_ours("it does not say its version"));
+            }
+            let version = CStr::from_ptr(version).to_string_lossy().into_owned();
             if !VERSIONS.contains(&version.as_str()) {
                 return Err(not_ours(&format!("it is {version}")));
             }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vramfit::devices::write_whole;
+use vramfit::devices::{folder_of, write_whole};
 use vramfit::report::one_line;
 use vramfit_calibrate::rows;
 
@@ -48,13 +48,6 @@ fn place_of(path: &Path) -> PathBuf {
         .ok()
         .or_else(in_folder)
         .unwrap_or_else(|| path.to_path_buf())
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
 }
 
 /// Tries the folder of a file that is written last; `else_say` names another.

@@ -21,7 +21,7 @@ use crate::overhead::CUBLAS_BYTES;
 use crate::probe::UNNAMED_GPU;
 
 pub use file::{PROFILES_VARIABLE, ProfilesError, profiles_path};
-pub use whole::write_whole;
+pub use whole::{folder_of, write_whole};
 
 /// Added to what was measured with another driver or another engine build, or where the driver is not known. A guess: a driver's update has moved
 /// published contexts by some tens of MiB.
